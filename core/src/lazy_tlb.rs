@@ -1,0 +1,177 @@
+//! `LazyTlb`: the strategy that keeps a lazily held address space safe to hold.
+//!
+//! A CPU that leaves a user task for a kernel thread keeps the user page tables loaded: it *borrows* the mm. A
+//! strategy decides what a borrow costs and what must happen before the mm may be freed. Its steps have the names that
+//! Linux gives them (`include/linux/sched/mm.h`, the lazy TLB series of Nicholas Piggin, Linux 6.4), and each is small:
+//! the [`Switcher`](crate::Switcher) calls them in the right order and contexts, and a test can override one of them.
+//!
+//! | step | when | context |
+//! | --- | --- | --- |
+//! | [`mmgrab_lazy_tlb`](LazyTlb::mmgrab_lazy_tlb) | the CPU stops running a user of mm and keeps it loaded | interrupts off; the CPU still owns a user of mm |
+//! | [`leave_lazy_tlb`](LazyTlb::leave_lazy_tlb) | its MMU has left the borrowed mm | interrupts off |
+//! | [`mmdrop_lazy_tlb`](LazyTlb::mmdrop_lazy_tlb) | the borrow is over, mm may be gone already | process context, or the switch tail |
+//! | [`switch_tail`](LazyTlb::switch_tail) | end of every switch, and of every change of the current mm | interrupts off |
+//! | [`mm_users_zero`](LazyTlb::mm_users_zero) | the contents are gone, the struct is not | process context |
+//! | [`cleanup_lazy_tlbs`](LazyTlb::cleanup_lazy_tlbs) | `count` reached zero | see [`may_free`](LazyTlb::may_free) |
+//!
+//! A borrow starts only on a CPU that owns a user of the mm. So once `users` is zero no new borrow can start
+//! (invariant I4), and a scan that begins then sees every borrow that there will ever be.
+
+use core::fmt;
+use core::ops::Deref;
+
+use crate::cpumask::{CpuId, CpuMask};
+use crate::mm::{CountRef, Mm, MmCore, MmPtr, Slot};
+use crate::platform::{Context, IrqsOff, Platform};
+
+/// A lifetime strategy for borrowed address spaces. Chosen by type, or at boot through an enum of strategies.
+///
+/// The value itself is part of the [`Switcher`](crate::Switcher), one for the machine; most strategies have no state
+/// there.
+pub trait LazyTlb<P: Platform>: Sized + 'static {
+    /// The name under which the lab knows it: `refcount`, `hazard-convert`.
+    fn name(&self) -> &'static str;
+
+    /// State for each CPU: a hazard slot, say.
+    type CpuState: Slot;
+
+    /// State in each mm.
+    type MmState: Slot;
+
+    /// Whether kernel threads borrow at all. If not, the switch path moves them to `init_mm` and never calls
+    /// [`mmgrab_lazy_tlb`](Self::mmgrab_lazy_tlb).
+    #[inline]
+    fn borrows(&self) -> bool {
+        true
+    }
+
+    /// A borrow of `mm` begins on the calling CPU, whose state `this` is.
+    ///
+    /// Context: interrupts off. The CPU still owns a user of `mm`, directly or through the task that it leaves; the
+    /// caller gives that user up only afterwards.
+    #[track_caller]
+    fn mmgrab_lazy_tlb(&self, platform: P, this: &Self::CpuState, mm: &MmCore<P>);
+
+    /// The CPU's MMU has left the mm that it borrowed. After this step the hardware no longer needs the borrow.
+    ///
+    /// Context: interrupts off; also in the evict interrupt, so it must not drop, free, allocate, lock or log.
+    #[track_caller]
+    fn leave_lazy_tlb(&self, platform: P, this: &Self::CpuState) {
+        let _ = (platform, this);
+    }
+
+    /// The borrow of `mm` is over. Returns the reference that the borrow owned, if it owned one.
+    ///
+    /// A full barrier, whatever the strategy: sys_membarrier relies on it for the way from a kernel thread back to
+    /// the same user task, which passes no other one (ARCHITECTURE.md, "Membarrier").
+    ///
+    /// Context: preemption off or process context; interrupts on. Where the borrow owned no reference, `mm` may be
+    /// freed memory by now.
+    #[track_caller]
+    fn mmdrop_lazy_tlb(&self, platform: P, mm: MmPtr<P>) -> Option<CountRef<P>>;
+
+    /// [`mmdrop_lazy_tlb`](Self::mmdrop_lazy_tlb) in the tail of a switch, where a real-time kernel must not free.
+    #[track_caller]
+    fn mmdrop_lazy_tlb_sched(&self, platform: P, mm: MmPtr<P>) -> Option<CountRef<P>> {
+        self.mmdrop_lazy_tlb(platform, mm)
+    }
+
+    /// The tail of every switch, and of every change of the current mm: returns a reference that others left with
+    /// this CPU, for the switch path to drop where it may.
+    ///
+    /// Context: interrupts off, after [`leave_lazy_tlb`](Self::leave_lazy_tlb).
+    #[track_caller]
+    fn switch_tail(&self, platform: P, this: &Self::CpuState) -> Option<CountRef<P>> {
+        let _ = (platform, this);
+        None
+    }
+
+    /// `users` of `mm` reached zero and its page tables below the root are gone; the users' common reference is
+    /// dropped after this step.
+    ///
+    /// Context: process context.
+    fn mm_users_zero(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
+        let _ = (host, mm);
+    }
+
+    /// `count` of `mm` reached zero: makes sure that no CPU borrows it any more.
+    ///
+    /// Context: one that [`may_free`](Self::may_free) accepts.
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
+        let _ = (host, mm);
+    }
+
+    /// Whether the last reference may be dropped in this context. By default anywhere but in an interrupt: freeing a
+    /// root takes locks that interrupts must not wait for (invariant I11; Linux commit 7283094ec3db).
+    fn may_free(&self, context: Context) -> bool {
+        !(context.in_nmi || context.in_hardirq || context.in_softirq)
+    }
+}
+
+/// What the switch path offers a strategy: the other CPUs' state, and the two things that end a borrow from afar.
+pub trait Host<P: Platform, S: LazyTlb<P>> {
+    /// The platform.
+    fn platform(&self) -> P;
+
+    /// The strategy's state for `cpu`.
+    fn cpu_state(&self, cpu: CpuId) -> &S::CpuState;
+
+    /// The strategy's state in `mm`.
+    fn mm_state<'a>(&self, mm: &'a MmCore<P>) -> &'a S::MmState;
+
+    /// Drops a reference; frees the mm if it was the last. Context: as [`LazyTlb::cleanup_lazy_tlbs`].
+    #[track_caller]
+    fn mmdrop(&self, reference: CountRef<P>);
+
+    /// Interrupts the online CPUs of `targets`, the calling one included, and waits until each has stopped borrowing
+    /// `mm` if it did: `active_mm` and the MMU on `init_mm`, [`LazyTlb::leave_lazy_tlb`] called.
+    ///
+    /// Context: interrupts on, else two CPUs could wait for each other for ever.
+    fn evict_lazies(&self, mm: &MmCore<P>, targets: &CpuMask<P>);
+
+    /// Interrupts all online CPUs and warns ([`Warning::LazyLeft`](crate::Warning::LazyLeft)) for each whose
+    /// `active_mm` is still `mm`.
+    ///
+    /// Context: as [`evict_lazies`](Self::evict_lazies).
+    fn check_lazies_gone(&self, mm: &MmCore<P>);
+}
+
+/// Promise: a borrowed mm stays alive for as long as the CPU that borrows it keeps interrupts off.
+///
+/// Only where a strategy makes this promise does the switch path hand out `active_mm` as something to look into
+/// ([`Switcher::active_mm`](crate::Switcher::active_mm)). Without it a CPU learns a
+/// [`Root`](crate::platform::Root) to compare and load. That is how a dangling `active_mm` is kept from compiling.
+///
+/// # Safety
+/// While a CPU has `active_mm == mm` and interrupts off, `mm` is not freed.
+pub unsafe trait KeepsMmAlive<P: Platform>: LazyTlb<P> {}
+
+/// `active_mm` of the calling CPU, borrowed for a section with interrupts off.
+///
+/// Not a reference of either count: it cannot be dropped, sent or kept, only looked into.
+pub struct LazyMm<'a, P: Platform, S: LazyTlb<P>> {
+    mm: &'a Mm<P, S>,
+}
+
+impl<'a, P: Platform, S: KeepsMmAlive<P>> LazyMm<'a, P, S> {
+    /// # Safety
+    /// `mm` is `active_mm` of the CPU that `irqs_off` stands for.
+    pub(crate) unsafe fn new(_irqs_off: &'a IrqsOff<'_, P>, mm: MmPtr<P>) -> Self {
+        // SAFETY: the strategy keeps active_mm alive while interrupts are off, which the token outlives.
+        LazyMm { mm: unsafe { Mm::of(mm) } }
+    }
+}
+
+impl<P: Platform, S: LazyTlb<P>> Deref for LazyMm<'_, P, S> {
+    type Target = Mm<P, S>;
+
+    fn deref(&self) -> &Mm<P, S> {
+        self.mm
+    }
+}
+
+impl<P: Platform, S: LazyTlb<P>> fmt::Debug for LazyMm<'_, P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LazyMm").field(self.mm).finish()
+    }
+}

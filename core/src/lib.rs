@@ -1,0 +1,38 @@
+//! The core of `lazytlb`: what every `active_mm` lifetime strategy stands on.
+//!
+//! When a CPU goes from a user task to a kernel thread it keeps the user page tables loaded (lazy TLB). Something must
+//! keep that address space alive, or take it off the CPU, before it is freed. This crate has the parts that all ways to
+//! do so share:
+//!
+//! * [`memory`]: [`Memory`], atomic words with labelled orderings; [`native`]: those of the real machine;
+//! * [`platform`]: [`Platform`], what a kernel tells about itself;
+//! * [`mm`]: [`Mm`] with its two counts, [`MmWithUser`], [`ARef`];
+//! * [`lazy_tlb`]: [`LazyTlb`], what a strategy is;
+//! * [`mm_switch`]: [`MmSwitch`](mm_switch::MmSwitch), what lies between the switch path and the MMU;
+//! * [`switcher`], [`paths`], [`teardown`]: the [`Switcher`], the switch path itself;
+//! * [`smp`]: calls to other CPUs.
+//!
+//! A strategy is written once, generic over a platform; whatever runs it is another platform.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod cpumask;
+pub mod lazy_tlb;
+pub mod memory;
+pub mod mm;
+pub mod mm_switch;
+pub mod native;
+pub mod no_lazy;
+pub mod paths;
+pub mod platform;
+pub mod smp;
+pub mod switcher;
+pub mod teardown;
+
+pub use cpumask::{CpuId, CpuMask};
+pub use lazy_tlb::{Host, KeepsMmAlive, LazyMm, LazyTlb};
+pub use memory::Memory;
+pub use mm::{ARef, Mm, MmCore, MmPtr, MmWithUser};
+pub use no_lazy::NoLazy;
+pub use platform::{IrqsOff, Platform, Warning};
+pub use switcher::{Switcher, Task};

@@ -1,0 +1,46 @@
+//! [`NoLazy`]: kernel threads run on `init_mm`. The baseline without a lifetime question, and the shortest strategy.
+
+use crate::lazy_tlb::{KeepsMmAlive, LazyTlb};
+use crate::memory::{Label, Labelled, Ordering::*};
+use crate::mm::{CountRef, MmCore, MmPtr};
+use crate::platform::Platform;
+
+/// The barrier of a borrow's end; never reached in practice, because nothing is borrowed.
+pub const MEMBARRIER: Label = Label::new("no_lazy.membarrier");
+
+/// Never borrow: leaving a user task loads `init_mm`, coming back loads the user's tables again.
+///
+/// | path | cost |
+/// | --- | --- |
+/// | user to kernel thread | an MMU switch |
+/// | kernel thread to user | an MMU switch, and a TLB flush where the hardware has no tags |
+/// | freeing | nothing |
+///
+/// Nicholas Piggin's tree had it as `MMU_LAZY_TLB=n` (July 2020); x86 ran a form of it around Linux 4.15. Kernels
+/// without lazy TLB do the same: seL4, Redox, maestro, ArceOS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLazy;
+
+impl<P: Platform> LazyTlb<P> for NoLazy {
+    type CpuState = ();
+    type MmState = ();
+
+    fn name(&self) -> &'static str {
+        "no-lazy"
+    }
+
+    #[inline]
+    fn borrows(&self) -> bool {
+        false
+    }
+
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
+
+    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
+        platform.fence(SeqCst.at(MEMBARRIER));
+        None
+    }
+}
+
+// SAFETY: the active_mm of a kernel thread is init_mm, that of a user task is the mm it owns a user of.
+unsafe impl<P: Platform> KeepsMmAlive<P> for NoLazy {}

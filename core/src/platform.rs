@@ -1,0 +1,349 @@
+//! `Platform`: what a kernel tells the library about itself.
+//!
+//! A kernel implements [`Platform`] once, for a type of zero size as a rule, and claims with the marker traits below
+//! which properties its hardware and its interrupt code really have. A strategy that depends on a property asks for
+//! the marker, so on a machine without it the strategy does not compile.
+//!
+//! # Implementing it
+//!
+//! 1. Choose the memory: [`Native`](crate::native::Native)'s types, in nearly every kernel.
+//! 2. Name the storage: an array per CPU, an array of mask words, or your kernel's per-CPU section.
+//! 3. Choose how the MMU is switched and flushed ([`Platform::Arch`]): one of [`mm_switch`](crate::mm_switch)'s, or
+//!    your own.
+//! 4. Implement the calls. Send the interrupt of [`kick`](Platform::kick) to
+//!    [`Switcher::on_ipi`](crate::Switcher::on_ipi).
+//! 5. Claim the markers that hold.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use crate::cpumask::{CpuId, CpuMask, MaskWords};
+use crate::memory::{Label, Memory};
+use crate::mm::MmCore;
+use crate::mm_switch::MmSwitch;
+
+/// The physical address (with whatever tag bits the hardware wants) of a page-table root.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Root(pub usize);
+
+/// Storage with one `T` for each possible CPU.
+pub trait PerCpu<T> {
+    /// Storage for CPUs `0..nr_cpu_ids`, each slot made by `init`.
+    ///
+    /// # Panics
+    /// If the storage is too small: a platform whose `nr_cpu_ids` contradicts its types.
+    fn from_fn(nr_cpu_ids: usize, init: impl FnMut(CpuId) -> T) -> Self;
+
+    /// The slot of `cpu`, from any CPU.
+    ///
+    /// # Panics
+    /// If there is no such CPU.
+    fn get(&self, cpu: CpuId) -> &T;
+
+    /// The slot of the calling CPU, whose number `cpu` is. A kernel with a per-CPU segment register overrides this.
+    ///
+    /// Context: pinned to `cpu`.
+    fn this(&self, cpu: CpuId) -> &T {
+        self.get(cpu)
+    }
+}
+
+impl<T, const N: usize> PerCpu<T> for [T; N] {
+    fn from_fn(nr_cpu_ids: usize, mut init: impl FnMut(CpuId) -> T) -> Self {
+        assert!(nr_cpu_ids <= N, "per-CPU storage of {N} slots cannot hold {nr_cpu_ids} CPUs");
+        core::array::from_fn(|cpu| init(CpuId::new(cpu)))
+    }
+
+    #[inline]
+    fn get(&self, cpu: CpuId) -> &T {
+        &self[cpu.get()]
+    }
+}
+
+/// Where the calling code runs; what it may do follows from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Context {
+    /// In a non-maskable interrupt.
+    pub in_nmi: bool,
+    /// In a hardware interrupt handler.
+    pub in_hardirq: bool,
+    /// In a softirq, or with bottom halves disabled.
+    pub in_softirq: bool,
+    /// Preemption is disabled (a spinlock is held, say).
+    pub preempt_disabled: bool,
+    /// Interrupts are disabled on this CPU.
+    pub irqs_disabled: bool,
+}
+
+impl Context {
+    /// Whether this context may wait for other CPUs to handle an interrupt: they might be waiting for this one.
+    pub fn may_wait_for_cpus(self) -> bool {
+        !(self.in_nmi || self.in_hardirq || self.in_softirq || self.irqs_disabled)
+    }
+}
+
+/// What the library warns of; Linux would print a `WARN` with a stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Warning {
+    /// A reference was dropped that was not there: `users` or `count` went below zero.
+    CountUnderflow,
+    /// A CPU started to borrow while its slot still named another borrow.
+    SlotBusy,
+    /// A CPU that runs a user of an mm was asked to give the mm up: it was dying while it had a user.
+    EvictedUser,
+    /// After the eviction round a CPU still had the mm as `active_mm` (Linux `DEBUG_VM_SHOOT_LAZIES`).
+    LazyLeft,
+    /// The last reference to an mm was dropped where its strategy cannot free it.
+    WrongContext,
+    /// A call that must come from a kernel thread came from a user task, or the reverse.
+    WrongTask,
+}
+
+/// A kernel, as the library sees it: a small copyable handle over its memory, CPUs, interrupts and MMU.
+///
+/// # Safety
+///
+/// The library keeps other CPUs' page tables alive by what these calls promise. An implementation guarantees:
+///
+/// 1. [`smp_processor_id`](Self::smp_processor_id) is the CPU that runs the caller as long as preemption or
+///    interrupts are off, and is below [`nr_cpu_ids`](Self::nr_cpu_ids).
+/// 2. Between [`local_irq_save`](Self::local_irq_save) and the matching restore no interrupt but an NMI runs on this
+///    CPU, and the code stays on it.
+/// 3. When [`load_root`](Self::load_root) returns, this CPU's hardware starts no walk from the former root.
+/// 4. Each CPU kicked that is online calls [`Switcher::on_ipi`](crate::Switcher::on_ipi), with interrupts off, at
+///    some time after the kick once it has interrupts on, and sees what the kicking CPU stored before the kick.
+/// 5. [`free_mm`](Self::free_mm) frees what it is told to free and nothing else refers to.
+pub unsafe trait Platform: Memory + 'static {
+    /// How this architecture switches and flushes its MMU.
+    type Arch: MmSwitch<Self>;
+    /// One slot for each possible CPU.
+    type PerCpu<T>: PerCpu<T>;
+    /// Words enough for one bit for each possible CPU.
+    type MaskWords: MaskWords<Self::AtomicUsize>;
+    /// What [`local_irq_save`](Self::local_irq_save) remembers.
+    type IrqFlags: Copy;
+    /// What the kernel keeps in each mm for itself: its page-table handle, its notifier list, a pointer back.
+    type MmData;
+
+    /// Whether the library checks itself (slot busy, wrong task, wrong context) on paths where that costs something.
+    const DEBUG_VM: bool = false;
+
+    /// One more than the highest CPU number there can ever be. Constant. Context: any.
+    fn nr_cpu_ids(self) -> usize;
+
+    /// The CPU that runs this code. Context: pinned, else the answer is stale at once.
+    fn smp_processor_id(self) -> CpuId;
+
+    /// Whether `cpu` takes interrupts. Context: any; stable only if hotplug is held off.
+    fn cpu_online(self, cpu: CpuId) -> bool;
+
+    /// Disables interrupts on this CPU and says what they were before. `label` names the section for the lab.
+    fn local_irq_save(self, label: Label) -> Self::IrqFlags;
+
+    /// Puts interrupts back to what [`local_irq_save`](Self::local_irq_save) found.
+    fn local_irq_restore(self, flags: Self::IrqFlags);
+
+    /// Disables preemption; nests.
+    fn preempt_disable(self);
+
+    /// Enables preemption again.
+    fn preempt_enable(self);
+
+    /// Where the caller runs. Context: any.
+    fn context(self) -> Context;
+
+    /// Loads a page-table root into this CPU's MMU.
+    ///
+    /// Context: interrupts off. Ordering: whether it is a full barrier is
+    /// [`MmSwitch::SWITCH_MM_IS_BARRIER`](crate::mm_switch::MmSwitch::SWITCH_MM_IS_BARRIER)'s to say.
+    fn load_root(self, root: Root);
+
+    /// Drops this CPU's cached translations of user addresses. Context: pinned.
+    fn flush_tlb_local(self);
+
+    /// Interrupts the CPUs of `targets` that are online. The library tracks their answers itself.
+    ///
+    /// Context: preemption off, interrupts on. Ordering: after all earlier stores of this CPU.
+    fn kick(self, targets: &CpuMask<Self>);
+
+    /// One turn of a wait loop: tells the processor that it polls and, on a platform whose CPUs poll for requests
+    /// instead of being interrupted, serves those of this CPU ([`Switcher::on_ipi`](crate::Switcher::on_ipi)).
+    /// Two CPUs that wait for each other would otherwise wait for ever.
+    fn relax(self) {
+        self.spin_hint();
+    }
+
+    /// Waits until `ready` returns something; `ready` only reads, as for [`Memory::spin_until`].
+    ///
+    /// Context: interrupts on, preemption off.
+    #[track_caller]
+    fn wait_until<R>(self, mut ready: impl FnMut() -> Option<R>) -> R {
+        loop {
+            if let Some(value) = ready() {
+                return value;
+            }
+            self.relax();
+        }
+    }
+
+    /// The last user is gone: clears all user entries of the page tables, and frees nothing yet.
+    ///
+    /// Context: process context, may sleep. Called before the flush that precedes [`free_tables`](Self::free_tables).
+    fn unmap_all(self, mm: &MmCore<Self>);
+
+    /// Frees the page tables below the root, after the flush.
+    ///
+    /// Context: as [`unmap_all`](Self::unmap_all).
+    fn free_tables(self, mm: &MmCore<Self>);
+
+    /// Frees the root table, the kernel's data and the mm itself.
+    ///
+    /// Context: that of the last mmdrop: process context, or a switch tail with interrupts on and preemption off.
+    ///
+    /// # Safety
+    /// `mm` is the embedded [`MmCore`] of an `Mm` made for this platform; its `count` is zero and nobody uses it.
+    unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>);
+
+    /// Reports a broken rule. The default does nothing; a kernel prints, the lab gives a verdict.
+    fn warn(self, warning: Warning) {
+        let _ = warning;
+    }
+
+    /// Checks one byte as KASAN's `kasan_check_byte` does; nothing by default.
+    ///
+    /// The switch path calls it on the outgoing `active_mm`: Lutomirski's check of November 2021, which turns a
+    /// dangling pointer that is merely held into a report.
+    #[track_caller]
+    fn kasan_check_byte(self, address: *const u8) {
+        let _ = address;
+    }
+
+    /// A function of the switch path begins; for reports. Nothing by default.
+    #[track_caller]
+    fn frame_enter(self, function: &'static str) {
+        let _ = function;
+    }
+
+    /// It ends.
+    fn frame_leave(self) {}
+}
+
+/// Claim: a kicked CPU is really interrupted wherever it has interrupts on, idle included.
+///
+/// # Safety
+/// Strategies free page tables on the word of an interrupted CPU; see [`Platform`], point 4.
+pub unsafe trait IpisInterrupt: Platform {}
+
+/// Claim: at any time `mm_cpumask(mm)` holds every CPU whose `active_mm` is mm (invariant I6 of ARCHITECTURE.md).
+///
+/// Architectures that clear a CPU's bit when only its MMU leaves the mm, as x86 does, must not claim it.
+///
+/// # Safety
+/// [`Shootdown`](https://docs.rs/lazytlb-shootdown) frees an mm after it has asked just those CPUs.
+pub unsafe trait MaskCoversLazy: Platform {}
+
+/// Proof that interrupts are off on this CPU, and so that the code stays on it.
+#[derive(Debug)]
+pub struct IrqsOff<'a, P> {
+    platform: P,
+    cpu: CpuId,
+    /// Not `Send`: the proof is about one CPU.
+    _section: PhantomData<(&'a (), *const ())>,
+}
+
+impl<P: Platform> IrqsOff<'_, P> {
+    /// States that interrupts are off, in code that is called so: the scheduler, an interrupt handler.
+    ///
+    /// # Safety
+    /// Interrupts are off on this CPU and stay off while the value lives.
+    pub unsafe fn assume(platform: P) -> Self {
+        IrqsOff { platform, cpu: platform.smp_processor_id(), _section: PhantomData }
+    }
+
+    /// The CPU.
+    #[inline]
+    pub fn cpu(&self) -> CpuId {
+        self.cpu
+    }
+
+    /// The platform.
+    #[inline]
+    pub fn platform(&self) -> P {
+        self.platform
+    }
+}
+
+/// A section with interrupts off, until dropped.
+pub(crate) struct IrqGuard<P: Platform> {
+    platform: P,
+    flags: P::IrqFlags,
+}
+
+impl<P: Platform> IrqGuard<P> {
+    pub(crate) fn new(platform: P, label: Label) -> Self {
+        IrqGuard { platform, flags: platform.local_irq_save(label) }
+    }
+
+    pub(crate) fn irqs_off(&self) -> IrqsOff<'_, P> {
+        // SAFETY: the guard was made by local_irq_save and restores only when dropped, and it is borrowed.
+        unsafe { IrqsOff::assume(self.platform) }
+    }
+}
+
+impl<P: Platform> Drop for IrqGuard<P> {
+    fn drop(&mut self) {
+        self.platform.local_irq_restore(self.flags);
+    }
+}
+
+/// A section with preemption off, until dropped.
+pub(crate) struct PreemptGuard<P: Platform>(P);
+
+impl<P: Platform> PreemptGuard<P> {
+    pub(crate) fn new(platform: P) -> Self {
+        platform.preempt_disable();
+        PreemptGuard(platform)
+    }
+}
+
+impl<P: Platform> Drop for PreemptGuard<P> {
+    fn drop(&mut self) {
+        self.0.preempt_enable();
+    }
+}
+
+/// Names the running function to the platform's reports, until dropped.
+pub(crate) struct Frame<P: Platform>(P);
+
+impl<P: Platform> Frame<P> {
+    #[track_caller]
+    #[inline]
+    pub(crate) fn enter(platform: P, function: &'static str) -> Self {
+        platform.frame_enter(function);
+        Frame(platform)
+    }
+}
+
+impl<P: Platform> Drop for Frame<P> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.frame_leave();
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Warning::CountUnderflow => "a reference count went below zero",
+            Warning::SlotBusy => "the CPU's slot still named another borrow",
+            Warning::EvictedUser => "a CPU that runs a user of the mm was told to give it up",
+            Warning::LazyLeft => "a CPU still had the mm as active_mm after the eviction round",
+            Warning::WrongContext => {
+                "the last reference was dropped where its strategy cannot free"
+            }
+            Warning::WrongTask => "the call does not fit the kind of task it came from",
+        })
+    }
+}

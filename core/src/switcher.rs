@@ -1,0 +1,520 @@
+//! `Switcher`: the switch path of a kernel, `kernel/sched/core.c` cut down to what concerns address spaces.
+//!
+//! The four ways of a switch, after Zijlstra (Linux commit 139d025cda1d):
+//!
+//! | from | to | what happens | path |
+//! | --- | --- | --- | --- |
+//! | kernel | kernel | [`enter_lazy_tlb`](MmSwitch::enter_lazy_tlb); the borrow stays with the CPU | P2 |
+//! | user | kernel | [`enter_lazy_tlb`](MmSwitch::enter_lazy_tlb), [`mmgrab_lazy_tlb`](LazyTlb::mmgrab_lazy_tlb): a borrow begins | P1 |
+//! | kernel | user | [`switch_mm_irqs_off`](MmSwitch::switch_mm_irqs_off); the borrow ends, and is dropped in the tail | P3, P4 |
+//! | user | user | [`switch_mm_irqs_off`](MmSwitch::switch_mm_irqs_off) | P5 |
+//!
+//! `active_mm` lives with the CPU, not with the task: at most one borrow per CPU, and a task that does not run borrows
+//! nothing (invariant I3 holds by construction). The order that is never broken, wherever the mm of a CPU changes:
+//! **publish the next, load its root, unpublish the previous, release the previous**. What is released leaves the switch
+//! as a value and is dropped after it, never inside: a last drop frees page tables, and a switch holds the run queue's
+//! lock with interrupts off.
+//!
+//! `init_mm` is never freed, so a CPU on it borrows nothing and no strategy hears of it. (Linux under
+//! `MMU_LAZY_TLB_REFCOUNT` counts these borrows as well; nothing depends on that count.)
+//!
+//! This file has the structure and the context switch. The task's own transitions (exit, exec, kthread_use_mm) are in
+//! [`paths`](crate::paths), the end of an mm and hotplug in [`teardown`](crate::teardown).
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use crate::cpumask::{CpuId, CpuMask};
+use crate::lazy_tlb::{Host, KeepsMmAlive, LazyMm, LazyTlb};
+use crate::memory::{Label, Labelled, LocalWord, Ordering::*};
+use crate::mm::{CountRef, Mm, MmCore, MmPtr, Slot};
+use crate::mm_switch::{ArchHost, MmSwitch};
+use crate::platform::{Frame, IrqGuard, IrqsOff, PerCpu, Platform, PreemptGuard, Root, Warning};
+use crate::smp::{self, Call, CallSlot};
+
+/// The barrier between two user tasks, where the architecture's switch is none (pair L9).
+pub const SWITCH: Label = Label::new("switcher.switch");
+
+/// What the switch path keeps for each CPU; Linux's `struct rq`, the part of it that is about address spaces.
+pub struct Cpu<P: Platform, S: LazyTlb<P>> {
+    /// The running task; null before [`Switcher::sched_init`].
+    pub(crate) curr: P::LocalPtr<Task<P>>,
+    /// The mm whose tables the CPU is on, as the scheduler sees it.
+    pub(crate) active_mm: P::LocalPtr<MmCore<P>>,
+    /// A borrow that is over and waits for the tail. Compared and handed on, never looked into.
+    pub(crate) prev_mm: P::LocalPtr<MmCore<P>>,
+    pub(crate) arch: <P::Arch as MmSwitch<P>>::CpuState,
+    pub(crate) strategy: S::CpuState,
+    pub(crate) calls: CallSlot<P>,
+}
+
+impl<P: Platform, S: LazyTlb<P>> Cpu<P, S> {
+    /// A CPU that has not run yet, from ready parts; `const`, for statics.
+    pub const fn from_parts(
+        curr: P::LocalPtr<Task<P>>,
+        active_mm: P::LocalPtr<MmCore<P>>,
+        prev_mm: P::LocalPtr<MmCore<P>>,
+        arch: <P::Arch as MmSwitch<P>>::CpuState,
+        strategy: S::CpuState,
+        calls: CallSlot<P>,
+    ) -> Self {
+        Cpu { curr, active_mm, prev_mm, arch, strategy, calls }
+    }
+
+    /// A CPU that has not run yet.
+    pub fn new(nr_cpu_ids: usize) -> Self {
+        let null = core::ptr::null_mut;
+        Cpu {
+            curr: LocalWord::new(core::ptr::null_mut()),
+            active_mm: LocalWord::new(null()),
+            prev_mm: LocalWord::new(null()),
+            arch: Slot::new(),
+            strategy: Slot::new(),
+            calls: CallSlot::new(nr_cpu_ids),
+        }
+    }
+
+    /// The word that holds `active_mm`, for those who watch the machine from outside.
+    pub fn active_mm_word(&self) -> &P::LocalPtr<MmCore<P>> {
+        &self.active_mm
+    }
+
+    /// The word that holds a borrow that is over, for those who watch the machine from outside.
+    pub fn prev_mm_word(&self) -> &P::LocalPtr<MmCore<P>> {
+        &self.prev_mm
+    }
+
+    /// The strategy's state, for those who watch the machine from outside.
+    pub fn strategy(&self) -> &S::CpuState {
+        &self.strategy
+    }
+}
+
+impl<P: Platform, S: LazyTlb<P>> fmt::Debug for Cpu<P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu").field("calls", &self.calls).finish_non_exhaustive()
+    }
+}
+
+/// What a task has of the switch path: `task->mm`, null for a kernel thread. Embedded in the kernel's task.
+///
+/// A task's `mm` owns one user of it, as a raw reference that [`Switcher`]'s paths put in and take out.
+pub struct Task<P: Platform> {
+    pub(crate) mm: P::LocalPtr<MmCore<P>>,
+}
+
+impl<P: Platform> Task<P> {
+    /// A kernel thread.
+    pub fn kthread() -> Self {
+        Task { mm: LocalWord::new(core::ptr::null_mut()) }
+    }
+
+    /// A kernel thread, from its word, which is null; `const`, for statics.
+    pub const fn from_parts(mm: P::LocalPtr<MmCore<P>>) -> Self {
+        Task { mm }
+    }
+
+    /// The address space it owns a user of.
+    #[track_caller]
+    pub fn mm(&self) -> Option<MmPtr<P>> {
+        MmPtr::new(self.mm.get())
+    }
+}
+
+impl<P: Platform> fmt::Debug for Task<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Task { .. }")
+    }
+}
+
+/// The switch path over all CPUs of one machine, with its strategy.
+pub struct Switcher<P: Platform, S: LazyTlb<P>> {
+    pub(crate) platform: P,
+    pub(crate) strategy: S,
+    pub(crate) init_mm: NonNull<Mm<P, S>>,
+    pub(crate) cpus: P::PerCpu<Cpu<P, S>>,
+    /// All possible CPUs.
+    pub(crate) possible: CpuMask<P>,
+}
+
+// SAFETY: `init_mm` is only ever used by shared reference and outlives the switcher by the contract of `new`; the other
+// fields decide by themselves.
+unsafe impl<P: Platform + Sync, S: LazyTlb<P> + Sync> Sync for Switcher<P, S>
+where
+    P::PerCpu<Cpu<P, S>>: Sync,
+    CpuMask<P>: Sync,
+{
+}
+
+impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
+    /// A switch path for `platform`'s CPUs, none of which runs yet.
+    ///
+    /// # Safety
+    /// `init_mm` points to an `Mm` that outlives the switcher, is never freed, and was made for this switcher; it need
+    /// not be initialised yet when `new` is called, but before [`sched_init`](Self::sched_init).
+    pub unsafe fn new(platform: P, strategy: S, init_mm: NonNull<Mm<P, S>>) -> Self {
+        let nr_cpu_ids = platform.nr_cpu_ids();
+        let possible = CpuMask::new(nr_cpu_ids);
+        for cpu in 0..nr_cpu_ids {
+            possible.set_cpu(CpuId::new(cpu), Label::NONE);
+        }
+        let cpus = PerCpu::from_fn(nr_cpu_ids, |_| Cpu::new(nr_cpu_ids));
+        Switcher { platform, strategy, init_mm, cpus, possible }
+    }
+
+    /// A switch path from ready parts; `const`, for statics. `possible` holds the CPUs there can be.
+    ///
+    /// # Safety
+    /// As for [`Switcher::new`]; `init_mm` is a static that names this switcher.
+    pub const unsafe fn from_parts(
+        platform: P,
+        strategy: S,
+        init_mm: &'static Mm<P, S>,
+        cpus: P::PerCpu<Cpu<P, S>>,
+        possible: CpuMask<P>,
+    ) -> Self {
+        Switcher { platform, strategy, init_mm: NonNull::from_ref(init_mm), cpus, possible }
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> P {
+        self.platform
+    }
+
+    /// The strategy.
+    pub fn strategy(&self) -> &S {
+        &self.strategy
+    }
+
+    /// The kernel's own address space.
+    #[inline]
+    pub fn init_mm(&self) -> &Mm<P, S> {
+        // SAFETY: init_mm outlives the switcher, by the contract of `new` and `from_parts`.
+        unsafe { self.init_mm.as_ref() }
+    }
+
+    /// A CPU's part, for those who watch the machine from outside.
+    pub fn cpu(&self, cpu: CpuId) -> &Cpu<P, S> {
+        self.cpus.get(cpu)
+    }
+
+    #[inline]
+    pub(crate) fn this(&self, irqs_off: &IrqsOff<'_, P>) -> &Cpu<P, S> {
+        self.cpus.this(irqs_off.cpu())
+    }
+
+    /// The CPU starts, or comes back online, with its idle task on `init_mm` (Linux `sched_init`, `idle_init`; path
+    /// P10).
+    ///
+    /// Context: interrupts off, on that CPU, before it switches for the first time.
+    ///
+    /// # Safety
+    /// `idle` outlives its time as the running task.
+    #[track_caller]
+    pub unsafe fn sched_init(&self, irqs_off: &IrqsOff<'_, P>, idle: &Task<P>) {
+        let this = self.this(irqs_off);
+        let init_mm = self.init_mm();
+        this.curr.set(core::ptr::from_ref(idle).cast_mut());
+        this.active_mm.set(init_mm.ptr().as_ptr());
+        P::Arch::switch_mm_irqs_off(self, irqs_off, init_mm.ptr(), init_mm.core());
+        P::Arch::enter_lazy_tlb(self, irqs_off, init_mm.ptr());
+    }
+
+    /// Switches the address space from `prev`'s to `next`'s; the kernel switches stacks afterwards.
+    ///
+    /// Context: the scheduler: run queue locked, interrupts off, on `prev`'s stack. After the stack switch the kernel
+    /// calls [`finish_task_switch`](Self::finish_task_switch) on `next`'s.
+    ///
+    /// # Safety
+    /// `prev` runs on this CPU; `next` runs nowhere, and outlives its time as the running task.
+    #[track_caller]
+    pub unsafe fn context_switch(&self, irqs_off: &IrqsOff<'_, P>, prev: &Task<P>, next: &Task<P>) {
+        let _frame = Frame::enter(self.platform, "context_switch");
+        let this = self.this(irqs_off);
+        this.curr.set(core::ptr::from_ref(next).cast_mut());
+        let active = self.active_ptr(this);
+        self.platform.kasan_check_byte(active.as_ptr().cast());
+
+        match (prev.mm(), next.mm()) {
+            (None, None) => P::Arch::enter_lazy_tlb(self, irqs_off, active),
+            (Some(mm), None) => self.become_lazy(irqs_off, this, mm),
+            (prev_mm, Some(next_mm)) => {
+                self.change_active_mm(irqs_off, this, active, next_mm);
+                if prev_mm.is_none() {
+                    self.park(this, active);
+                }
+            }
+        }
+    }
+
+    /// The tail of a switch: takes what the switch left to drop.
+    ///
+    /// Context: first thing on the new stack, run queue still locked, interrupts off. The kernel then unlocks, enables
+    /// interrupts, and calls [`PrevMm::mmdrop_lazy_tlb_sched`]; preemption stays off for that long.
+    #[track_caller]
+    pub fn finish_task_switch(&self, irqs_off: &IrqsOff<'_, P>) -> PrevMm<'_, P, S> {
+        let this = self.this(irqs_off);
+        let borrow = MmPtr::new(this.prev_mm.get());
+        if borrow.is_some() {
+            this.prev_mm.set(core::ptr::null_mut());
+        }
+        let left_with_us = self.strategy.switch_tail(self.platform, &this.strategy);
+        PrevMm { switcher: self, borrow, left_with_us }
+    }
+
+    /// `active_mm` of this CPU, to look into. Only under a strategy that keeps it alive.
+    #[track_caller]
+    pub fn active_mm<'a>(&self, irqs_off: &'a IrqsOff<'_, P>) -> LazyMm<'a, P, S>
+    where
+        S: KeepsMmAlive<P>,
+    {
+        // SAFETY: it is this CPU's active_mm.
+        unsafe { LazyMm::new(irqs_off, self.active_ptr(self.this(irqs_off))) }
+    }
+
+    /// Whether `mm` is `active_mm` of this CPU: a comparison, under any strategy.
+    #[track_caller]
+    pub fn is_active_mm(&self, irqs_off: &IrqsOff<'_, P>, mm: &Mm<P, S>) -> bool {
+        self.active_ptr(self.this(irqs_off)) == mm.ptr()
+    }
+
+    /// Serves the requests of other CPUs.
+    ///
+    /// Context: the interrupt of [`Platform::kick`], or a poll; interrupts off. Never drops, frees, allocates, locks
+    /// or logs: what an eviction releases waits for this CPU's switch tail.
+    #[track_caller]
+    pub fn on_ipi(&self, irqs_off: &IrqsOff<'_, P>) {
+        let _frame = Frame::enter(self.platform, "on_ipi");
+        smp::serve_calls(
+            irqs_off,
+            |cpu| &self.cpu(cpu).calls,
+            |call, mm| self.serve(irqs_off, call, mm),
+        );
+    }
+
+    #[track_caller]
+    fn serve(&self, irqs_off: &IrqsOff<'_, P>, call: Call, mm: MmPtr<P>) {
+        match call {
+            Call::Flush | Call::FlushFreedTables => {
+                P::Arch::flush_ipi(self, irqs_off, mm, call == Call::FlushFreedTables);
+            }
+            Call::Evict => self.do_evict(irqs_off, mm),
+            Call::CheckGone => {
+                if self.active_ptr(self.this(irqs_off)) == mm {
+                    self.platform.warn(Warning::LazyLeft);
+                }
+            }
+        }
+    }
+
+    /// The evict interrupt, after Piggin's `do_shoot_lazy_tlb` (Linux commit 2655421ae69f).
+    fn do_evict(&self, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>) {
+        let _frame = Frame::enter(self.platform, "do_shoot_lazy_tlb");
+        let this = self.this(irqs_off);
+        if self.active_ptr(this) != mm {
+            return;
+        }
+        if self.current_mm(this).is_some() {
+            self.platform.warn(Warning::EvictedUser);
+            return;
+        }
+        ArchHost::unlazy_mm_irqs_off(self, irqs_off);
+    }
+
+    /// Asks CPUs to do `call` with `mm`: the others by interrupt, the calling one directly. Waits for all.
+    ///
+    /// Preemption is off from the look at the mask to the call on this CPU: a task that migrated in between would leave
+    /// its former CPU uncalled (Linux 6.5, powerpc's exit_flush_lazy_tlbs).
+    pub(crate) fn call_cpus(&self, targets: &CpuMask<P>, call: Call, mm: &MmCore<P>) {
+        let _pinned = PreemptGuard::new(self.platform);
+        smp::call_others(self.platform, |cpu| &self.cpu(cpu).calls, targets, call, mm);
+        let section = IrqGuard::new(self.platform, CALL_SELF);
+        let irqs_off = section.irqs_off();
+        if targets.test_cpu(irqs_off.cpu(), Relaxed) {
+            self.serve(&irqs_off, call, MmPtr::from(mm));
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn active_ptr(&self, this: &Cpu<P, S>) -> MmPtr<P> {
+        MmPtr::new(this.active_mm.get()).unwrap_or_else(|| self.init_mm().ptr())
+    }
+
+    pub(crate) fn current_mm(&self, this: &Cpu<P, S>) -> Option<MmPtr<P>> {
+        let curr = this.curr.get();
+        // SAFETY: `curr` is null or the running task, which its switcher-in promised to keep.
+        unsafe { curr.as_ref() }.and_then(Task::mm)
+    }
+
+    /// The running code stops being a user of `mm` and goes on borrowing it, or moves to `init_mm` where nobody
+    /// borrows. The caller still owns the user.
+    #[track_caller]
+    pub(crate) fn become_lazy(&self, irqs_off: &IrqsOff<'_, P>, this: &Cpu<P, S>, mm: MmPtr<P>) {
+        if self.strategy.borrows() {
+            // SAFETY: the caller owns a user of it.
+            let alive = unsafe { mm.as_ref() };
+            self.strategy.mmgrab_lazy_tlb(self.platform, &this.strategy, alive);
+            P::Arch::enter_lazy_tlb(self, irqs_off, mm);
+        } else {
+            let init_mm = self.init_mm();
+            this.active_mm.set(init_mm.ptr().as_ptr());
+            P::Arch::switch_mm_irqs_off(self, irqs_off, mm, init_mm.core());
+        }
+    }
+
+    /// Puts the CPU on `next`, which has a user that keeps it.
+    #[track_caller]
+    pub(crate) fn change_active_mm(
+        &self,
+        irqs_off: &IrqsOff<'_, P>,
+        this: &Cpu<P, S>,
+        prev: MmPtr<P>,
+        next: MmPtr<P>,
+    ) {
+        // SAFETY: the task or the caller that brings `next` owns a user of it.
+        let alive = unsafe { next.as_ref() };
+        this.active_mm.set(next.as_ptr());
+        P::Arch::switch_mm_irqs_off(self, irqs_off, prev, alive);
+        if !P::Arch::SWITCH_MM_IS_BARRIER {
+            self.platform.fence(SeqCst.at(SWITCH));
+        }
+    }
+
+    /// The borrow of `mm` is over for the MMU; it waits for the tail to be dropped.
+    #[track_caller]
+    pub(crate) fn park(&self, this: &Cpu<P, S>, mm: MmPtr<P>) {
+        if mm != self.init_mm().ptr() {
+            self.strategy.leave_lazy_tlb(self.platform, &this.strategy);
+            this.prev_mm.set(mm.as_ptr());
+        }
+    }
+}
+
+/// Interrupts are off while a CPU serves its own call, as they are in the interrupt on the others.
+pub const CALL_SELF: Label = Label::new("switcher.call_self");
+
+impl<P: Platform, S: LazyTlb<P>> fmt::Debug for Switcher<P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switcher").field("strategy", &self.strategy.name()).finish_non_exhaustive()
+    }
+}
+
+/// What a switch, or another change of the current mm, left to drop; nothing, mostly.
+#[must_use = "what a switch releases is dropped after it, by mmdrop_lazy_tlb_sched"]
+pub struct PrevMm<'a, P: Platform, S: LazyTlb<P>> {
+    switcher: &'a Switcher<P, S>,
+    /// The borrow that is over.
+    borrow: Option<MmPtr<P>>,
+    /// What the strategy's tail found.
+    left_with_us: Option<CountRef<P>>,
+}
+
+impl<P: Platform, S: LazyTlb<P>> PrevMm<'_, P, S> {
+    /// Drops it in the tail of a switch.
+    ///
+    /// Context: preemption off, interrupts on, no lock held.
+    #[track_caller]
+    pub fn mmdrop_lazy_tlb_sched(self) {
+        let _frame = Frame::enter(self.switcher.platform, "finish_task_switch");
+        let strategy = &self.switcher.strategy;
+        let reference =
+            self.borrow.and_then(|mm| strategy.mmdrop_lazy_tlb_sched(self.switcher.platform, mm));
+        self.drop_references(reference);
+    }
+
+    /// Drops it in process context.
+    #[track_caller]
+    pub(crate) fn mmdrop_lazy_tlb(self) {
+        let strategy = &self.switcher.strategy;
+        let reference =
+            self.borrow.and_then(|mm| strategy.mmdrop_lazy_tlb(self.switcher.platform, mm));
+        self.drop_references(reference);
+    }
+
+    #[track_caller]
+    fn drop_references(self, reference: Option<CountRef<P>>) {
+        for reference in [reference, self.left_with_us].into_iter().flatten() {
+            self.switcher.drop_reference(reference);
+        }
+    }
+}
+
+impl<P: Platform, S: LazyTlb<P>> fmt::Debug for PrevMm<'_, P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrevMm").field("borrow", &self.borrow).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Switcher<P, S> {
+    fn platform(&self) -> P {
+        self.platform
+    }
+
+    fn cpu_state(&self, cpu: CpuId) -> &S::CpuState {
+        &self.cpu(cpu).strategy
+    }
+
+    fn mm_state<'a>(&self, mm: &'a MmCore<P>) -> &'a S::MmState {
+        // SAFETY: every core that a switcher hands to its strategy is that of one of its own Mms.
+        unsafe { Mm::<P, S>::of(MmPtr::from(mm)) }.strategy()
+    }
+
+    fn mmdrop(&self, reference: CountRef<P>) {
+        self.drop_reference(reference);
+    }
+
+    fn evict_lazies(&self, mm: &MmCore<P>, targets: &CpuMask<P>) {
+        self.call_cpus(targets, Call::Evict, mm);
+    }
+
+    fn check_lazies_gone(&self, mm: &MmCore<P>) {
+        self.call_cpus(&self.possible, Call::CheckGone, mm);
+    }
+}
+
+impl<P: Platform, S: LazyTlb<P>> ArchHost<P> for Switcher<P, S> {
+    fn platform(&self) -> P {
+        self.platform
+    }
+
+    fn arch_state(&self, cpu: CpuId) -> &<P::Arch as MmSwitch<P>>::CpuState {
+        &self.cpu(cpu).arch
+    }
+
+    fn init_mm(&self) -> &MmCore<P> {
+        Switcher::init_mm(self).core()
+    }
+
+    fn flush_cpus(&self, mm: &MmCore<P>, tables_freed: bool) {
+        let call = if tables_freed { Call::FlushFreedTables } else { Call::Flush };
+        self.call_cpus(mm.cpumask(), call, mm);
+    }
+
+    fn unlazy_mm_irqs_off(&self, irqs_off: &IrqsOff<'_, P>) {
+        let this = self.this(irqs_off);
+        let mm = self.active_ptr(this);
+        let init_mm = Switcher::init_mm(self);
+        if mm == init_mm.ptr() || self.current_mm(this).is_some() {
+            return;
+        }
+        this.active_mm.set(init_mm.ptr().as_ptr());
+        P::Arch::switch_mm_irqs_off(self, irqs_off, mm, init_mm.core());
+        self.park(this, mm);
+    }
+}
+
+impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
+    /// The root that this CPU is on as the scheduler sees it, under any strategy: to compare and to load.
+    ///
+    /// `None` while the CPU borrows: only its user's mm, or `init_mm`, can be asked for its root.
+    #[track_caller]
+    pub fn active_root(&self, irqs_off: &IrqsOff<'_, P>) -> Option<Root> {
+        let this = self.this(irqs_off);
+        let mm = self.current_mm(this).or_else(|| {
+            let init_mm = self.init_mm().ptr();
+            (self.active_ptr(this) == init_mm).then_some(init_mm)
+        })?;
+        // SAFETY: the running task's user keeps its mm, and nobody frees init_mm.
+        Some(unsafe { mm.as_ref() }.root())
+    }
+}

@@ -1,0 +1,106 @@
+//! The end of an mm, in its two steps, and the end of a CPU.
+//!
+//! `__mmput` (last user, path P7): unmap, flush with "tables freed", free the tables, let the strategy look for
+//! borrowers, drop the users' common reference. `__mmdrop` (last reference, path P8): let the strategy evict whom it
+//! must, then free. The order inside each is that of `kernel/fork.c` and `mm/mmap.c`; the flush comes before the
+//! tables are freed because a CPU's hardware may be walking them (Linux commit 2ff6ddf19c0e).
+
+use crate::lazy_tlb::LazyTlb;
+use crate::memory::Label;
+use crate::mm::{CountRef, MmPtr};
+use crate::mm_switch::{ArchHost, FlushRange, MmSwitch};
+use crate::platform::{Frame, IrqGuard, Platform, Warning};
+use crate::switcher::Switcher;
+
+/// The interrupts-off section in which a CPU that goes offline leaves its borrow.
+pub const FORCE_INIT_MM: Label = Label::new("teardown.sched_force_init_mm");
+
+impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
+    /// Drops one user; the last one tears the contents down.
+    ///
+    /// Context: process context, may sleep, if it may be the last.
+    ///
+    /// # Safety
+    /// The caller owns one user of `mm`, an mm of this switcher.
+    #[track_caller]
+    pub(crate) unsafe fn mmput(&self, mm: MmPtr<P>) {
+        let _frame = Frame::enter(self.platform, "mmput");
+        // SAFETY: the caller's user keeps it alive until it is given back; the last user keeps the reference of all.
+        let core = unsafe { mm.as_ref() };
+        if !core.users_dec_and_test(self.platform) {
+            return;
+        }
+        let _frame = Frame::enter(self.platform, "__mmput");
+        self.platform.unmap_all(core);
+        P::Arch::flush_tlb(self, core, FlushRange::All, true);
+        self.platform.free_tables(core);
+        self.strategy.mm_users_zero(self, core);
+        // SAFETY: the users owned one reference together, and there are none left.
+        unsafe { self.mmdrop(mm) };
+    }
+
+    /// Drops one reference; the last one frees the mm.
+    ///
+    /// Context: where the strategy may free ([`LazyTlb::may_free`]), if it may be the last.
+    ///
+    /// # Safety
+    /// The caller owns one reference to `mm`, an mm of this switcher.
+    #[track_caller]
+    pub(crate) unsafe fn mmdrop(&self, mm: MmPtr<P>) {
+        let _frame = Frame::enter(self.platform, "mmdrop");
+        // SAFETY: the caller's reference keeps it alive until it is given back; nobody else frees after the last.
+        let core = unsafe { mm.as_ref() };
+        if !core.count_dec_and_test(self.platform) {
+            return;
+        }
+        let _frame = Frame::enter(self.platform, "__mmdrop");
+        if !self.strategy.may_free(self.platform.context()) {
+            self.platform.warn(Warning::WrongContext);
+        }
+        self.strategy.cleanup_lazy_tlbs(self, core);
+        // SAFETY: `count` is zero, and no CPU borrows it any more by the strategy's word.
+        unsafe { self.platform.free_mm(core.into()) };
+    }
+
+    #[track_caller]
+    pub(crate) fn drop_reference(&self, reference: CountRef<P>) {
+        // SAFETY: a CountRef owns a reference, and strategies get theirs from mms of this switcher.
+        unsafe { self.mmdrop(reference.into_ptr()) };
+    }
+
+    /// Flushes translations of `mm` on all CPUs that may use them; with `tables_freed`, page tables that were unhooked
+    /// may be freed afterwards (Linux `flush_tlb_mm_range`; what it does to a lazy CPU is path P15).
+    ///
+    /// Context: interrupts on; waits for other CPUs. The caller keeps a reference to the mm.
+    #[track_caller]
+    pub fn flush_tlb_mm_range(
+        &self,
+        mm: &crate::mm::Mm<P, S>,
+        range: FlushRange,
+        tables_freed: bool,
+    ) {
+        let _frame = Frame::enter(self.platform, "flush_tlb_mm_range");
+        P::Arch::flush_tlb(self, mm.core(), range, tables_freed);
+    }
+
+    /// This CPU goes offline: it leaves what it borrows for `init_mm`, the only mm it is on until it is back (path P9,
+    /// invariant I8).
+    ///
+    /// The read of `active_mm` is inside the section with interrupts off, so an eviction falls before or after the
+    /// whole of it. This happens in the hotplug thread and not later, because the CPU's bits in the masks may be
+    /// cleared soon, after which no eviction reaches it (Linux commit 21641bd9a7a7).
+    ///
+    /// Context: the outgoing CPU's hotplug thread, a kernel thread, interrupts on; no user task runs there any more.
+    #[track_caller]
+    pub fn sched_cpu_wait_empty(&self) {
+        let _frame = Frame::enter(self.platform, "sched_force_init_mm");
+        let prev = {
+            let section = IrqGuard::new(self.platform, FORCE_INIT_MM);
+            let irqs_off = section.irqs_off();
+            ArchHost::unlazy_mm_irqs_off(self, &irqs_off);
+            P::Arch::cpu_going_down(self, &irqs_off);
+            self.finish_task_switch(&irqs_off)
+        };
+        prev.mmdrop_lazy_tlb();
+    }
+}

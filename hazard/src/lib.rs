@@ -1,0 +1,11 @@
+//! The hazard-pointer family: each CPU publishes what it borrows in a slot that only it writes.
+//!
+//! A lazy TLB borrow is the best case of a hazard pointer. There is one slot per CPU, and the CPU that publishes
+//! already keeps the mm alive by a user, so publishing needs neither a fence nor a second look: a plain store.
+//! [`HazardConvert`] is Andy Lutomirski's scheme, which turns a slot into a counted reference when the mm dies.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod convert;
+
+pub use convert::{Convert, HazardConvert};

@@ -1,0 +1,32 @@
+//! Lifetime strategies for a lazily held address space, for people who build kernels.
+//!
+//! When a CPU goes from a user task to a kernel thread it keeps the user page tables loaded (lazy TLB). Something must
+//! keep that address space (`mm`) alive, or take it off the CPU, before it is freed. Linux counts a reference on each
+//! such switch: one cache line for which the biggest machines contend. This crate has the known ways to do it, each
+//! written once, generic over a [`Platform`] that a kernel implements.
+//!
+//! | strategy | a borrow costs | freeing costs |
+//! | --- | --- | --- |
+//! | [`Refcount`] | two RMWs on a shared line | nothing more |
+//! | [`Shootdown`] | one full barrier | an interrupt to each CPU of `mm_cpumask` |
+//! | [`HazardConvert`] | two plain stores and one full barrier | a look at each CPU's slot |
+//! | [`NoLazy`] | an MMU switch each way | nothing |
+//!
+//! [`AnyLazyTlb`] chooses among them at boot.
+//!
+//! Start with [`core::platform`](crate::core::platform), which says what to implement, then
+//! [`Switcher`], which is the switch path to call.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod any;
+
+pub use any::AnyLazyTlb;
+pub use lazytlb_core as core;
+pub use lazytlb_core::{
+    ARef, CpuId, CpuMask, Host, IrqsOff, KeepsMmAlive, LazyMm, LazyTlb, Memory, Mm, MmWithUser,
+    NoLazy, Platform, Switcher, Task, Warning,
+};
+pub use lazytlb_hazard::{self as hazard, HazardConvert};
+pub use lazytlb_refcount::{self as refcount, Refcount};
+pub use lazytlb_shootdown::{self as shootdown, Shootdown};

@@ -1,0 +1,243 @@
+//! Every path of the switch path (P1 to P15), natively, under every strategy, on both flush rules, one CPU after the
+//! other: who is freed when, what each CPU has loaded, and that nothing leaks.
+//!
+//! A strategy is only run on the rule that meets its preconditions; the type system sees to that.
+
+use lazytlb::core::mm_switch::{BroadcastFlush, FlushRange, IpiFlush};
+use lazytlb::{AnyLazyTlb, HazardConvert, LazyTlb, NoLazy, Platform, Refcount, Shootdown};
+use lazytlb_toy::{Free, HW, INIT_ROOT, Machine, Toy, on_cpu};
+
+type Broadcast = Toy<2, 1, BroadcastFlush>;
+type X86 = Toy<2, 1, IpiFlush>;
+
+/// When the mm of an exited process may be freed while another CPU still borrows it.
+#[derive(Clone, Copy, PartialEq)]
+enum Frees {
+    /// At the last reference, borrowers evicted or counted out.
+    Promptly,
+    /// When the last borrower switches away.
+    AfterBorrowers,
+}
+
+/// The scenario of the whole library: CPU 1 borrows A from a thread that slept there; CPU 0 runs the last thread of A,
+/// which exits; then CPU 1 goes on to B.
+fn exit_while_borrowed<Arch, S>(strategy: S, frees: Frees)
+where
+    Toy<2, 1, Arch>: Platform<MmData = Free>,
+    S: LazyTlb<Toy<2, 1, Arch>>,
+{
+    let machine = Machine::boot(Toy::NEW, strategy);
+    let a = machine.mm(0xa000);
+    let (first, second) = (machine.user(a.clone()), machine.user(a));
+    let other = machine.user(machine.mm(0xb000));
+    let lazy = machine.switcher.strategy().borrows();
+
+    on_cpu(1, || machine.switch(machine.idle[1], second));
+    assert_eq!(machine.root(1), 0xa000);
+    // P1, P2: the tables stay loaded.
+    let kthread = machine.kthread();
+    on_cpu(1, || {
+        machine.switch(second, machine.idle[1]);
+        machine.switch(machine.idle[1], kthread);
+    });
+    assert_eq!(machine.root(1), if lazy { 0xa000 } else { INIT_ROOT });
+    // P3: back to the same user, and away again.
+    on_cpu(1, || {
+        machine.switch(kthread, second);
+        machine.switch(second, machine.idle[1]);
+    });
+
+    // The sleeping thread is reaped elsewhere: it runs on CPU 0 and exits, as does the first one.
+    on_cpu(0, || {
+        machine.switch(machine.idle[0], second);
+        // SAFETY: it runs.
+        unsafe { machine.switcher.exit_mm(second) };
+        machine.switch(second, first);
+        assert_eq!(machine.freed(), []);
+        // P6, P7, and P8 for those who free at once.
+        // SAFETY: it runs.
+        unsafe { machine.switcher.exit_mm(first) };
+        machine.switch(first, machine.idle[0]);
+    });
+
+    let freed = if frees == Frees::Promptly || !lazy { vec![0xa000] } else { vec![] };
+    assert_eq!(machine.freed(), freed, "after the last exit");
+    if !freed.is_empty() {
+        assert_eq!(machine.root(1), INIT_ROOT, "nobody is on a freed root");
+    }
+    // P4: the borrower goes on; P5: user to user.
+    on_cpu(1, || machine.switch(machine.idle[1], other));
+    assert_eq!(machine.root(1), 0xb000);
+    on_cpu(0, || machine.switch(machine.idle[0], machine.idle[0]));
+    // CPU 0 borrows its own dying mm until it runs a user again.
+    let third = machine.user(machine.mm(0xc000));
+    on_cpu(0, || {
+        machine.switch(machine.idle[0], third);
+        machine.switch(third, other);
+    });
+    assert_eq!(machine.freed(), [0xa000], "when all borrowers are gone");
+    assert_eq!(machine.warnings(), []);
+}
+
+#[test]
+fn an_exit_while_another_cpu_borrows() {
+    exit_while_borrowed::<BroadcastFlush, _>(NoLazy, Frees::Promptly);
+    exit_while_borrowed::<BroadcastFlush, _>(Refcount, Frees::AfterBorrowers);
+    exit_while_borrowed::<BroadcastFlush, _>(HazardConvert::new(), Frees::AfterBorrowers);
+    exit_while_borrowed::<BroadcastFlush, _>(
+        Shootdown { debug_shoot_lazies: true },
+        Frees::Promptly,
+    );
+    exit_while_borrowed::<IpiFlush, _>(NoLazy, Frees::Promptly);
+    exit_while_borrowed::<IpiFlush, _>(Refcount, Frees::AfterBorrowers);
+    exit_while_borrowed::<IpiFlush, _>(HazardConvert::new(), Frees::AfterBorrowers);
+    for strategy in AnyLazyTlb::ALL {
+        let frees = match strategy {
+            AnyLazyTlb::Refcount(_) | AnyLazyTlb::HazardConvert(_) => Frees::AfterBorrowers,
+            _ => Frees::Promptly,
+        };
+        exit_while_borrowed::<BroadcastFlush, _>(strategy, frees);
+    }
+}
+
+/// x86's rule: the flush of the last mmput moves a lazy CPU's MMU and leaves `active_mm` alone (P15).
+#[test]
+fn the_flush_of_freed_tables_moves_the_mmu_and_not_the_pointer() {
+    let machine = Machine::boot(X86::NEW, Refcount);
+    let a = machine.mm(0xa000);
+    let task = machine.user(a.clone());
+    on_cpu(1, || {
+        machine.switch(machine.idle[1], task);
+        machine.switch(task, machine.idle[1]);
+    });
+    assert!(
+        a.core().cpumask().test_cpu(lazytlb::CpuId::new(1), core::sync::atomic::Ordering::Relaxed)
+    );
+    on_cpu(0, || machine.switcher.flush_tlb_mm_range(&a, FlushRange::All, true));
+    assert_eq!(machine.root(1), INIT_ROOT);
+    on_cpu(1, || {
+        machine.irqs_off(|irqs_off| {
+            assert_eq!(machine.switcher.active_mm(irqs_off).core().root().0, 0xa000)
+        })
+    });
+    assert_eq!(format!("{:?}", a.core().cpumask()), "{}");
+    // Back to the same user: the scheduler sees no change of mm, the architecture loads the root again.
+    on_cpu(1, || machine.switch(machine.idle[1], task));
+    assert_eq!(machine.root(1), 0xa000);
+}
+
+fn kthread_paths<S: LazyTlb<Broadcast>>(strategy: S) {
+    let machine = Machine::boot(Broadcast::NEW, strategy);
+    let switcher = machine.switcher;
+    let (a, b) = (machine.mm(0xa000), machine.mm(0xb000));
+    let owner = machine.user(a.clone());
+    let kthread = machine.kthread();
+    on_cpu(0, || {
+        machine.switch(machine.idle[0], owner);
+        machine.switch(owner, kthread);
+        // P11 and P12 on the very mm that is borrowed, then on another.
+        for mm in [&a, &b] {
+            // SAFETY: kthread runs, and `a` and `b` are held here.
+            unsafe { switcher.kthread_use_mm(kthread, mm) };
+            assert!(machine.owns(kthread, mm));
+            assert_eq!(machine.root(0), mm.core().root().0);
+            // SAFETY: it runs.
+            unsafe { switcher.kthread_unuse_mm(kthread) };
+            assert_eq!(kthread.mm(), None);
+        }
+        // P14: a kernel thread that borrows b becomes a user of c; then P13.
+        // SAFETY: it runs.
+        unsafe { switcher.exec_mmap(kthread, machine.mm(0xc000)) };
+        assert_eq!(machine.root(0), 0xc000);
+        // SAFETY: it runs.
+        unsafe { switcher.exec_mmap(kthread, machine.mm(0xd000)) };
+    });
+    assert_eq!(machine.freed(), [0xc000], "exec drops the old mm");
+    drop(b);
+    assert_eq!(machine.freed(), [0xc000, 0xb000], "no borrow of b is left");
+    assert_eq!(
+        (a.core().users(), a.core().count()),
+        (2, 1),
+        "the owner and this test; no borrow of a is left"
+    );
+    assert_eq!(machine.warnings(), []);
+}
+
+#[test]
+fn kernel_threads_adopt_give_back_and_exec() {
+    kthread_paths(NoLazy);
+    kthread_paths(Refcount);
+    kthread_paths(Shootdown { debug_shoot_lazies: true });
+    kthread_paths(HazardConvert::new());
+    AnyLazyTlb::ALL.into_iter().for_each(kthread_paths);
+}
+
+fn hotplug<S: LazyTlb<Broadcast>>(strategy: S) {
+    let machine = Machine::boot(Broadcast::NEW, strategy);
+    let task = machine.user(machine.mm(0xa000));
+    on_cpu(1, || {
+        machine.switch(machine.idle[1], task);
+        machine.switch(task, machine.idle[1]);
+        // P9: evicted in the hotplug thread, then gone.
+        machine.switcher.sched_cpu_wait_empty();
+    });
+    assert_eq!(machine.root(1), INIT_ROOT);
+    HW.with(|hw| hw.offline.borrow_mut().push(1));
+    on_cpu(0, || {
+        machine.switch(machine.idle[0], task);
+        // SAFETY: it runs.
+        unsafe { machine.switcher.exit_mm(task) };
+        let next = machine.user(machine.mm(0xb000));
+        machine.switch(task, next);
+    });
+    assert_eq!(machine.freed(), [0xa000], "an offline CPU pins nothing and is not waited for");
+    // P10.
+    HW.with(|hw| hw.offline.borrow_mut().clear());
+    // SAFETY: idle tasks are leaked.
+    on_cpu(1, || {
+        machine
+            .irqs_off(|irqs_off| unsafe { machine.switcher.sched_init(irqs_off, machine.idle[1]) })
+    });
+    assert_eq!(machine.root(1), INIT_ROOT);
+    assert_eq!(machine.warnings(), []);
+}
+
+#[test]
+fn a_cpu_goes_offline_and_comes_back() {
+    hotplug(NoLazy);
+    hotplug(Refcount);
+    hotplug(Shootdown::default());
+    hotplug(HazardConvert::new());
+    AnyLazyTlb::ALL.into_iter().for_each(hotplug);
+}
+
+/// Piggin's count of what a round costs, and that it reaches just the CPUs of the mask.
+#[test]
+fn shootdown_interrupts_the_mask_and_nobody_else() {
+    let machine = Machine::boot(Toy::<4096, 64>::NEW, Shootdown::default());
+    let a = machine.mm(0xa000);
+    for cpu in [1, 63, 64, 4095] {
+        let task = machine.user(a.clone());
+        on_cpu(cpu, || {
+            machine.switch(machine.idle[cpu], task);
+            // SAFETY: it runs.
+            unsafe { machine.switcher.exit_mm(task) };
+            machine.switch(task, machine.idle[cpu]);
+        });
+    }
+    on_cpu(7, || drop(a));
+    assert_eq!(HW.with(|hw| hw.ipis.get()), 4);
+    assert_eq!(machine.freed(), [0xa000]);
+    for cpu in 0..4096 {
+        assert_eq!(machine.root(cpu), INIT_ROOT, "cpu {cpu}");
+    }
+}
+
+#[test]
+fn counts_that_go_below_zero_are_reported() {
+    use lazytlb::core::platform::Warning;
+    let machine = Machine::boot(Broadcast::NEW, Refcount);
+    // SAFETY: not: the kernel thread never used an mm. The library says so instead of crashing.
+    on_cpu(0, || unsafe { machine.switcher.kthread_unuse_mm(machine.idle[0]) });
+    assert_eq!(machine.warnings(), [Warning::WrongTask]);
+}

@@ -1,0 +1,347 @@
+//! A toy kernel on native memory: any number of CPUs, all run by one thread, one after the other.
+//!
+//! `on_cpu` says which CPU the thread is just now; a kick runs the target's handler at once. No interleaving, so no
+//! proof of anything concurrent; but every path of the library runs natively, and as many CPUs as wanted fit in.
+
+use core::cell::{Cell, RefCell};
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use lazytlb_core::cpumask::{CpuId, CpuMask};
+use lazytlb_core::memory::{At, Label, Memory};
+use lazytlb_core::mm::{MmCore, MmPtr};
+use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush};
+use lazytlb_core::native::Native;
+use lazytlb_core::platform::{
+    Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning,
+};
+use lazytlb_core::{ARef, IrqsOff, LazyTlb, Mm, MmWithUser, Switcher, Task};
+
+/// What all toy machines of this thread share.
+#[derive(Debug, Default)]
+pub struct Hardware {
+    /// The CPU that the thread is just now.
+    pub cpu: Cell<usize>,
+    /// Whether its interrupts are off.
+    pub irqs_off: Cell<bool>,
+    /// How often its preemption is disabled.
+    pub preempt_count: Cell<usize>,
+    /// The CPUs that are offline.
+    pub offline: RefCell<Vec<usize>>,
+    /// The root that each CPU has loaded.
+    pub roots: RefCell<Vec<usize>>,
+    /// Roots of mms that were freed, in order.
+    pub freed: RefCell<Vec<usize>>,
+    /// Interrupts sent since boot.
+    pub ipis: Cell<usize>,
+    /// Roots loaded since boot.
+    pub root_loads: Cell<usize>,
+    /// What the library warned of since boot.
+    pub warnings: RefCell<Vec<Warning>>,
+    /// Runs a CPU's interrupt handler; set by [`Toy::boot`].
+    pub handler: Cell<Option<(*const (), fn(*const ()))>>,
+}
+
+thread_local! {
+    /// The toy hardware of this thread.
+    pub static HW: Hardware = Hardware::default();
+}
+
+/// A platform of `CPUS` CPUs with `WORDS` mask words, switched by the rules of `Arch`.
+#[derive(Debug)]
+pub struct Toy<const CPUS: usize, const WORDS: usize, Arch = BroadcastFlush>(PhantomData<Arch>);
+
+impl<const CPUS: usize, const WORDS: usize, Arch> Toy<CPUS, WORDS, Arch> {
+    /// The handle.
+    pub const NEW: Self = Toy(PhantomData);
+}
+
+impl<const CPUS: usize, const WORDS: usize, Arch> Clone for Toy<CPUS, WORDS, Arch> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<const CPUS: usize, const WORDS: usize, Arch> Copy for Toy<CPUS, WORDS, Arch> {}
+
+impl<const CPUS: usize, const WORDS: usize, Arch> Memory for Toy<CPUS, WORDS, Arch> {
+    type AtomicUsize = <Native as Memory>::AtomicUsize;
+    type AtomicPtr<T> = <Native as Memory>::AtomicPtr<T>;
+    type LocalUsize = <Native as Memory>::LocalUsize;
+    type LocalPtr<T> = <Native as Memory>::LocalPtr<T>;
+
+    fn fence(self, at: impl Into<At>) {
+        Native.fence(at);
+    }
+
+    fn spin_hint(self) {
+        panic!("nobody else runs: this wait would never end");
+    }
+}
+
+/// Per-CPU storage on the heap: 4096 CPUs do not fit on a test's stack.
+#[derive(Debug)]
+pub struct CpuVec<T>(Vec<T>);
+
+impl<T> PerCpu<T> for CpuVec<T> {
+    fn from_fn(nr_cpu_ids: usize, init: impl FnMut(CpuId) -> T) -> Self {
+        CpuVec((0..nr_cpu_ids).map(CpuId::new).map(init).collect())
+    }
+
+    fn get(&self, cpu: CpuId) -> &T {
+        &self.0[cpu.get()]
+    }
+}
+
+/// Frees an mm whose type the platform does not know.
+pub type Free = fn(*mut ());
+
+/// A platform names its architecture, so each rule is a platform of its own; they differ in nothing else.
+macro_rules! platform {
+    ($arch:ty) => {
+        // SAFETY: one thread runs all CPUs, so it is always the CPU that `on_cpu` says; there are no interrupts but the kicks,
+        // which run to their end at once; free_mm drops the box that `Machine::mm` made.
+        unsafe impl<const CPUS: usize, const WORDS: usize> Platform for Toy<CPUS, WORDS, $arch> {
+            type Arch = $arch;
+            type PerCpu<T> = CpuVec<T>;
+            type MaskWords = [<Native as Memory>::AtomicUsize; WORDS];
+            type IrqFlags = bool;
+            type MmData = Free;
+
+            const DEBUG_VM: bool = true;
+
+            fn nr_cpu_ids(self) -> usize {
+                CPUS
+            }
+
+            fn smp_processor_id(self) -> CpuId {
+                CpuId::new(HW.with(|hw| hw.cpu.get()))
+            }
+
+            fn cpu_online(self, cpu: CpuId) -> bool {
+                HW.with(|hw| !hw.offline.borrow().contains(&cpu.get()))
+            }
+
+            fn local_irq_save(self, _: Label) -> bool {
+                HW.with(|hw| hw.irqs_off.replace(true))
+            }
+
+            fn local_irq_restore(self, flags: bool) {
+                HW.with(|hw| hw.irqs_off.set(flags));
+            }
+
+            fn preempt_disable(self) {
+                HW.with(|hw| hw.preempt_count.set(hw.preempt_count.get() + 1));
+            }
+
+            fn preempt_enable(self) {
+                HW.with(|hw| hw.preempt_count.set(hw.preempt_count.get() - 1));
+            }
+
+            fn context(self) -> Context {
+                HW.with(|hw| Context {
+                    in_nmi: false,
+                    in_hardirq: false,
+                    in_softirq: false,
+                    preempt_disabled: hw.preempt_count.get() > 0,
+                    irqs_disabled: hw.irqs_off.get(),
+                })
+            }
+
+            fn load_root(self, root: Root) {
+                HW.with(|hw| {
+                    hw.root_loads.set(hw.root_loads.get() + 1);
+                    hw.roots.borrow_mut()[hw.cpu.get()] = root.0;
+                });
+            }
+
+            fn flush_tlb_local(self) {}
+
+            fn kick(self, targets: &CpuMask<Self>) {
+                HW.with(|hw| {
+                    let (switcher, handler) = hw.handler.get().expect("a booted machine");
+                    for target in targets.cpus(core::sync::atomic::Ordering::Relaxed) {
+                        hw.ipis.set(hw.ipis.get() + 1);
+                        on_cpu(target.get(), || {
+                            let flags = hw.irqs_off.replace(true);
+                            handler(switcher);
+                            hw.irqs_off.set(flags);
+                        });
+                    }
+                });
+            }
+
+            fn unmap_all(self, _: &MmCore<Self>) {}
+
+            fn free_tables(self, _: &MmCore<Self>) {}
+
+            unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
+                // SAFETY: it is alive until the call below.
+                let (root, free) = unsafe { (mm.as_ref().root().0, *mm.as_ref().data()) };
+                HW.with(|hw| hw.freed.borrow_mut().push(root));
+                free(mm.as_ptr().cast());
+            }
+
+            fn warn(self, warning: Warning) {
+                HW.with(|hw| hw.warnings.borrow_mut().push(warning));
+            }
+        }
+
+        // SAFETY: a kick runs the handler.
+        unsafe impl<const CPUS: usize, const WORDS: usize> IpisInterrupt
+            for Toy<CPUS, WORDS, $arch>
+        {
+        }
+    };
+}
+
+platform!(BroadcastFlush);
+platform!(IpiFlush);
+
+impl<const CPUS: usize, const WORDS: usize> BroadcastTlb for Toy<CPUS, WORDS, BroadcastFlush> {
+    fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {}
+}
+
+// SAFETY: BroadcastFlush never takes a CPU out of a mask.
+unsafe impl<const CPUS: usize, const WORDS: usize> MaskCoversLazy
+    for Toy<CPUS, WORDS, BroadcastFlush>
+{
+}
+
+/// Runs `f` as CPU `cpu`.
+pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
+    let before = HW.with(|hw| hw.cpu.replace(cpu));
+    let result = f();
+    HW.with(|hw| hw.cpu.set(before));
+    result
+}
+
+/// A booted toy machine: every CPU runs its idle task on `init_mm`.
+#[derive(Debug)]
+pub struct Machine<P: Platform<MmData = Free>, S: LazyTlb<P>> {
+    /// The switch path.
+    pub switcher: &'static Switcher<P, S>,
+    /// Each CPU's idle task.
+    pub idle: Vec<&'static Task<P>>,
+    platform: P,
+}
+
+/// The root of `init_mm`.
+pub const INIT_ROOT: usize = 0xff00;
+
+impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
+    /// Boots a machine; the toy hardware of this thread is reset.
+    pub fn boot(platform: P, strategy: S) -> Self {
+        let cpus = platform.nr_cpu_ids();
+        HW.with(|hw| {
+            *hw.roots.borrow_mut() = vec![INIT_ROOT; cpus];
+            hw.freed.borrow_mut().clear();
+            hw.warnings.borrow_mut().clear();
+            hw.offline.borrow_mut().clear();
+            hw.ipis.set(0);
+            hw.root_loads.set(0);
+        });
+        // Leaked, as a kernel's own statics would stay.
+        let init_mm = Box::leak(Box::<Mm<P, S>>::new_uninit());
+        let init_ptr = NonNull::from(&mut *init_mm).cast();
+        // SAFETY: init_mm is written right below and never freed.
+        let switcher: &'static _ =
+            Box::leak(Box::new(unsafe { Switcher::new(platform, strategy, init_ptr) }));
+        // SAFETY: the switcher is leaked too; the root is never freed.
+        init_mm.write(unsafe {
+            Mm::new(NonNull::from(switcher), platform, Root(INIT_ROOT), |_| {
+                panic!("init_mm was freed")
+            })
+        });
+        HW.with(|hw| {
+            hw.handler.set(Some((core::ptr::from_ref(switcher).cast(), |switcher| {
+                // SAFETY: the handler was set together with the switcher it gets, and that one is leaked.
+                let switcher = unsafe { &*switcher.cast::<Switcher<P, S>>() };
+                // SAFETY: kick runs it with interrupts off.
+                let irqs_off = unsafe { IrqsOff::assume(switcher.platform()) };
+                switcher.on_ipi(&irqs_off);
+            })));
+        });
+        let idle: Vec<&'static Task<P>> =
+            (0..cpus).map(|_| &*Box::leak(Box::new(Task::kthread()))).collect();
+        let machine = Machine { switcher, idle, platform };
+        for cpu in 0..cpus {
+            on_cpu(cpu, || {
+                machine.irqs_off(|irqs_off| {
+                    // SAFETY: idle tasks are leaked.
+                    unsafe { switcher.sched_init(irqs_off, machine.idle[cpu]) }
+                });
+            });
+        }
+        HW.with(|hw| hw.root_loads.set(0));
+        machine
+    }
+
+    /// Runs `f` with interrupts off.
+    pub fn irqs_off<R>(&self, f: impl FnOnce(&IrqsOff<'_, P>) -> R) -> R {
+        let flags = self.platform.local_irq_save(Label::NONE);
+        // SAFETY: just disabled.
+        let result = f(&unsafe { IrqsOff::assume(self.platform) });
+        self.platform.local_irq_restore(flags);
+        result
+    }
+
+    /// A new mm with one user.
+    pub fn mm(&self, root: usize) -> ARef<MmWithUser<P, S>> {
+        let free: Free = |mm| {
+            // SAFETY: the platform frees what was made below, once.
+            drop(unsafe { Box::from_raw(mm.cast::<Mm<P, S>>()) });
+        };
+        // SAFETY: the switcher is leaked; roots are numbers.
+        let mm = Box::new(unsafe {
+            Mm::new(NonNull::from(self.switcher), self.platform, Root(root), free)
+        });
+        // SAFETY: asked once; the box stays where it is.
+        unsafe { Box::leak(mm).into_user() }
+    }
+
+    /// A task with that mm.
+    pub fn user(&self, mm: ARef<MmWithUser<P, S>>) -> &'static Task<P> {
+        let task = self.kthread();
+        // SAFETY: it is new.
+        unsafe { task.copy_mm(mm) };
+        task
+    }
+
+    /// A kernel thread.
+    pub fn kthread(&self) -> &'static Task<P> {
+        Box::leak(Box::new(Task::kthread()))
+    }
+
+    /// Switches the current CPU from `prev` to `next`, tail included.
+    pub fn switch(&self, prev: &'static Task<P>, next: &'static Task<P>) {
+        let prev_mm = self.irqs_off(|irqs_off| {
+            // SAFETY: the tests keep track of who runs; tasks are leaked.
+            unsafe { self.switcher.context_switch(irqs_off, prev, next) };
+            self.switcher.finish_task_switch(irqs_off)
+        });
+        self.platform.preempt_disable();
+        prev_mm.mmdrop_lazy_tlb_sched();
+        self.platform.preempt_enable();
+    }
+
+    /// The root that `cpu` has loaded.
+    pub fn root(&self, cpu: usize) -> usize {
+        HW.with(|hw| hw.roots.borrow()[cpu])
+    }
+
+    /// The roots of the mms freed so far.
+    pub fn freed(&self) -> Vec<usize> {
+        HW.with(|hw| hw.freed.borrow().clone())
+    }
+
+    /// What the library warned of since boot.
+    pub fn warnings(&self) -> Vec<Warning> {
+        HW.with(|hw| hw.warnings.borrow().clone())
+    }
+
+    /// Whether `task`'s mm word names `mm`.
+    pub fn owns(&self, task: &Task<P>, mm: &Mm<P, S>) -> bool {
+        task.mm() == Some(MmPtr::from(mm.core()))
+    }
+}
