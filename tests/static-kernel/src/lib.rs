@@ -1,0 +1,189 @@
+//! A kernel without an allocator and without initialisation code: `init_mm`, the per-CPU areas and the switch path are
+//! statics, made at compile time. There is not a line here that runs before the first switch.
+//!
+//! It is also the smallest complete example of a [`Platform`]: a machine of two CPUs whose hardware is stubbed by
+//! statics that the tests look at.
+
+#![cfg_attr(not(test), no_std)]
+
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+use lazytlb::core::memory::{At, Label};
+use lazytlb::core::mm::MmCore;
+use lazytlb::core::mm_switch::{IpiFlush, Loaded};
+use lazytlb::core::native::{Local, Native};
+use lazytlb::core::platform::{Context, IpisInterrupt, Root};
+use lazytlb::core::smp::CallSlot;
+use lazytlb::core::switcher::Cpu;
+use lazytlb::hazard::convert::HazardSlot;
+use lazytlb::{CpuId, CpuMask, HazardConvert, Memory, Mm, Platform, Switcher, Task};
+
+/// How many CPUs the machine has.
+pub const CPUS: usize = 2;
+
+/// The kernel, as the library sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel;
+
+/// The strategy this kernel was built with.
+pub type Strategy = HazardConvert;
+
+/// What CPU 0 has in its root register.
+pub static CR3: AtomicUsize = AtomicUsize::new(0);
+static IRQS_OFF: AtomicBool = AtomicBool::new(false);
+
+impl Memory for Kernel {
+    type AtomicUsize = AtomicUsize;
+    type AtomicPtr<T> = AtomicPtr<T>;
+    type LocalUsize = Local<AtomicUsize>;
+    type LocalPtr<T> = Local<AtomicPtr<T>>;
+
+    fn fence(self, at: impl Into<At>) {
+        Native.fence(at);
+    }
+
+    fn spin_hint(self) {
+        Native.spin_hint();
+    }
+}
+
+// SAFETY: only CPU 0 ever runs in this example, without interrupts, and nothing is freed.
+unsafe impl Platform for Kernel {
+    type Arch = IpiFlush;
+    type PerCpu<T> = [T; CPUS];
+    type MaskWords = [AtomicUsize; 1];
+    type IrqFlags = bool;
+    type MmData = ();
+
+    fn nr_cpu_ids(self) -> usize {
+        CPUS
+    }
+
+    fn smp_processor_id(self) -> CpuId {
+        CpuId::new(0)
+    }
+
+    fn cpu_online(self, cpu: CpuId) -> bool {
+        cpu.get() == 0
+    }
+
+    fn local_irq_save(self, _: Label) -> bool {
+        IRQS_OFF.swap(true, Ordering::Relaxed)
+    }
+
+    fn local_irq_restore(self, flags: bool) {
+        IRQS_OFF.store(flags, Ordering::Relaxed);
+    }
+
+    fn preempt_disable(self) {}
+
+    fn preempt_enable(self) {}
+
+    fn context(self) -> Context {
+        Context {
+            in_nmi: false,
+            in_hardirq: false,
+            in_softirq: false,
+            preempt_disabled: false,
+            irqs_disabled: IRQS_OFF.load(Ordering::Relaxed),
+        }
+    }
+
+    fn load_root(self, root: Root) {
+        CR3.store(root.0, Ordering::Relaxed);
+    }
+
+    fn flush_tlb_local(self) {}
+
+    fn kick(self, _: &CpuMask<Self>) {}
+
+    fn unmap_all(self, _: &MmCore<Self>) {}
+
+    fn free_tables(self, _: &MmCore<Self>) {}
+
+    unsafe fn free_mm(self, _: NonNull<MmCore<Self>>) {}
+}
+
+// SAFETY: the only CPU that is ever online takes its interrupts.
+unsafe impl IpisInterrupt for Kernel {}
+
+/// The root of the kernel's own page tables.
+pub const INIT_ROOT: usize = 0x1000;
+
+const fn mask(bits: usize) -> CpuMask<Kernel> {
+    CpuMask::from_parts([AtomicUsize::new(bits)])
+}
+
+const fn null<T>() -> Local<AtomicPtr<T>> {
+    Local::from_raw(AtomicPtr::new(null_mut()))
+}
+
+const fn slot() -> HazardSlot<Kernel> {
+    HazardSlot::from_parts(AtomicPtr::new(null_mut()), AtomicPtr::new(null_mut()))
+}
+
+const fn cpu() -> Cpu<Kernel, Strategy> {
+    let arch = Loaded::from_parts(null(), Local::from_raw(AtomicUsize::new(0)));
+    let calls = CallSlot::from_parts(AtomicPtr::new(null_mut()), mask(0), mask(0));
+    Cpu::from_parts(null(), null(), null(), arch, slot(), calls)
+}
+
+/// The kernel's own address space.
+pub static INIT_MM: Mm<Kernel, Strategy> = {
+    let (count, users, root) =
+        (AtomicUsize::new(1), AtomicUsize::new(1), AtomicUsize::new(INIT_ROOT));
+    // SAFETY: both are statics, the counts are 1, the kernel's page table is never freed.
+    unsafe { Mm::from_parts(&SWITCHER, count, users, root, mask(0), (), (), ()) }
+};
+
+/// The switch path.
+pub static SWITCHER: Switcher<Kernel, Strategy> =
+    // SAFETY: INIT_MM is a static and names this one.
+    unsafe {
+        Switcher::from_parts(
+            Kernel,
+            HazardConvert::new(),
+            &INIT_MM,
+            [const { cpu() }; CPUS],
+            mask(0b11),
+        )
+    };
+
+/// The first task.
+pub static IDLE: Task<Kernel> = Task::from_parts(null());
+
+#[cfg(test)]
+mod tests {
+    use lazytlb::IrqsOff;
+
+    use super::*;
+
+    #[test]
+    fn a_static_machine_boots_and_switches() {
+        let platform = Kernel;
+        platform.local_irq_save(Label::NONE);
+        // SAFETY: just disabled.
+        let irqs_off = unsafe { IrqsOff::assume(platform) };
+        // SAFETY: IDLE is a static.
+        unsafe { SWITCHER.sched_init(&irqs_off, &IDLE) };
+        assert_eq!(CR3.load(Ordering::Relaxed), INIT_ROOT);
+
+        // SAFETY: the switcher is a static, the mm is leaked.
+        let mm = Box::leak(Box::new(unsafe {
+            Mm::new(NonNull::from(&SWITCHER), platform, Root(0xa000), ())
+        }));
+        let task = Box::leak(Box::new(Task::kthread()));
+        // SAFETY: both are new, and used once.
+        unsafe { task.copy_mm(mm.into_user()) };
+        // SAFETY: IDLE runs.
+        unsafe { SWITCHER.context_switch(&irqs_off, &IDLE, task) };
+        SWITCHER.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();
+        assert_eq!(CR3.load(Ordering::Relaxed), 0xa000);
+        // SAFETY: task runs.
+        unsafe { SWITCHER.context_switch(&irqs_off, task, &IDLE) };
+        SWITCHER.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();
+        assert_eq!(CR3.load(Ordering::Relaxed), 0xa000, "idle borrows");
+        assert!(SWITCHER.is_active_mm(&irqs_off, mm));
+    }
+}
