@@ -260,9 +260,6 @@ mod tests {
             assert_eq!(strategy.name().parse::<AnyLazyTlb>().unwrap().name(), strategy.name());
         }
         let error = "refcounts".parse::<AnyLazyTlb>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown strategy; there are: no-lazy refcount shootdown hazard-convert"
-        );
+        assert_eq!(error.to_string(), "unknown strategy; there are: no-lazy refcount shootdown hazard-convert");
     }
 }

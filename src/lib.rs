@@ -24,8 +24,8 @@ pub mod any;
 pub use any::AnyLazyTlb;
 pub use lazytlb_core as core;
 pub use lazytlb_core::{
-    ARef, CpuId, CpuMask, Host, IrqsOff, KeepsMmAlive, LazyMm, LazyTlb, Memory, Mm, MmWithUser,
-    NoLazy, Platform, Switcher, Task, Warning,
+    ARef, CpuId, CpuMask, Host, IrqsOff, KeepsMmAlive, LazyMm, LazyTlb, Memory, Mm, MmWithUser, NoLazy, Platform,
+    Switcher, Task, Warning,
 };
 pub use lazytlb_hazard::{self as hazard, HazardConvert};
 pub use lazytlb_refcount::{self as refcount, Refcount};

@@ -107,9 +107,7 @@ unsafe impl Platform for CPlatform {
     }
 
     fn kick(self, targets: &CpuMask<Self>) {
-        let word = targets
-            .cpus(core::sync::atomic::Ordering::Relaxed)
-            .fold(0, |word, cpu| word | 1 << cpu.get());
+        let word = targets.cpus(core::sync::atomic::Ordering::Relaxed).fold(0, |word, cpu| word | 1 << cpu.get());
         (self.0.kick)(&word, 1);
     }
 
@@ -151,23 +149,13 @@ impl MmSwitch<CPlatform> for CArch {
         }
     }
 
-    fn enter_lazy_tlb(
-        _: &impl ArchHost<CPlatform>,
-        _: &IrqsOff<'_, CPlatform>,
-        _: MmPtr<CPlatform>,
-    ) {
-    }
+    fn enter_lazy_tlb(_: &impl ArchHost<CPlatform>, _: &IrqsOff<'_, CPlatform>, _: MmPtr<CPlatform>) {}
 
     fn flush_tlb(host: &impl ArchHost<CPlatform>, mm: &MmCore<CPlatform>, _: FlushRange, _: bool) {
         (host.platform().0.flush_tlb_all_cpus)(*mm.data());
     }
 
-    fn flush_ipi(
-        host: &impl ArchHost<CPlatform>,
-        _: &IrqsOff<'_, CPlatform>,
-        _: MmPtr<CPlatform>,
-        _: bool,
-    ) {
+    fn flush_ipi(host: &impl ArchHost<CPlatform>, _: &IrqsOff<'_, CPlatform>, _: MmPtr<CPlatform>, _: bool) {
         host.platform().flush_tlb_local();
     }
 }
@@ -232,20 +220,15 @@ fn a_table_of_c_functions_is_a_platform() {
     let mm = |switcher: &'static Switcher<CPlatform, AnyLazyTlb>, id: usize| {
         let data = core::ptr::without_provenance_mut(id);
         // SAFETY: the switcher is leaked; the C kernel frees by writing it down.
-        &*Box::leak(Box::new(unsafe {
-            Mm::new(NonNull::from(switcher), platform, Root(id << 12), data)
-        }))
+        &*Box::leak(Box::new(unsafe { Mm::new(NonNull::from(switcher), platform, Root(id << 12), data) }))
     };
     for strategy in AnyLazyTlb::ALL {
         let init_mm = Box::leak(Box::<Mm<CPlatform, AnyLazyTlb>>::new_uninit());
         // SAFETY: init_mm is written right below and never freed.
-        let switcher =
-            unsafe { Switcher::new(platform, strategy, NonNull::from(&mut *init_mm).cast()) };
+        let switcher = unsafe { Switcher::new(platform, strategy, NonNull::from(&mut *init_mm).cast()) };
         let switcher = &*Box::leak(Box::new(switcher));
         // SAFETY: the switcher is leaked.
-        init_mm.write(unsafe {
-            Mm::new(NonNull::from(switcher), platform, Root(0x1000), core::ptr::null_mut())
-        });
+        init_mm.write(unsafe { Mm::new(NonNull::from(switcher), platform, Root(0x1000), core::ptr::null_mut()) });
         let [idle, task] = [(); 2].map(|()| &*Box::leak(Box::new(Task::kthread())));
         // SAFETY: this machine has no interrupts.
         let irqs_off = unsafe { IrqsOff::assume(platform) };
@@ -270,21 +253,13 @@ fn a_table_of_c_functions_is_a_platform() {
         switcher.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();
 
         let log = core::mem::take(&mut *LOG.lock().unwrap());
-        let mut frees: Vec<&str> =
-            log.iter().map(String::as_str).filter(|line| !line.starts_with("load")).collect();
+        let mut frees: Vec<&str> = log.iter().map(String::as_str).filter(|line| !line.starts_with("load")).collect();
         let freed = frees.pop();
         assert_eq!(frees, ["flush mm 0xa", "free tables of mm 0xa"], "{}", strategy.name());
         assert_eq!(freed, Some("free mm 0xa"), "{}", strategy.name());
         assert_eq!(log[0], "load 0xa000");
-        let left = log
-            .iter()
-            .position(|line| line.as_str() != "load 0xa000" && line.starts_with("load"))
-            .unwrap();
+        let left = log.iter().position(|line| line.as_str() != "load 0xa000" && line.starts_with("load")).unwrap();
         let freed = log.iter().position(|line| line == "free mm 0xa").unwrap();
-        assert!(
-            left < freed,
-            "{}: the MMU leaves before the root is freed: {log:?}",
-            strategy.name()
-        );
+        assert!(left < freed, "{}: the MMU leaves before the root is freed: {log:?}", strategy.name());
     }
 }

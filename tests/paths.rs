@@ -84,10 +84,7 @@ fn an_exit_while_another_cpu_borrows() {
     exit_while_borrowed::<BroadcastFlush, _>(NoLazy, Frees::Promptly);
     exit_while_borrowed::<BroadcastFlush, _>(Refcount, Frees::AfterBorrowers);
     exit_while_borrowed::<BroadcastFlush, _>(HazardConvert::new(), Frees::AfterBorrowers);
-    exit_while_borrowed::<BroadcastFlush, _>(
-        Shootdown { debug_shoot_lazies: true },
-        Frees::Promptly,
-    );
+    exit_while_borrowed::<BroadcastFlush, _>(Shootdown { debug_shoot_lazies: true }, Frees::Promptly);
     exit_while_borrowed::<IpiFlush, _>(NoLazy, Frees::Promptly);
     exit_while_borrowed::<IpiFlush, _>(Refcount, Frees::AfterBorrowers);
     exit_while_borrowed::<IpiFlush, _>(HazardConvert::new(), Frees::AfterBorrowers);
@@ -110,16 +107,10 @@ fn the_flush_of_freed_tables_moves_the_mmu_and_not_the_pointer() {
         machine.switch(machine.idle[1], task);
         machine.switch(task, machine.idle[1]);
     });
-    assert!(
-        a.core().cpumask().test_cpu(lazytlb::CpuId::new(1), core::sync::atomic::Ordering::Relaxed)
-    );
+    assert!(a.core().cpumask().test_cpu(lazytlb::CpuId::new(1), core::sync::atomic::Ordering::Relaxed));
     on_cpu(0, || machine.switcher.flush_tlb_mm_range(&a, FlushRange::All, true));
     assert_eq!(machine.root(1), INIT_ROOT);
-    on_cpu(1, || {
-        machine.irqs_off(|irqs_off| {
-            assert_eq!(machine.switcher.active_mm(irqs_off).core().root().0, 0xa000)
-        })
-    });
+    on_cpu(1, || machine.irqs_off(|irqs_off| assert_eq!(machine.switcher.active_mm(irqs_off).core().root().0, 0xa000)));
     assert_eq!(format!("{:?}", a.core().cpumask()), "{}");
     // Back to the same user: the scheduler sees no change of mm, the architecture loads the root again.
     on_cpu(1, || machine.switch(machine.idle[1], task));
@@ -155,11 +146,7 @@ fn kthread_paths<S: LazyTlb<Broadcast>>(strategy: S) {
     assert_eq!(machine.freed(), [0xc000], "exec drops the old mm");
     drop(b);
     assert_eq!(machine.freed(), [0xc000, 0xb000], "no borrow of b is left");
-    assert_eq!(
-        (a.core().users(), a.core().count()),
-        (2, 1),
-        "the owner and this test; no borrow of a is left"
-    );
+    assert_eq!((a.core().users(), a.core().count()), (2, 1), "the owner and this test; no borrow of a is left");
     assert_eq!(machine.warnings(), []);
 }
 
@@ -194,10 +181,7 @@ fn hotplug<S: LazyTlb<Broadcast>>(strategy: S) {
     // P10.
     HW.with(|hw| hw.offline.borrow_mut().clear());
     // SAFETY: idle tasks are leaked.
-    on_cpu(1, || {
-        machine
-            .irqs_off(|irqs_off| unsafe { machine.switcher.sched_init(irqs_off, machine.idle[1]) })
-    });
+    on_cpu(1, || machine.irqs_off(|irqs_off| unsafe { machine.switcher.sched_init(irqs_off, machine.idle[1]) }));
     assert_eq!(machine.root(1), INIT_ROOT);
     assert_eq!(machine.warnings(), []);
 }

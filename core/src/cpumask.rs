@@ -125,33 +125,20 @@ impl<P: Platform> CpuMask<P> {
     #[track_caller]
     pub fn cpus(&self, at: impl Into<At>) -> impl Iterator<Item = CpuId> + '_ {
         let at = at.into();
-        self.words
-            .words()
-            .iter()
-            .enumerate()
-            .flat_map(move |(index, word)| bits(index, word.load(at)))
+        self.words.words().iter().enumerate().flat_map(move |(index, word)| bits(index, word.load(at)))
     }
 
     /// Takes all CPUs out of the set and yields them; each word is emptied by one full-barrier swap.
     #[track_caller]
     pub fn take(&self, label: Label) -> impl Iterator<Item = CpuId> + '_ {
-        self.words
-            .words()
-            .iter()
-            .enumerate()
-            .flat_map(move |(index, word)| bits(index, word.swap_full(0, label)))
+        self.words.words().iter().enumerate().flat_map(move |(index, word)| bits(index, word.swap_full(0, label)))
     }
 
     /// Makes this set the CPUs of `other` that `keep` accepts, with relaxed stores; says whether any is left.
     ///
     /// Only for a mask that nobody else changes meanwhile. `other` is read word by word with the given ordering.
     #[track_caller]
-    pub fn assign(
-        &self,
-        other: &CpuMask<P>,
-        at: impl Into<At>,
-        keep: impl Fn(CpuId) -> bool,
-    ) -> bool {
+    pub fn assign(&self, other: &CpuMask<P>, at: impl Into<At>, keep: impl Fn(CpuId) -> bool) -> bool {
         let at = at.into();
         let mut any = false;
         for (index, (to, from)) in self.words.words().iter().zip(other.words.words()).enumerate() {

@@ -108,13 +108,7 @@ pub trait AtomicWord<T: Copy>: Sized {
     ///
     /// `at` orders the successful exchange, `failure` (`Relaxed` or `Acquire`) the failing read.
     #[track_caller]
-    fn compare_exchange(
-        &self,
-        current: T,
-        new: T,
-        at: impl Into<At>,
-        failure: Ordering,
-    ) -> Result<T, T>;
+    fn compare_exchange(&self, current: T, new: T, at: impl Into<At>, failure: Ordering) -> Result<T, T>;
 
     /// [`swap`](Self::swap), ordered against everything before and after it (Linux `xchg`).
     #[track_caller]

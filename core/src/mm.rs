@@ -232,12 +232,7 @@ impl<P: Platform, S: LazyTlb<P>> Mm<P, S> {
     /// # Safety
     /// `switcher` outlives the mm, and `root` is the root of a page table that nobody frees before
     /// [`Platform::free_mm`] says so.
-    pub unsafe fn new(
-        switcher: NonNull<Switcher<P, S>>,
-        platform: P,
-        root: Root,
-        data: P::MmData,
-    ) -> Self {
+    pub unsafe fn new(switcher: NonNull<Switcher<P, S>>, platform: P, root: Root, data: P::MmData) -> Self {
         Mm {
             core: MmCore {
                 count: CacheLine(AtomicWord::new(1)),
@@ -256,10 +251,7 @@ impl<P: Platform, S: LazyTlb<P>> Mm<P, S> {
     ///
     /// # Safety
     /// As for [`Mm::new`]; `count` and `users` hold 1, and the other parts are fresh.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a constructor of statics takes the words one by one"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "a constructor of statics takes the words one by one")]
     pub const unsafe fn from_parts(
         switcher: &'static Switcher<P, S>,
         count: P::AtomicUsize,

@@ -38,12 +38,7 @@ pub trait MmSwitch<P: Platform>: Sized {
     ///
     /// Context: interrupts off. `next` is alive.
     #[track_caller]
-    fn switch_mm_irqs_off(
-        host: &impl ArchHost<P>,
-        irqs_off: &IrqsOff<'_, P>,
-        prev: MmPtr<P>,
-        next: &MmCore<P>,
-    );
+    fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, prev: MmPtr<P>, next: &MmCore<P>);
 
     /// The CPU goes on with `mm` loaded but will not use its user addresses: a hint. May be called several times.
     ///
@@ -62,12 +57,7 @@ pub trait MmSwitch<P: Platform>: Sized {
     ///
     /// Context: interrupts off, in the interrupt. `mm` is alive: the flusher waits.
     #[track_caller]
-    fn flush_ipi(
-        host: &impl ArchHost<P>,
-        irqs_off: &IrqsOff<'_, P>,
-        mm: MmPtr<P>,
-        tables_freed: bool,
-    );
+    fn flush_ipi(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>, tables_freed: bool);
 
     /// The CPU is on `init_mm` for good and about to go offline.
     ///
@@ -160,12 +150,7 @@ impl<P: Platform<Arch = Self>> MmSwitch<P> for IpiFlush {
     /// The mask's RMW, and on real x86 the CR3 write.
     const SWITCH_MM_IS_BARRIER: bool = true;
 
-    fn switch_mm_irqs_off(
-        host: &impl ArchHost<P>,
-        irqs_off: &IrqsOff<'_, P>,
-        _prev: MmPtr<P>,
-        next: &MmCore<P>,
-    ) {
+    fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, _prev: MmPtr<P>, next: &MmCore<P>) {
         let cpu = irqs_off.cpu();
         let this = host.arch_state(cpu);
         let real_prev = MmPtr::new(this.loaded_mm.get());
@@ -201,12 +186,7 @@ impl<P: Platform<Arch = Self>> MmSwitch<P> for IpiFlush {
         host.flush_cpus(mm, tables_freed);
     }
 
-    fn flush_ipi(
-        host: &impl ArchHost<P>,
-        irqs_off: &IrqsOff<'_, P>,
-        mm: MmPtr<P>,
-        _tables_freed: bool,
-    ) {
+    fn flush_ipi(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>, _tables_freed: bool) {
         let this = host.arch_state(irqs_off.cpu());
         if MmPtr::new(this.loaded_mm.get()) != Some(mm) {
             return;
@@ -245,19 +225,12 @@ impl<P: BroadcastTlb + Platform<Arch = Self>> MmSwitch<P> for BroadcastFlush {
 
     const SWITCH_MM_IS_BARRIER: bool = false;
 
-    fn switch_mm_irqs_off(
-        host: &impl ArchHost<P>,
-        irqs_off: &IrqsOff<'_, P>,
-        prev: MmPtr<P>,
-        next: &MmCore<P>,
-    ) {
+    fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, prev: MmPtr<P>, next: &MmCore<P>) {
         if prev == MmPtr::from(next) {
             return;
         }
         let cpu = irqs_off.cpu();
-        if MmPtr::from(next) != MmPtr::from(host.init_mm())
-            && !next.cpumask().test_cpu(cpu, Relaxed)
-        {
+        if MmPtr::from(next) != MmPtr::from(host.init_mm()) && !next.cpumask().test_cpu(cpu, Relaxed) {
             next.cpumask().set_cpu(cpu, MASK_SET);
         }
         irqs_off.platform().load_root(next.root());
@@ -269,12 +242,7 @@ impl<P: BroadcastTlb + Platform<Arch = Self>> MmSwitch<P> for BroadcastFlush {
         host.platform().invalidate_broadcast(mm, &range);
     }
 
-    fn flush_ipi(
-        _host: &impl ArchHost<P>,
-        irqs_off: &IrqsOff<'_, P>,
-        _mm: MmPtr<P>,
-        _tables_freed: bool,
-    ) {
+    fn flush_ipi(_host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, _mm: MmPtr<P>, _tables_freed: bool) {
         irqs_off.platform().flush_tlb_local();
     }
 }

@@ -340,9 +340,7 @@ impl fmt::Display for Warning {
             Warning::SlotBusy => "the CPU's slot still named another borrow",
             Warning::EvictedUser => "a CPU that runs a user of the mm was told to give it up",
             Warning::LazyLeft => "a CPU still had the mm as active_mm after the eviction round",
-            Warning::WrongContext => {
-                "the last reference was dropped where its strategy cannot free"
-            }
+            Warning::WrongContext => "the last reference was dropped where its strategy cannot free",
             Warning::WrongTask => "the call does not fit the kind of task it came from",
         })
     }

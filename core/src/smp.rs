@@ -65,21 +65,14 @@ impl<P: Platform> CallSlot<P> {
     }
 
     /// From ready parts, all zero; `const`, for statics.
-    pub const fn from_parts(
-        call: P::AtomicPtr<MmCore<P>>,
-        pending: CpuMask<P>,
-        inbox: CpuMask<P>,
-    ) -> Self {
+    pub const fn from_parts(call: P::AtomicPtr<MmCore<P>>, pending: CpuMask<P>, inbox: CpuMask<P>) -> Self {
         CallSlot { call, pending, inbox }
     }
 }
 
 impl<P: Platform> fmt::Debug for CallSlot<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallSlot")
-            .field("pending", &self.pending)
-            .field("inbox", &self.inbox)
-            .finish_non_exhaustive()
+        f.debug_struct("CallSlot").field("pending", &self.pending).field("inbox", &self.inbox).finish_non_exhaustive()
     }
 }
 

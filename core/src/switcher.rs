@@ -285,11 +285,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     #[track_caller]
     pub fn on_ipi(&self, irqs_off: &IrqsOff<'_, P>) {
         let _frame = Frame::enter(self.platform, "on_ipi");
-        smp::serve_calls(
-            irqs_off,
-            |cpu| &self.cpu(cpu).calls,
-            |call, mm| self.serve(irqs_off, call, mm),
-        );
+        smp::serve_calls(irqs_off, |cpu| &self.cpu(cpu).calls, |call, mm| self.serve(irqs_off, call, mm));
     }
 
     #[track_caller]
@@ -364,13 +360,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
 
     /// Puts the CPU on `next`, which has a user that keeps it.
     #[track_caller]
-    pub(crate) fn change_active_mm(
-        &self,
-        irqs_off: &IrqsOff<'_, P>,
-        this: &Cpu<P, S>,
-        prev: MmPtr<P>,
-        next: MmPtr<P>,
-    ) {
+    pub(crate) fn change_active_mm(&self, irqs_off: &IrqsOff<'_, P>, this: &Cpu<P, S>, prev: MmPtr<P>, next: MmPtr<P>) {
         // SAFETY: the task or the caller that brings `next` owns a user of it.
         let alive = unsafe { next.as_ref() };
         this.active_mm.set(next.as_ptr());
@@ -417,8 +407,7 @@ impl<P: Platform, S: LazyTlb<P>> PrevMm<'_, P, S> {
     pub fn mmdrop_lazy_tlb_sched(self) {
         let _frame = Frame::enter(self.switcher.platform, "finish_task_switch");
         let strategy = &self.switcher.strategy;
-        let reference =
-            self.borrow.and_then(|mm| strategy.mmdrop_lazy_tlb_sched(self.switcher.platform, mm));
+        let reference = self.borrow.and_then(|mm| strategy.mmdrop_lazy_tlb_sched(self.switcher.platform, mm));
         self.drop_references(reference);
     }
 
@@ -426,8 +415,7 @@ impl<P: Platform, S: LazyTlb<P>> PrevMm<'_, P, S> {
     #[track_caller]
     pub(crate) fn mmdrop_lazy_tlb(self) {
         let strategy = &self.switcher.strategy;
-        let reference =
-            self.borrow.and_then(|mm| strategy.mmdrop_lazy_tlb(self.switcher.platform, mm));
+        let reference = self.borrow.and_then(|mm| strategy.mmdrop_lazy_tlb(self.switcher.platform, mm));
         self.drop_references(reference);
     }
 

@@ -73,12 +73,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// Context: interrupts on; waits for other CPUs. The caller keeps a reference to the mm.
     #[track_caller]
-    pub fn flush_tlb_mm_range(
-        &self,
-        mm: &crate::mm::Mm<P, S>,
-        range: FlushRange,
-        tables_freed: bool,
-    ) {
+    pub fn flush_tlb_mm_range(&self, mm: &crate::mm::Mm<P, S>, range: FlushRange, tables_freed: bool) {
         let _frame = Frame::enter(self.platform, "flush_tlb_mm_range");
         P::Arch::flush_tlb(self, mm.core(), range, tables_freed);
     }

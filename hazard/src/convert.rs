@@ -65,10 +65,7 @@ pub struct HazardSlot<P: Platform> {
 
 impl<P: Platform> HazardSlot<P> {
     /// An empty slot from ready words, both null; `const`, for statics.
-    pub const fn from_parts(
-        lazy_mm: P::AtomicPtr<MmCore<P>>,
-        drop_mm: P::AtomicPtr<MmCore<P>>,
-    ) -> Self {
+    pub const fn from_parts(lazy_mm: P::AtomicPtr<MmCore<P>>, drop_mm: P::AtomicPtr<MmCore<P>>) -> Self {
         HazardSlot { lazy_mm, drop_mm }
     }
 
@@ -96,10 +93,7 @@ impl<P: Platform> Slot for HazardSlot<P> {
 
 impl<P: Platform> fmt::Debug for HazardSlot<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HazardSlot")
-            .field("lazy_mm", &self.lazy_mm())
-            .field("drop_mm", &self.drop_mm())
-            .finish()
+        f.debug_struct("HazardSlot").field("lazy_mm", &self.lazy_mm()).field("drop_mm", &self.drop_mm()).finish()
     }
 }
 

@@ -157,13 +157,7 @@ unsafe impl Platform for Loom {
     fn preempt_enable(self) {}
 
     fn context(self) -> Context {
-        Context {
-            in_nmi: false,
-            in_hardirq: false,
-            in_softirq: false,
-            preempt_disabled: false,
-            irqs_disabled: false,
-        }
+        Context { in_nmi: false, in_hardirq: false, in_softirq: false, preempt_disabled: false, irqs_disabled: false }
     }
 
     fn load_root(self, _: Root) {}
@@ -206,20 +200,13 @@ fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }
 
-fn new_mm<S: LazyTlb<Loom>>(
-    switcher: &'static Switcher<Loom, S>,
-    root: usize,
-) -> &'static Mm<Loom, S> {
+fn new_mm<S: LazyTlb<Loom>>(switcher: &'static Switcher<Loom, S>, root: usize) -> &'static Mm<Loom, S> {
     let data = Tables(UnsafeCell::new(false));
     // SAFETY: the switcher is leaked, roots are numbers.
     leak(unsafe { Mm::new(NonNull::from(switcher), Loom, Root(root), data) })
 }
 
-fn switch<S: LazyTlb<Loom>>(
-    switcher: &Switcher<Loom, S>,
-    prev: &'static Task<Loom>,
-    next: &'static Task<Loom>,
-) {
+fn switch<S: LazyTlb<Loom>>(switcher: &Switcher<Loom, S>, prev: &'static Task<Loom>, next: &'static Task<Loom>) {
     // SAFETY: loom has no interrupts.
     let irqs_off = unsafe { IrqsOff::assume(Loom) };
     // SAFETY: the caller keeps track of who runs; tasks are leaked.
@@ -231,8 +218,7 @@ fn switch<S: LazyTlb<Loom>>(
 fn machine<S: LazyTlb<Loom>>(strategy: S) -> &'static Switcher<Loom, S> {
     let init_mm = Box::leak(Box::<Mm<Loom, S>>::new_uninit());
     // SAFETY: init_mm is written right below and never freed.
-    let switcher =
-        leak(unsafe { Switcher::new(Loom, strategy, NonNull::from(&mut *init_mm).cast()) });
+    let switcher = leak(unsafe { Switcher::new(Loom, strategy, NonNull::from(&mut *init_mm).cast()) });
     let data = Tables(UnsafeCell::new(false));
     // SAFETY: the switcher is leaked.
     init_mm.write(unsafe { Mm::new(NonNull::from(switcher), Loom, Root(0), data) });

@@ -131,8 +131,7 @@ const fn cpu() -> Cpu<Kernel, Strategy> {
 
 /// The kernel's own address space.
 pub static INIT_MM: Mm<Kernel, Strategy> = {
-    let (count, users, root) =
-        (AtomicUsize::new(1), AtomicUsize::new(1), AtomicUsize::new(INIT_ROOT));
+    let (count, users, root) = (AtomicUsize::new(1), AtomicUsize::new(1), AtomicUsize::new(INIT_ROOT));
     // SAFETY: both are statics, the counts are 1, the kernel's page table is never freed.
     unsafe { Mm::from_parts(&SWITCHER, count, users, root, mask(0), (), (), ()) }
 };
@@ -140,15 +139,7 @@ pub static INIT_MM: Mm<Kernel, Strategy> = {
 /// The switch path.
 pub static SWITCHER: Switcher<Kernel, Strategy> =
     // SAFETY: INIT_MM is a static and names this one.
-    unsafe {
-        Switcher::from_parts(
-            Kernel,
-            HazardConvert::new(),
-            &INIT_MM,
-            [const { cpu() }; CPUS],
-            mask(0b11),
-        )
-    };
+    unsafe { Switcher::from_parts(Kernel, HazardConvert::new(), &INIT_MM, [const { cpu() }; CPUS], mask(0b11)) };
 
 /// The first task.
 pub static IDLE: Task<Kernel> = Task::from_parts(null());
@@ -170,9 +161,7 @@ mod tests {
         assert_eq!(CR3.load(Ordering::Relaxed), INIT_ROOT);
 
         // SAFETY: the switcher is a static, the mm is leaked.
-        let mm = Box::leak(Box::new(unsafe {
-            Mm::new(NonNull::from(&SWITCHER), platform, Root(0xa000), ())
-        }));
+        let mm = Box::leak(Box::new(unsafe { Mm::new(NonNull::from(&SWITCHER), platform, Root(0xa000), ()) }));
         let task = Box::leak(Box::new(Task::kthread()));
         // SAFETY: both are new, and used once.
         unsafe { task.copy_mm(mm.into_user()) };

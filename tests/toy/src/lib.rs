@@ -12,9 +12,7 @@ use lazytlb_core::memory::{At, Label, Memory};
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush};
 use lazytlb_core::native::Native;
-use lazytlb_core::platform::{
-    Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning,
-};
+use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
 use lazytlb_core::{ARef, IrqsOff, LazyTlb, Mm, MmWithUser, Switcher, Task};
 
 /// What all toy machines of this thread share.
@@ -188,10 +186,7 @@ macro_rules! platform {
         }
 
         // SAFETY: a kick runs the handler.
-        unsafe impl<const CPUS: usize, const WORDS: usize> IpisInterrupt
-            for Toy<CPUS, WORDS, $arch>
-        {
-        }
+        unsafe impl<const CPUS: usize, const WORDS: usize> IpisInterrupt for Toy<CPUS, WORDS, $arch> {}
     };
 }
 
@@ -203,10 +198,7 @@ impl<const CPUS: usize, const WORDS: usize> BroadcastTlb for Toy<CPUS, WORDS, Br
 }
 
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
-unsafe impl<const CPUS: usize, const WORDS: usize> MaskCoversLazy
-    for Toy<CPUS, WORDS, BroadcastFlush>
-{
-}
+unsafe impl<const CPUS: usize, const WORDS: usize> MaskCoversLazy for Toy<CPUS, WORDS, BroadcastFlush> {}
 
 /// Runs `f` as CPU `cpu`.
 pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
@@ -242,17 +234,14 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
             hw.root_loads.set(0);
         });
         // Leaked, as a kernel's own statics would stay.
-        let init_mm = Box::leak(Box::<Mm<P, S>>::new_uninit());
-        let init_ptr = NonNull::from(&mut *init_mm).cast();
+        let init_mm: NonNull<Mm<P, S>> = NonNull::from(Box::leak(Box::new_uninit())).cast();
         // SAFETY: init_mm is written right below and never freed.
-        let switcher: &'static _ =
-            Box::leak(Box::new(unsafe { Switcher::new(platform, strategy, init_ptr) }));
+        let switcher: &'static _ = Box::leak(Box::new(unsafe { Switcher::new(platform, strategy, init_mm) }));
+        let data: Free = |_| panic!("init_mm was freed");
         // SAFETY: the switcher is leaked too; the root is never freed.
-        init_mm.write(unsafe {
-            Mm::new(NonNull::from(switcher), platform, Root(INIT_ROOT), |_| {
-                panic!("init_mm was freed")
-            })
-        });
+        let value = unsafe { Mm::new(NonNull::from(switcher), platform, Root(INIT_ROOT), data) };
+        // SAFETY: it is the leaked allocation, and nobody has used it yet.
+        unsafe { init_mm.write(value) };
         HW.with(|hw| {
             hw.handler.set(Some((core::ptr::from_ref(switcher).cast(), |switcher| {
                 // SAFETY: the handler was set together with the switcher it gets, and that one is leaked.
@@ -262,8 +251,7 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
                 switcher.on_ipi(&irqs_off);
             })));
         });
-        let idle: Vec<&'static Task<P>> =
-            (0..cpus).map(|_| &*Box::leak(Box::new(Task::kthread()))).collect();
+        let idle: Vec<&'static Task<P>> = (0..cpus).map(|_| &*Box::leak(Box::new(Task::kthread()))).collect();
         let machine = Machine { switcher, idle, platform };
         for cpu in 0..cpus {
             on_cpu(cpu, || {
@@ -293,9 +281,7 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
             drop(unsafe { Box::from_raw(mm.cast::<Mm<P, S>>()) });
         };
         // SAFETY: the switcher is leaked; roots are numbers.
-        let mm = Box::new(unsafe {
-            Mm::new(NonNull::from(self.switcher), self.platform, Root(root), free)
-        });
+        let mm = Box::new(unsafe { Mm::new(NonNull::from(self.switcher), self.platform, Root(root), free) });
         // SAFETY: asked once; the box stays where it is.
         unsafe { Box::leak(mm).into_user() }
     }
