@@ -234,7 +234,7 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
             hw.root_loads.set(0);
         });
         // Leaked, as a kernel's own statics would stay.
-        let init_mm: NonNull<Mm<P, S>> = NonNull::from(Box::leak(Box::new_uninit())).cast();
+        let init_mm: NonNull<Mm<P, S>> = NonNull::from(Box::leak(Box::<Mm<P, S>>::new_uninit())).cast();
         // SAFETY: init_mm is written right below and never freed.
         let switcher: &'static _ = Box::leak(Box::new(unsafe { Switcher::new(platform, strategy, init_mm) }));
         let data: Free = |_| panic!("init_mm was freed");
