@@ -1,1 +1,30 @@
-//! Placeholder.
+//! A deterministic multi-CPU machine, in which real code runs as coroutines and every interleaving can be explored.
+//!
+//! * [`Machine`]: memory, CPUs, tasks and agents, interrupts; what a simulated program may do.
+//! * [`Sim`]: the [`Memory`](lazytlb_core::Memory) of the machine, for generic code.
+//! * [`Search`]: exhaustive, bounded, random, PCT; [`Exploration`]: what was found, with a [`Schedule`] to see it again.
+//! * [`Verdict`]: what an execution is found guilty of.
+//!
+//! The machine knows nothing of address spaces.
+
+mod arena;
+mod machine;
+mod mix;
+mod policy;
+mod record;
+mod reduce;
+mod schedule;
+mod search;
+mod state;
+mod step;
+mod verdict;
+mod word;
+
+pub use lazytlb_kasan::ObjectKind;
+pub use machine::{Cache, Config, Machine, MemoryModel, TaskId};
+pub use record::LogLine;
+pub use schedule::{Schedule, ScheduleError};
+pub use search::{Exploration, Found, Limits, Outcome, Recording, Reduction, Search};
+pub use state::Action;
+pub use verdict::{Kind, Verdict};
+pub use word::{Bits, Sim, SimLocal, SimWord};

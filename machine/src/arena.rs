@@ -1,0 +1,202 @@
+//! The simulated memory: one allocation, in which the simulated program's own structures lie.
+//!
+//! A word is known by its address, so a structure has the layout that it has natively, cache lines included. What the
+//! program changes is written down the first time in each execution, and going back to the start costs only that.
+//! The hash of the memory changes with every word that changes; pointers into the arena are hashed as offsets, so it is
+//! the same in every process.
+
+use core::alloc::Layout;
+use core::cell::{Cell, RefCell};
+use core::ptr::NonNull;
+use std::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
+
+use crate::mix::term;
+
+pub(crate) const WORD: usize = size_of::<u64>();
+/// Rows of a KASAN report, and more than any cache line.
+const ALIGN: usize = 128;
+
+#[derive(Debug)]
+pub(crate) struct Arena {
+    base: NonNull<u64>,
+    words: usize,
+    hash: Cell<u64>,
+    /// What the words that this execution has changed held when it began.
+    journal: RefCell<Vec<(usize, u64)>>,
+    /// The execution in which each word was journalled last.
+    journalled: Vec<Cell<u32>>,
+    execution: Cell<u32>,
+}
+
+impl Arena {
+    pub(crate) fn new(bytes: usize) -> Arena {
+        let layout = Self::layout(bytes);
+        // SAFETY: the layout is not of size zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base.cast()) else { handle_alloc_error(layout) };
+        let words = layout.size() / WORD;
+        Arena {
+            base,
+            words,
+            hash: Cell::new(0),
+            journal: RefCell::default(),
+            journalled: vec![Cell::new(0); words],
+            execution: Cell::new(1),
+        }
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        let size = bytes.max(ALIGN).next_multiple_of(ALIGN);
+        Layout::from_size_align(size, ALIGN).expect("an arena is smaller than the address space")
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.words * WORD
+    }
+
+    /// A pointer to the byte at `offset`.
+    pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset < self.len(), "offset {offset} is outside the arena");
+        // SAFETY: the offset is inside the allocation.
+        unsafe { self.base.cast().add(offset) }
+    }
+
+    /// The word at this host address, if it is in the arena.
+    #[inline]
+    pub(crate) fn index(&self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.base.addr().get());
+        (offset < self.words * WORD).then_some(offset / WORD)
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> &Cell<u64> {
+        assert!(index < self.words, "word {index} is outside the arena");
+        // SAFETY: the word is in the allocation, which lives as long as self; words are only ever accessed as cells,
+        // by this thread.
+        unsafe { self.base.add(index).cast().as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn read(&self, index: usize) -> u64 {
+        self.word(index).get()
+    }
+
+    /// Writes a word; says whether that changed it.
+    #[inline]
+    pub(crate) fn write(&self, index: usize, value: u64) -> bool {
+        let old = self.word(index).replace(value);
+        if old == value {
+            return false;
+        }
+        let execution = self.execution.get();
+        if self.journalled[index].replace(execution) != execution {
+            self.journal.borrow_mut().push((index, old));
+        }
+        let id = index as u64;
+        self.hash.set(self.hash.get() ^ term(id, self.portable(old)) ^ term(id, self.portable(value)));
+        true
+    }
+
+    /// A value without host addresses: the same in every process.
+    #[inline]
+    pub(crate) fn portable(&self, value: u64) -> u64 {
+        let offset = value.wrapping_sub(self.base.addr().get() as u64);
+        if offset < self.len() as u64 { offset | 1 << 63 } else { value }
+    }
+
+    /// The offset of a pointer into the arena.
+    pub(crate) fn offset(&self, value: u64) -> Option<usize> {
+        let offset = value.wrapping_sub(self.base.addr().get() as u64);
+        (offset < self.len() as u64).then_some(offset as usize)
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash.get()
+    }
+
+    /// Makes the contents now the start of every execution.
+    pub(crate) fn seal(&self) {
+        self.journal.borrow_mut().clear();
+        self.hash.set(0);
+        self.next_execution();
+    }
+
+    /// Goes back to the start.
+    pub(crate) fn reset(&self) {
+        for (index, value) in self.journal.borrow_mut().drain(..) {
+            self.word(index).set(value);
+        }
+        self.hash.set(0);
+        self.next_execution();
+    }
+
+    fn next_execution(&self) {
+        self.execution.set(self.execution.get().wrapping_add(1));
+        if self.execution.get() == 0 {
+            self.journalled.iter().for_each(|word| word.set(0));
+            self.execution.set(1);
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the layout of this size.
+        unsafe { dealloc(self.base.as_ptr().cast(), Self::layout(self.len())) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reset_undoes_and_the_hash_follows_the_contents() {
+        let arena = Arena::new(1024);
+        arena.write(3, 7);
+        arena.seal();
+        let start = arena.hash();
+        assert!(arena.write(0, 1));
+        assert!(arena.write(1, 0) | arena.write(1, 2));
+        let one_way = arena.hash();
+        arena.write(0, 5);
+        arena.reset();
+        assert_eq!((arena.read(0), arena.read(3), arena.hash()), (0, 7, start));
+        arena.write(1, 2);
+        arena.write(0, 9);
+        arena.write(0, 1);
+        assert_eq!(arena.hash(), one_way, "the way does not matter");
+        arena.write(0, 0);
+        arena.write(1, 0);
+        assert_eq!(arena.hash(), start);
+    }
+
+    #[test]
+    fn words_do_not_cancel_each_other() {
+        let arena = Arena::new(1024);
+        arena.seal();
+        arena.write(0, 1);
+        let first = arena.hash();
+        arena.reset();
+        arena.write(1, 1);
+        assert_ne!(arena.hash(), first);
+        arena.write(1, 0);
+        arena.write(0, 2);
+        assert_ne!(arena.hash(), first);
+    }
+
+    #[test]
+    fn pointers_are_hashed_as_offsets() {
+        let hash = || {
+            let arena = Arena::new(1024);
+            arena.seal();
+            let pointer = arena.at(256).addr().get() as u64;
+            arena.write(5, pointer);
+            arena.hash()
+        };
+        let (first, kept) = (hash(), Arena::new(4096));
+        assert_eq!(first, hash());
+        drop(kept);
+    }
+}

@@ -1,0 +1,716 @@
+//! [`Machine`]: what is simulated, and how an execution is run.
+//!
+//! One machine runs on one thread. While it runs, [`Sim`](crate::Sim) finds it through a thread local; set-up and
+//! inspection happen outside a run and act on memory directly.
+
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Range;
+use core::ptr::NonNull;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, Yielder};
+use lazytlb_core::memory::Label;
+use lazytlb_kasan::{Addr, BadFree, CacheId, Geometry, Kasan, ObjectKind, Track};
+
+use crate::arena::{Arena, WORD};
+use crate::policy::{Dfs, Policy};
+use crate::record::LogLine;
+use crate::reduce::Summary;
+use crate::schedule::Schedule;
+use crate::state::{Action, End, Place, State, Task};
+use crate::verdict::{Kind, Verdict};
+
+/// How stores reach memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum MemoryModel {
+    /// At once: sequential consistency.
+    #[default]
+    Sc,
+    /// Through a store buffer for each CPU: x86-TSO.
+    Tso,
+}
+
+impl MemoryModel {
+    /// All models, the weakest last.
+    pub const ALL: [MemoryModel; 2] = [MemoryModel::Sc, MemoryModel::Tso];
+
+    /// Its name in files and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            MemoryModel::Sc => "sc",
+            MemoryModel::Tso => "tso",
+        }
+    }
+}
+
+impl fmt::Display for MemoryModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the machine is like.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many CPUs there are; at most 16, agents included.
+    pub cpus: usize,
+    /// How stores reach memory.
+    pub memory: MemoryModel,
+    /// How much memory there is, in bytes.
+    pub bytes: usize,
+    /// How many freed objects are held back before their memory is reused.
+    pub quarantine: usize,
+    /// Labels of fences, stores and RMWs that have no effect: planted bugs.
+    pub dropped: Vec<String>,
+    /// How many steps an execution may have.
+    pub max_steps: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            cpus: 2,
+            memory: MemoryModel::Sc,
+            bytes: 64 << 10,
+            quarantine: 0,
+            dropped: Vec::new(),
+            max_steps: 20_000,
+        }
+    }
+}
+
+/// A task of the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TaskId(pub(crate) usize);
+
+/// A cache of `T`s in the arena.
+#[derive(Debug)]
+pub struct Cache<T> {
+    pub(crate) id: CacheId,
+    size: usize,
+    _of: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Cache<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Cache<T> {}
+
+type Body = Rc<dyn Fn()>;
+type Stack = Coroutine<(), (), (), DefaultStack>;
+
+/// A machine with its memory, its CPUs, its tasks.
+pub struct Machine {
+    pub(crate) config: Config,
+    pub(crate) arena: Arena,
+    pub(crate) kasan: RefCell<Kasan>,
+    pub(crate) state: RefCell<State>,
+    pub(crate) policy: RefCell<Policy>,
+    pub(crate) handler: RefCell<Option<Rc<dyn Fn(u8)>>>,
+    /// What happened in this execution.
+    pub(crate) record: RefCell<Schedule>,
+    pub(crate) actions: Cell<Vec<Action>>,
+    /// Every place runs up to its first step.
+    pub(crate) starting: Cell<bool>,
+    /// The task that was running gave its place to another.
+    pub(crate) switching: Cell<bool>,
+    pub(crate) stale: Cell<Option<&'static str>>,
+    /// Call traces, tracks and the log are kept.
+    pub(crate) recording: Cell<bool>,
+    pub(crate) tracing: Cell<u64>,
+    pub(crate) log: RefCell<Vec<LogLine>>,
+    pub(crate) report: RefCell<Option<String>>,
+    /// The dropped labels that were met.
+    pub(crate) met: RefCell<Vec<bool>>,
+    bodies: RefCell<Vec<Body>>,
+    coroutines: RefCell<Vec<Option<Stack>>>,
+    stacks: RefCell<Vec<DefaultStack>>,
+    yielders: RefCell<Vec<Option<NonNull<Yielder<(), ()>>>>>,
+    sealed: Cell<bool>,
+    running: Cell<bool>,
+    /// The task whose stack this code runs on.
+    on_stack: Cell<Option<usize>>,
+    at_end: RefCell<Option<Rc<dyn Fn(&Machine)>>>,
+    outcome: RefCell<Option<Rc<dyn Fn() -> Vec<u64>>>>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    static CURRENT: Cell<*const Machine> = const { Cell::new(core::ptr::null()) };
+}
+
+/// Runs `f` with the machine that runs an execution on this thread, if one does.
+#[inline]
+pub(crate) fn with_running<R>(f: impl FnOnce(&Machine) -> R) -> Option<R> {
+    let machine = CURRENT.get();
+    // SAFETY: it is null, or set by `run` for as long as that borrows the machine.
+    unsafe { machine.as_ref() }.map(f)
+}
+
+/// The address that the first byte of the arena is printed as.
+const BASE: Addr = Addr(0xffff_8881_0400_0000);
+/// Untouched pages cost nothing, and the default panic hook needs some to print a backtrace.
+const STACK_BYTES: usize = 256 << 10;
+
+impl Machine {
+    /// The most CPUs and agents that a machine can have: a context is a bit in a word.
+    pub const MAX_PLACES: usize = 16;
+
+    /// A machine without tasks; its CPUs are online and have nothing to run yet.
+    ///
+    /// # Panics
+    /// If there are no CPUs, or too many.
+    pub fn new(config: Config) -> Machine {
+        assert!((1..=Self::MAX_PLACES).contains(&config.cpus), "a machine has 1 to {} CPUs", Self::MAX_PLACES);
+        let arena = Arena::new(config.bytes);
+        let kasan = Kasan::new(Geometry { base: BASE, len: arena.len(), quarantine: config.quarantine });
+        let met = vec![false; config.dropped.len()];
+        Machine {
+            arena,
+            kasan: RefCell::new(kasan),
+            state: RefCell::new(State::new()),
+            policy: RefCell::new(Policy::Dfs(Dfs::new(None, true))),
+            handler: RefCell::default(),
+            record: RefCell::default(),
+            actions: Cell::default(),
+            starting: Cell::new(false),
+            switching: Cell::new(false),
+            stale: Cell::new(None),
+            recording: Cell::new(false),
+            tracing: Cell::new(0),
+            log: RefCell::default(),
+            report: RefCell::default(),
+            met: RefCell::new(met),
+            bodies: RefCell::default(),
+            coroutines: RefCell::default(),
+            stacks: RefCell::default(),
+            yielders: RefCell::default(),
+            sealed: Cell::new(false),
+            running: Cell::new(false),
+            on_stack: Cell::new(None),
+            at_end: RefCell::default(),
+            outcome: RefCell::default(),
+            config,
+        }
+    }
+
+    /// The machine that runs on this thread now.
+    ///
+    /// # Panics
+    /// If none does.
+    pub fn with<R>(f: impl FnOnce(&Machine) -> R) -> R {
+        with_running(f).expect("this can only be asked inside a running machine")
+    }
+
+    /// What it is like.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    // Set-up.
+
+    /// Puts a structure into the arena for good.
+    ///
+    /// It is never dropped, and must own nothing that needs to be: every execution starts from the same words.
+    ///
+    /// # Panics
+    /// If the arena is full.
+    #[expect(clippy::mut_from_ref, reason = "each call gives out another part of the arena, once")]
+    pub fn place<T>(&self, name: &'static str, kind: ObjectKind, value: T) -> &mut T {
+        let mut once = Some(value);
+        &mut self.place_slice(name, kind, 1, |_| once.take().expect("a slice of one"))[0]
+    }
+
+    /// Puts an array into the arena for good, each element made by `init`. As [`place`](Self::place).
+    ///
+    /// # Panics
+    /// If the arena is full.
+    #[expect(clippy::mut_from_ref, reason = "each call gives out another part of the arena, once")]
+    pub fn place_slice<T>(
+        &self,
+        name: &'static str,
+        kind: ObjectKind,
+        len: usize,
+        mut init: impl FnMut(usize) -> T,
+    ) -> &mut [T] {
+        let addr = self.kasan.borrow_mut().place_static(name, kind, size_of::<T>() * len, align_of::<T>());
+        let addr = addr.unwrap_or_else(|full| panic!("{name} does not fit into {} bytes: {full}", self.arena.len()));
+        let first: NonNull<T> = self.host(addr).cast();
+        for index in 0..len {
+            // SAFETY: the window reserved the bytes of `len` elements, aligned.
+            let element = unsafe { first.add(index) };
+            // SAFETY: as above; nobody else has this part of the arena.
+            unsafe { element.write(init(index)) };
+        }
+        // SAFETY: all elements are initialised, the arena outlives the borrow, and nobody else has this part of it.
+        unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), len) }
+    }
+
+    /// Makes a cache of `slots` objects, each made by `init` once. None of them is allocated.
+    ///
+    /// # Panics
+    /// If the arena is full.
+    pub fn create_cache<T>(
+        &self,
+        name: &'static str,
+        kind: ObjectKind,
+        slots: usize,
+        mut init: impl FnMut(usize) -> T,
+    ) -> Cache<T> {
+        let id = self.kasan.borrow_mut().create_cache(name, kind, size_of::<T>(), align_of::<T>(), slots);
+        let id = id.unwrap_or_else(|full| panic!("{name} does not fit into {} bytes: {full}", self.arena.len()));
+        let cache = Cache { id, size: size_of::<T>(), _of: PhantomData };
+        for slot in 0..slots {
+            // SAFETY: the window reserved the bytes of the slot, aligned, and nobody else has them.
+            unsafe { self.slot(cache, slot).write(init(slot)) };
+        }
+        cache
+    }
+
+    /// Where slot `index` of a cache is.
+    ///
+    /// # Panics
+    /// If there is no such slot.
+    pub fn slot<T>(&self, cache: Cache<T>, index: usize) -> NonNull<T> {
+        self.host(self.kasan.borrow().slot_addr(cache.id, index)).cast()
+    }
+
+    /// A new task, which runs `body` when a CPU is switched to it.
+    ///
+    /// `body` is started afresh in each execution. What it keeps on its stack must not own memory: an execution that
+    /// ends early forgets stacks without unwinding them.
+    pub fn add_task(&self, name: &str, body: impl Fn() + 'static) -> TaskId {
+        let mut state = self.state.borrow_mut();
+        let id = state.tasks.len();
+        state.tasks.push(Task::new(name, id as u32));
+        self.bodies.borrow_mut().push(Rc::new(body));
+        self.coroutines.borrow_mut().push(None);
+        self.yielders.borrow_mut().push(None);
+        TaskId(id)
+    }
+
+    /// Gives the next CPU the task it starts with, and says whether it starts online. CPUs come in order, then agents.
+    ///
+    /// # Panics
+    /// If all CPUs have one.
+    pub fn boot(&self, task: TaskId, online: bool) {
+        let mut state = self.state.borrow_mut();
+        assert!(state.places.len() < self.config.cpus, "there are {} CPUs", self.config.cpus);
+        state.places.push(Place::new(false, task.0));
+        state.boot.push((task.0, online));
+    }
+
+    /// Adds an agent, which takes steps beside the CPUs: it has no interrupts and no store buffer.
+    ///
+    /// # Panics
+    /// If not all CPUs were booted, or there are too many places.
+    pub fn add_agent(&self, task: TaskId) {
+        let mut state = self.state.borrow_mut();
+        assert!(state.places.len() >= self.config.cpus, "agents come after the CPUs");
+        assert!(state.places.len() < Self::MAX_PLACES, "a machine has at most {} CPUs and agents", Self::MAX_PLACES);
+        state.places.push(Place::new(true, task.0));
+        state.boot.push((task.0, true));
+    }
+
+    /// Sets what an interrupt runs: it gets the vector.
+    pub fn on_interrupt(&self, handler: impl Fn(u8) + 'static) {
+        *self.handler.borrow_mut() = Some(Rc::new(handler));
+    }
+
+    /// Sets what is checked when an execution is over: it may look, and [`fail`](Self::fail), but not write.
+    pub fn at_end(&self, check: impl Fn(&Machine) + 'static) {
+        *self.at_end.borrow_mut() = Some(Rc::new(check));
+    }
+
+    /// Sets what an execution's outcome is, besides its verdicts.
+    pub fn outcome(&self, outcome: impl Fn() -> Vec<u64> + 'static) {
+        *self.outcome.borrow_mut() = Some(Rc::new(outcome));
+    }
+
+    // Inside an execution.
+
+    /// The CPU (or agent) that runs.
+    pub fn this_cpu(&self) -> usize {
+        self.state.borrow().running
+    }
+
+    /// The task that runs.
+    pub fn current_task(&self) -> TaskId {
+        let state = self.state.borrow();
+        TaskId(state.places[state.running].task)
+    }
+
+    /// What a task is called.
+    pub fn task_name(&self, task: TaskId) -> String {
+        self.state.borrow().tasks[task.0].name.clone()
+    }
+
+    /// Whether a CPU takes interrupts. Not a step.
+    pub fn is_online(&self, cpu: usize) -> bool {
+        self.state.borrow().places[cpu].online
+    }
+
+    /// Takes a CPU off or on. Not a step; an offline CPU loses interrupts.
+    pub fn set_online(&self, cpu: usize, online: bool) {
+        self.state.borrow_mut().places[cpu].online = online;
+    }
+
+    /// Disables preemption; nests. Not a step.
+    pub fn preempt_disable(&self) {
+        self.state.borrow_mut().me().preempt_count += 1;
+    }
+
+    /// Enables preemption again. Not a step.
+    pub fn preempt_enable(&self) {
+        let unbalanced = {
+            let mut state = self.state.borrow_mut();
+            let count = &mut state.me().preempt_count;
+            let unbalanced = *count == 0;
+            *count = count.saturating_sub(1);
+            unbalanced
+        };
+        if unbalanced {
+            self.fail(Kind::WrongContext, "preempt_enable without preempt_disable");
+        }
+    }
+
+    /// The running context: in an interrupt, with preemption off, with interrupts off.
+    pub fn context(&self) -> (bool, bool, bool) {
+        let mut state = self.state.borrow_mut();
+        let place = state.me();
+        (place.in_irq > 0, place.preempt_count > 0, !place.irqs_on)
+    }
+
+    /// Says that the caller may sleep: a verdict if it must not here.
+    pub fn might_sleep(&self) {
+        let (in_irq, no_preempt, irqs_off) = self.context();
+        if in_irq || no_preempt || irqs_off {
+            let function = self.function();
+            self.fail(Kind::SleepingWhileAtomic, format!("{function} may sleep, and must not here"));
+        }
+    }
+
+    /// Allocates an object, as a step; its memory holds what it held before. `None` if there is no more.
+    #[track_caller]
+    pub fn alloc<T>(&self, cache: Cache<T>) -> Option<NonNull<T>> {
+        let at = core::panic::Location::caller();
+        let entry = self.kasan.borrow().next_free(cache.id)?;
+        self.heap_step(self.words(entry, cache.size));
+        let track = || self.track(at);
+        let addr = self.kasan.borrow_mut().alloc(cache.id, track).ok()?;
+        self.note(|| format!("allocate {}", self.name_of_addr(addr)));
+        Some(self.host(addr).cast())
+    }
+
+    /// Allocates an object before the first execution.
+    ///
+    /// # Panics
+    /// If there is no more.
+    pub fn alloc_at_setup<T>(&self, cache: Cache<T>) -> NonNull<T> {
+        let addr = self.kasan.borrow_mut().alloc(cache.id, Track::default).expect("as many slots as the program needs");
+        self.host(addr).cast()
+    }
+
+    /// Frees an object, as a step. A double or invalid free ends the execution.
+    #[track_caller]
+    pub fn free<T>(&self, object: NonNull<T>) {
+        let at = core::panic::Location::caller();
+        let addr = self.addr_of_host(object.as_ptr().addr());
+        self.heap_step(self.words(addr, size_of::<T>()));
+        let track = || self.track(at);
+        let freed = self.kasan.borrow_mut().free(addr, track);
+        if let Err(bad) = freed {
+            self.write_report(lazytlb_kasan::Title::Free(bad), addr, at);
+            let kind = if bad == BadFree::DoubleFree { Kind::DoubleFree } else { Kind::InvalidFree };
+            self.fail(kind, format!("{bad} of {} in {}", self.name_of_addr(addr), self.function()));
+        }
+        self.note(|| format!("free {}", self.name_of_addr(addr)));
+    }
+
+    /// Whether the object at this address is allocated. Not a step.
+    pub fn is_live<T>(&self, object: *const T) -> bool {
+        let Some(word) = self.arena.index(object.addr()) else { return true };
+        self.kasan.borrow().check(self.addr_of(word), 1, lazytlb_kasan::Access::Read).is_ok()
+    }
+
+    /// The name of the object that a pointer points into, such as `mm_struct#1+8`.
+    pub fn name_of_ptr<T>(&self, pointer: *const T) -> String {
+        match self.arena.offset(pointer.addr() as u64) {
+            Some(offset) => self.name_of_addr(Addr(BASE.0 + offset as u64)),
+            None => format!("{:#x}", pointer.addr()),
+        }
+    }
+
+    // Addresses.
+
+    fn host(&self, addr: Addr) -> NonNull<u8> {
+        self.arena.at((addr.0 - BASE.0) as usize)
+    }
+
+    fn addr_of_host(&self, address: usize) -> Addr {
+        match self.arena.offset(address as u64) {
+            Some(offset) => Addr(BASE.0 + offset as u64),
+            None => Addr(address as u64),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn addr_of(&self, word: usize) -> Addr {
+        Addr(BASE.0 + (word * WORD) as u64)
+    }
+
+    pub(crate) fn arena_word(&self, addr: Addr) -> Option<usize> {
+        let offset = addr.0.checked_sub(BASE.0)? as usize;
+        (offset < self.arena.len()).then_some(offset / WORD)
+    }
+
+    fn words(&self, addr: Addr, size: usize) -> Range<usize> {
+        match self.arena_word(addr) {
+            Some(first) => first..(first + size.div_ceil(WORD)).min(self.arena.len() / WORD),
+            None => 0..0,
+        }
+    }
+
+    pub(crate) fn poke(&self, address: usize, value: usize) {
+        match self.arena.index(address) {
+            Some(word) => {
+                if self.arena.write(word, value as u64) {
+                    self.state.borrow_mut().changed(word);
+                }
+            }
+            None => panic!("a simulated word outside the arena of the machine that runs"),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_dropped(&self, label: Label) -> bool {
+        if self.config.dropped.is_empty() || label.is_none() {
+            return false;
+        }
+        let Some(index) = self.config.dropped.iter().position(|dropped| dropped == label.name()) else { return false };
+        self.met.borrow_mut()[index] = true;
+        true
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.get()
+    }
+
+    // Running.
+
+    /// Suspends the running task's coroutine.
+    pub(crate) fn suspend(&self) {
+        let task = {
+            let state = self.state.borrow();
+            // A task that was switched away has no place any more: the yielder is that of the stack this runs on.
+            self.on_stack.get().unwrap_or(state.places[state.running].task)
+        };
+        let yielder = self.yielders.borrow()[task].expect("a running task has a yielder");
+        // SAFETY: the yielder lives on the stack of the coroutine that runs now, which is this task's.
+        unsafe { yielder.as_ref() }.suspend(());
+    }
+
+    pub(crate) fn suspend_for_ever(&self) -> ! {
+        loop {
+            self.suspend();
+        }
+    }
+
+    /// Starts or continues a task's coroutine until it suspends.
+    fn resume(&self, task: usize) {
+        let stack = self.coroutines.borrow_mut()[task].take();
+        let mut coroutine = stack.unwrap_or_else(|| self.new_coroutine(task));
+        self.on_stack.set(Some(task));
+        let result = coroutine.resume(());
+        self.on_stack.set(None);
+        debug_assert!(result.as_yield().is_some(), "a body never returns: its CPU goes on idling");
+        self.coroutines.borrow_mut()[task] = Some(coroutine);
+    }
+
+    fn new_coroutine(&self, task: usize) -> Stack {
+        let stack = self.stacks.borrow_mut().pop();
+        let stack = stack.unwrap_or_else(|| DefaultStack::new(STACK_BYTES).expect("memory for a stack"));
+        self.state.borrow_mut().tasks[task].started = true;
+        let machine: *const Machine = self;
+        Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
+            // SAFETY: coroutines are reset before `execute` returns, which borrows the machine.
+            let machine = unsafe { &*machine };
+            machine.yielders.borrow_mut()[task] = Some(NonNull::from(yielder));
+            machine.run_body(task);
+        })
+    }
+
+    fn run_body(&self, task: usize) {
+        let body: *const dyn Fn() = Rc::as_ptr(&self.bodies.borrow()[task]);
+        // SAFETY: bodies are never removed. A counted pointer would be lost with the stack.
+        let body = unsafe { &*body };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into());
+            drop(panic);
+            self.fail(Kind::Panic, text);
+        }
+        self.body_is_over()
+    }
+
+    /// Makes the state now the one that every execution starts from.
+    pub(crate) fn seal(&self) {
+        assert!(self.state.borrow().places.len() >= self.config.cpus, "every CPU needs a task to boot with");
+        self.arena.seal();
+        self.kasan.borrow_mut().seal();
+    }
+
+    pub(crate) fn set_summary(&self, active: bool) {
+        self.state.borrow_mut().summary = Summary::new(self.arena.len() / WORD, active);
+    }
+
+    /// Runs one execution by the policy. Afterwards the state is that of its end.
+    pub(crate) fn execute(&self) -> End {
+        self.begin();
+        let before = CURRENT.replace(self);
+        assert!(before.is_null(), "one machine runs on a thread at a time");
+        self.running.set(true);
+        self.run_to_end();
+        self.running.set(false);
+        CURRENT.set(before);
+        self.abandon();
+        let end = self.state.borrow().end.expect("it has ended");
+        if end == End::Complete
+            && let Some(check) = self.at_end.borrow().clone()
+        {
+            check(self);
+        }
+        self.state.borrow().end.unwrap_or(end)
+    }
+
+    fn begin(&self) {
+        self.arena.reset();
+        self.kasan.borrow_mut().reset();
+        self.state.borrow_mut().reset();
+        self.record.borrow_mut().clear();
+        self.log.borrow_mut().clear();
+        self.report.borrow_mut().take();
+        self.tracing.set(0);
+        self.stale.set(None);
+    }
+
+    fn run_to_end(&self) {
+        // Up to the first step of each place nothing can be noticed: it is no choice.
+        self.starting.set(true);
+        for place in 0..self.places() {
+            self.state.borrow_mut().running = place;
+            let task = self.state.borrow().places[place].task;
+            self.resume(task);
+            if self.state.borrow().end.is_some() {
+                break;
+            }
+        }
+        self.starting.set(false);
+        {
+            let mut state = self.state.borrow_mut();
+            state.running = 0;
+            if state.end.is_none() {
+                match self.pick(&mut state) {
+                    Some(action) => state.action = action,
+                    None => return,
+                }
+            }
+        }
+        loop {
+            let task = {
+                let mut state = self.state.borrow_mut();
+                if state.end.is_some() {
+                    return;
+                }
+                // A task that gave its CPU away leaves `running` as it is; else the action says who is next.
+                if !self.switching.replace(false) {
+                    state.running = match state.action {
+                        Action::Step(place) | Action::Irq(place, _) | Action::Drain(place) | Action::Pick(place) => {
+                            place.into()
+                        }
+                    };
+                }
+                state.places[state.running].task
+            };
+            self.resume(task);
+        }
+    }
+
+    /// Takes the stacks back. Nothing on them owns anything, so they need not be unwound.
+    fn abandon(&self) {
+        for slot in self.coroutines.borrow_mut().iter_mut() {
+            if let Some(mut coroutine) = slot.take() {
+                // SAFETY: strategies and bodies own nothing on their stacks that must be dropped; see `add_task`.
+                unsafe { coroutine.force_reset() };
+                self.stacks.borrow_mut().push(coroutine.into_stack());
+            }
+        }
+        self.switching.set(false);
+    }
+
+    /// The outcome of the execution that has ended.
+    pub(crate) fn read_outcome(&self) -> Vec<u64> {
+        let outcome = self.outcome.borrow().clone();
+        outcome.map_or_else(Vec::new, |outcome| outcome())
+    }
+
+    pub(crate) fn verdicts(&self) -> Vec<Verdict> {
+        self.state.borrow().verdicts.clone()
+    }
+}
+
+// For searches.
+impl Machine {
+    pub(crate) fn seal_once(&self) {
+        if !self.sealed.replace(true) {
+            self.seal();
+        }
+    }
+
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        *self.policy.borrow_mut() = policy;
+    }
+
+    pub(crate) fn set_recording(&self, recording: bool) {
+        self.recording.set(recording);
+        self.kasan.borrow_mut().set_recording(recording);
+    }
+
+    pub(crate) fn replay_is_at_end(&self) -> bool {
+        !matches!(&*self.policy.borrow(), Policy::Replay(cursor) if !cursor.is_at_end())
+    }
+
+    pub(crate) fn places(&self) -> usize {
+        self.state.borrow().places.len()
+    }
+
+    pub(crate) fn points(&self) -> u64 {
+        self.state.borrow().points
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.state.borrow().steps
+    }
+
+    pub(crate) fn summary_start_again(&self) {
+        self.state.borrow_mut().summary.start_again();
+    }
+
+    pub(crate) fn never_met(&self) -> Vec<String> {
+        let met = self.met.borrow();
+        let pairs = self.config.dropped.iter().zip(met.iter());
+        pairs.filter(|&(_, &met)| !met).map(|(label, _)| label.clone()).collect()
+    }
+}

@@ -1,0 +1,223 @@
+//! Policies: who goes next.
+//!
+//! | policy | picks | after |
+//! | --- | --- | --- |
+//! | exhaustive | every alternative in turn, depth first, by running again from the start | stateless search with state hashing |
+//! | bounded | the same, with at most so many preemptions | CHESS (Musuvathi and Qadeer, 2007) |
+//! | random | uniformly, from a seed | |
+//! | PCT | by random priorities that change at random steps | Burckhardt, Kothari, Musuvathi, Nagarakatte, ASPLOS 2010 |
+//! | replay | what the schedule says | |
+//!
+//! A policy is asked inside the running coroutine, so a step that it gives to the same place costs no switch of stacks.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::schedule::Cursor;
+use crate::state::Action;
+
+/// The keys are hashes already.
+#[derive(Debug, Default)]
+pub(crate) struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64")
+    }
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+pub(crate) type Keys = HashSet<u64, BuildHasherDefault<AsIs>>;
+
+/// What a policy says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pick {
+    Act(Action),
+    /// The state was seen before.
+    Prune,
+    /// The schedule does not fit.
+    Stale,
+}
+
+/// A choice that the search has made and may make differently.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// The point at which it was made.
+    at: u64,
+    /// Its alternatives, in the common list.
+    first: u32,
+    count: u32,
+    chosen: u32,
+    /// Preemptions left when it was made.
+    budget: u32,
+}
+
+/// Depth-first search over choices.
+#[derive(Debug, Default)]
+pub(crate) struct Dfs {
+    nodes: Vec<Node>,
+    alternatives: Vec<Action>,
+    depth: usize,
+    budget: u32,
+    pub(crate) bound: Option<u32>,
+    /// Whether the bound has cut something off.
+    pub(crate) cut: bool,
+    pub(crate) seen: Option<Keys>,
+    pub(crate) deepest: usize,
+}
+
+impl Dfs {
+    pub(crate) fn new(bound: Option<u32>, prune: bool) -> Dfs {
+        Dfs { bound, budget: bound.unwrap_or(0), seen: prune.then(Keys::default), ..Dfs::default() }
+    }
+
+    pub(crate) fn states(&self) -> usize {
+        self.seen.as_ref().map_or(0, HashSet::len)
+    }
+
+    /// Whether the running place goes on at this point, as it did when the choices so far were made first.
+    #[inline]
+    pub(crate) fn passes(&self, point: u64) -> bool {
+        self.nodes.get(self.depth).is_some_and(|node| point < node.at)
+    }
+
+    fn pick(&mut self, point: u64, actions: &[Action], running: usize, key: impl FnOnce() -> u64) -> Pick {
+        if let Some(node) = self.nodes.get(self.depth) {
+            debug_assert_eq!(node.at, point, "the same choices come to the same points");
+            self.depth += 1;
+            let index = node.first + node.chosen;
+            self.budget = node.budget - u32::from(self.bound.is_some() && self.preempts(node, index, running));
+            return Pick::Act(self.alternatives[index as usize]);
+        }
+        if actions.len() > 1
+            && let Some(seen) = &mut self.seen
+        {
+            let key = crate::mix::fold(key(), u64::from(self.budget));
+            if !seen.insert(key) {
+                return Pick::Prune;
+            }
+        }
+        let first = self.alternatives.len();
+        self.alternatives.extend_from_slice(actions);
+        if self.bound.is_some() && self.budget == 0 && actions[0] == Action::Step(running as u8) && actions.len() > 1 {
+            self.alternatives.truncate(first + 1);
+            self.cut = true;
+        }
+        let count = (self.alternatives.len() - first) as u32;
+        let node = Node { at: point, first: first as u32, count, chosen: 0, budget: self.budget };
+        self.nodes.push(node);
+        self.depth += 1;
+        self.deepest = self.deepest.max(self.depth);
+        Pick::Act(actions[0])
+    }
+
+    /// Whether an alternative takes the CPU from a place that could have gone on.
+    fn preempts(&self, node: &Node, index: u32, running: usize) -> bool {
+        let could_go_on = self.alternatives[node.first as usize] == Action::Step(running as u8);
+        could_go_on && index != node.first && !matches!(self.alternatives[index as usize], Action::Pick(_))
+    }
+
+    /// Prepares the next execution; says whether there is one.
+    pub(crate) fn advance(&mut self) -> bool {
+        self.depth = 0;
+        self.budget = self.bound.unwrap_or(0);
+        while let Some(node) = self.nodes.last_mut() {
+            node.chosen += 1;
+            if node.chosen < node.count {
+                return true;
+            }
+            let first = node.first as usize;
+            self.alternatives.truncate(first);
+            self.nodes.pop();
+        }
+        false
+    }
+
+    /// Forgets everything but the bound.
+    pub(crate) fn restart(&mut self) {
+        *self = Dfs::new(self.bound, self.seen.is_some());
+    }
+}
+
+/// Random priorities, changed at random points.
+#[derive(Debug)]
+pub(crate) struct Pct {
+    rng: fastrand::Rng,
+    /// One for each place and for each place's drains and interrupts.
+    priorities: Vec<u64>,
+    /// The points at which the one that would go on falls behind all others.
+    changes: Vec<u64>,
+    lowest: u64,
+}
+
+impl Pct {
+    /// `depth` counts the ordering constraints of the bug that is looked for; `length` is how long executions are.
+    pub(crate) fn new(seed: u64, depth: u32, length: u64, places: usize) -> Pct {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut priorities: Vec<u64> = (0..3 * places as u64).map(|priority| priority + 1000).collect();
+        rng.shuffle(&mut priorities);
+        let changes = (1..depth).map(|_| rng.u64(1..=length.max(1))).collect();
+        Pct { rng, priorities, changes, lowest: 1000 }
+    }
+
+    fn slot(action: Action) -> usize {
+        match action {
+            Action::Step(place) | Action::Pick(place) => 3 * usize::from(place),
+            Action::Irq(place, _) => 3 * usize::from(place) + 1,
+            Action::Drain(place) => 3 * usize::from(place) + 2,
+        }
+    }
+
+    fn pick(&mut self, point: u64, actions: &[Action]) -> Pick {
+        if let Action::Pick(_) = actions[0] {
+            return Pick::Act(actions[self.rng.usize(..actions.len())]);
+        }
+        let highest = |priorities: &[u64]| {
+            *actions.iter().max_by_key(|&&action| priorities[Self::slot(action)]).expect("there is something to do")
+        };
+        if self.changes.contains(&point) {
+            let falls = Self::slot(highest(&self.priorities));
+            self.lowest -= 1;
+            self.priorities[falls] = self.lowest;
+        }
+        Pick::Act(highest(&self.priorities))
+    }
+}
+
+/// The policy of a run.
+#[derive(Debug)]
+pub(crate) enum Policy {
+    Dfs(Dfs),
+    Random(fastrand::Rng),
+    Pct(Pct),
+    Replay(Cursor),
+}
+
+impl Policy {
+    /// Who goes next. `actions` is not empty.
+    pub(crate) fn pick(&mut self, point: u64, actions: &[Action], running: usize, key: impl FnOnce() -> u64) -> Pick {
+        match self {
+            Policy::Dfs(dfs) => dfs.pick(point, actions, running, key),
+            Policy::Random(rng) => Pick::Act(actions[rng.usize(..actions.len())]),
+            Policy::Pct(pct) => pct.pick(point, actions),
+            Policy::Replay(cursor) => match cursor.next() {
+                Some(action) if actions.contains(&action) => Pick::Act(action),
+                _ => Pick::Stale,
+            },
+        }
+    }
+
+    /// Whether the running place goes on without being asked.
+    #[inline]
+    pub(crate) fn passes(&self, point: u64) -> bool {
+        match self {
+            Policy::Dfs(dfs) => dfs.passes(point),
+            _ => false,
+        }
+    }
+}

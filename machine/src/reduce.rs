@@ -1,0 +1,176 @@
+//! The partial-order reduction: steps that no one else can notice are no choice points.
+//!
+//! A step commutes with all that others can do before they notice it, so exploring it at once loses nothing: an ample
+//! set of one independent transition (Clarke, Grumberg, Peled, "Model Checking", chapter 10). Which words a context
+//! shares is not declared but *inferred*. The [`Summary`] keeps, over the whole search, which contexts read and wrote
+//! each word; a context is a CPU's tasks, a CPU's interrupt handlers, or an agent. A step on a word that no other
+//! context conflicts with is *fused* with the one before it. When some execution shows a conflict on a word for which a
+//! step was fused already, the search starts again with what it has learned. Restarts are few and come early, because
+//! first executions touch nearly everything.
+//!
+//! # Why the last search, the one that ends without a restart, is complete
+//!
+//! Take a state, a fused step `t` of context `c` on word `w`, and any execution of the full system from there that does
+//! not begin with `t`. Suppose it contains an access to `w` by another context that conflicts, and take the first. All
+//! steps before it are independent of `t`, so `t` can be moved to the front, and the same conflicting access happens
+//! after `t`: the reduced search, which explores from there, meets it (by induction on the length), would have noted
+//! it, and would have started again. So no such access exists: `t` is independent of everything others can do first,
+//! which is what an ample set must be. Three more conditions:
+//!
+//! * *Invisible.* Verdicts come from accesses to objects and from the model's own checks, which are part of steps. An
+//!   object's free counts as a write to all of its words, so an access to an object that another context may free is
+//!   never fused.
+//! * *Nobody is ignored.* A cycle of fused steps alone would starve the others. A checkpoint that a loop comes back to
+//!   is a choice point, and so is every wait; a loop without either exceeds the step limit, which is a verdict.
+//! * *Interrupts.* A handler is a context of its own, so a task-level step on a word that the CPU's own handlers touch
+//!   is a choice point while interrupts are on. With interrupts off the CPU's two contexts cannot alternate and do not
+//!   conflict. Disabling interrupts conflicts with every interrupt that is ever sent to the CPU.
+//!
+//! Under TSO a store that enters its CPU's own buffer is noticed by no one until it is drained. It is fused unless the
+//! CPU's own handler could notice the difference or the object could be freed; its drain is the step that counts, and a
+//! drain to a word that only this CPU touches is done at once.
+//!
+//! A test compares the set of outcomes with that of a search without any reduction, for every small program.
+
+use crate::state::{Next, State};
+
+/// What is known of one word.
+#[derive(Clone, Copy, Debug, Default)]
+struct Word {
+    readers: u64,
+    writers: u64,
+    freers: u64,
+    /// A step was fused because there was no conflict.
+    relied: bool,
+}
+
+/// Who touches what, over a whole search.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Summary {
+    words: Vec<Word>,
+    /// CPUs that are sent interrupts.
+    kicked: u32,
+    /// CPUs whose disabling of interrupts was fused.
+    relied_on_silence: u32,
+    /// Whether steps are fused at all.
+    pub(crate) active: bool,
+    /// Something was learned that an earlier decision was wrong about.
+    pub(crate) wrong: bool,
+}
+
+impl Summary {
+    pub(crate) fn new(words: usize, active: bool) -> Summary {
+        Summary { words: vec![Word::default(); words], active, ..Summary::default() }
+    }
+
+    /// Keeps what is known and forgets what was relied on, for the next attempt.
+    pub(crate) fn start_again(&mut self) {
+        self.wrong = false;
+        self.relied_on_silence = 0;
+        for word in &mut self.words {
+            word.relied = false;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn read(&mut self, word: usize, context: u64) {
+        if self.active {
+            let word = &mut self.words[word];
+            if word.readers & context == 0 {
+                word.readers |= context;
+                self.wrong |= word.relied && word.writers & !context != 0;
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn write(&mut self, word: usize, context: u64) {
+        if self.active {
+            let word = &mut self.words[word];
+            if word.writers & context == 0 {
+                word.writers |= context;
+                self.wrong |= word.relied && (word.readers | word.writers) & !context != 0;
+            }
+        }
+    }
+
+    /// An object came or went: whoever looks at one of its words can tell.
+    pub(crate) fn free(&mut self, words: core::ops::Range<usize>, context: u64) {
+        if self.active {
+            for index in words {
+                let word = &mut self.words[index];
+                if word.freers & context == 0 {
+                    word.freers |= context;
+                    word.writers |= context;
+                    self.wrong |= word.relied && (word.readers | word.writers) & !context != 0;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn kick(&mut self, place: usize) {
+        if self.active {
+            self.kicked |= 1 << place;
+            self.wrong |= self.relied_on_silence & 1 << place != 0;
+        }
+    }
+
+    /// Both contexts of a CPU.
+    fn own(place: usize) -> u64 {
+        0b11 << (2 * place)
+    }
+
+    /// Whether a drain of this CPU to this word can be done at once.
+    #[inline]
+    pub(crate) fn drains_at_once(&mut self, word: usize, place: usize) -> bool {
+        let word = &mut self.words[word];
+        let quiet = (word.readers | word.writers) & !Self::own(place) == 0;
+        word.relied |= quiet;
+        quiet
+    }
+}
+
+impl State {
+    /// Whether the next step of the running place can be done without a choice.
+    #[inline]
+    pub(crate) fn fuses(&mut self, buffers: bool) -> bool {
+        if !self.summary.active {
+            return false;
+        }
+        let me = self.running;
+        let place = &self.places[me];
+        let context = self.context_bit();
+        // With interrupts off the CPU's other context cannot come in between.
+        let mine = if place.irqs_on { context } else { Summary::own(me) };
+        match place.next {
+            Next::Load { word, .. } => {
+                let word = &mut self.summary.words[word];
+                let quiet = word.writers & !mine == 0;
+                word.relied |= quiet;
+                quiet
+            }
+            Next::Store { word, local } if buffers && !local && !place.agent => {
+                let word = &mut self.summary.words[word];
+                let own_handler = Summary::own(me) & !mine;
+                let quiet = (word.readers | word.writers) & own_handler == 0 && word.freers & !mine == 0;
+                word.relied |= quiet;
+                quiet
+            }
+            Next::Store { word, .. } | Next::Rmw { word } => {
+                let empty = place.buffer.is_empty() || matches!(place.next, Next::Store { .. });
+                let word = &mut self.summary.words[word];
+                let quiet = empty && (word.readers | word.writers) & !mine == 0;
+                word.relied |= quiet;
+                quiet
+            }
+            Next::Fence => place.buffer.is_empty(),
+            Next::IrqOn => true,
+            Next::IrqOff => {
+                let quiet = !place.irqs_on || self.summary.kicked & 1 << me == 0;
+                self.summary.relied_on_silence |= u32::from(quiet) << me;
+                quiet
+            }
+            _ => false,
+        }
+    }
+}

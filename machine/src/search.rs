@@ -1,0 +1,344 @@
+//! Searches: many executions under one policy, and what they found.
+//!
+//! The exhaustive search is stateless in the sense that it runs every execution again from the start, and stateful in
+//! that it does not go on from a state that it has seen. The state of real code on real stacks is not compared itself: a
+//! deterministic task's local state is a function of what it has observed, so memory, store buffers, pending interrupts,
+//! the state of the allocator and a hash of each task's observations since its last checkpoint are a sound key.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::machine::Machine;
+use crate::policy::{Dfs, Pct, Policy};
+use crate::record::LogLine;
+use crate::schedule::{Schedule, ScheduleError};
+use crate::state::End;
+use crate::verdict::Verdict;
+
+/// How much the exhaustive search leaves out as equal to what it has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Reduction {
+    /// Nothing: every interleaving is run to its end.
+    None,
+    /// States that were seen before.
+    States,
+    /// States that were seen before, and choices that nobody can notice.
+    #[default]
+    Full,
+}
+
+/// Which executions are run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Search {
+    /// All of them.
+    Exhaustive(Reduction),
+    /// All with at most so many preemptions, interrupts and early drains.
+    Bounded(u32),
+    /// So many, each choice uniform.
+    Random {
+        /// Where the random numbers start.
+        seed: u64,
+        /// How many.
+        executions: u64,
+    },
+    /// So many, by random priorities: finds a bug of `depth` ordering constraints with a known probability.
+    Pct {
+        /// Where the random numbers start.
+        seed: u64,
+        /// How many.
+        executions: u64,
+        /// How many constraints the bug needs; 1 to 3, mostly.
+        depth: u32,
+    },
+}
+
+/// When a search gives up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// After so many executions.
+    pub executions: u64,
+    /// After so long.
+    pub time: Duration,
+    /// At the first error, or only when all is explored.
+    pub stop_at_first: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { executions: u64::MAX, time: Duration::MAX, stop_at_first: true }
+    }
+}
+
+/// A verdict and how to see it again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// What.
+    pub verdict: Verdict,
+    /// The execution in which it was seen first.
+    pub schedule: Schedule,
+}
+
+/// How an execution ended: its verdicts, and what the program declared as its outcome, if no error stopped it.
+pub type Outcome = (BTreeSet<Verdict>, Vec<u64>);
+
+/// What a search has done and found.
+#[derive(Clone, Debug)]
+pub struct Exploration {
+    /// Whether every choice was exhausted. Never true for random searches, nor where a bound or a limit cut off.
+    pub complete: bool,
+    /// Executions, those included that ended where another had been.
+    pub executions: u64,
+    /// Different states at choice points.
+    pub states: u64,
+    /// Steps of all executions.
+    pub steps: u64,
+    /// How often the reduction learned something and the search began again.
+    pub restarts: u64,
+    /// The most choices in one execution.
+    pub depth: usize,
+    /// How long it took.
+    pub time: Duration,
+    /// Each different verdict, with the first execution that showed it.
+    pub found: Vec<Found>,
+    /// The outcomes of the executions that were run to their end.
+    pub outcomes: BTreeSet<Outcome>,
+    /// Labels whose accesses were to be dropped and that were never met: that mutation tested nothing.
+    pub never_met: Vec<String>,
+}
+
+/// One execution, replayed and written down.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// What was found.
+    pub verdicts: Vec<Verdict>,
+    /// What each step did.
+    pub log: Vec<LogLine>,
+    /// The first error in the words of KASAN, if it has such words.
+    pub report: Option<String>,
+    /// The outcome that the program declares.
+    pub outcome: Vec<u64>,
+    /// The schedule, with the hash of its trace.
+    pub schedule: Schedule,
+}
+
+impl Machine {
+    /// Runs executions until the search is over.
+    ///
+    /// The first call ends set-up: the memory as it is then is what every execution starts from.
+    ///
+    /// # Panics
+    /// If a CPU has no task to boot with.
+    pub fn explore(&self, search: Search, limits: Limits) -> Exploration {
+        self.explore_with(search, limits, |_| {})
+    }
+
+    /// As [`explore`](Self::explore); `progress` is told the number of executions now and then.
+    pub fn explore_with(&self, search: Search, limits: Limits, mut progress: impl FnMut(u64)) -> Exploration {
+        self.seal_once();
+        let reduction = match search {
+            Search::Exhaustive(reduction) => reduction,
+            Search::Bounded(_) => Reduction::States,
+            _ => Reduction::None,
+        };
+        self.set_summary(reduction == Reduction::Full);
+        let mut run = Run::new(self, limits);
+        match search {
+            Search::Exhaustive(_) => run.depth_first(Dfs::new(None, reduction != Reduction::None), &mut progress),
+            Search::Bounded(bound) => run.depth_first(Dfs::new(Some(bound), true), &mut progress),
+            Search::Random { seed, executions } => {
+                self.set_policy(Policy::Random(fastrand::Rng::with_seed(seed)));
+                run.many(executions, &mut progress, |_| {});
+            }
+            Search::Pct { seed, executions, depth } => {
+                let places = self.places();
+                let mut length = 100;
+                run.many(executions, &mut progress, |index| {
+                    if index > 0 {
+                        length = self.points();
+                    }
+                    let seed = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                    self.set_policy(Policy::Pct(Pct::new(seed, depth, length, places)));
+                });
+            }
+        }
+        run.finish()
+    }
+
+    /// Replays a schedule, writing down what happens.
+    ///
+    /// # Errors
+    /// If it does not fit: it is for another program, or a step cannot happen when it should, or the steps do
+    /// something else than they did.
+    pub fn replay(&self, schedule: &Schedule, program: u64) -> Result<Recording, ScheduleError> {
+        let error = |message: String| ScheduleError { line: 2, column: 1, message };
+        if schedule.program != program {
+            return Err(error(format!(
+                "the schedule is for another program, or another version of it: {:016x}, not {program:016x}",
+                schedule.program
+            )));
+        }
+        let recording = self.record(schedule).map_err(|message| ScheduleError { line: 4, column: 1, message })?;
+        if recording.schedule.trace != schedule.trace {
+            return Err(ScheduleError {
+                line: 3,
+                column: 1,
+                message: "the steps did something else than when the schedule was made: it is stale".into(),
+            });
+        }
+        Ok(recording)
+    }
+
+    /// Runs a schedule without asking whether it fits in all.
+    fn record(&self, schedule: &Schedule) -> Result<Recording, String> {
+        self.seal_once();
+        self.set_summary(false);
+        self.set_policy(Policy::Replay(schedule.cursor()));
+        self.set_recording(true);
+        let end = self.execute();
+        let stale = self.stale.take();
+        let recording = Recording {
+            verdicts: self.verdicts(),
+            log: self.log.take(),
+            report: self.report.take(),
+            outcome: self.read_outcome(),
+            schedule: schedule.with_trace(self.tracing.get()),
+        };
+        self.set_recording(false);
+        let left_over = !self.replay_is_at_end();
+        match end {
+            End::Stale => Err(stale.unwrap_or("a value of the schedule cannot be picked here").into()),
+            _ if left_over => Err("the execution ends before the schedule does".into()),
+            _ => Ok(recording),
+        }
+    }
+
+    /// Looks for the shortest execution that shows a verdict of the same kind: the fewest preemptions first.
+    ///
+    /// Gives the schedule back as it was if nothing shorter is found within `executions` a bound.
+    pub fn shrink(&self, found: &Found, executions: u64) -> Found {
+        for bound in 0..4 {
+            let limits = Limits { executions, stop_at_first: !found.verdict.kind.is_finding(), ..Limits::default() };
+            let exploration = self.explore(Search::Bounded(bound), limits);
+            let same = exploration.found.into_iter().filter(|other| other.verdict.kind == found.verdict.kind);
+            if let Some(mut shortest) = same.min_by_key(|other| (other.schedule.runs(), other.schedule.steps())) {
+                shortest.schedule.program = found.schedule.program;
+                self.seal_trace(&mut shortest.schedule);
+                return shortest;
+            }
+        }
+        found.clone()
+    }
+
+    /// Puts the hash of its trace into a schedule that was just made.
+    pub(crate) fn seal_trace(&self, schedule: &mut Schedule) {
+        if let Ok(recording) = self.record(schedule) {
+            schedule.trace = recording.schedule.trace;
+        }
+    }
+}
+
+/// A search under way.
+struct Run<'a> {
+    machine: &'a Machine,
+    limits: Limits,
+    started: Instant,
+    result: Exploration,
+    stopped: bool,
+}
+
+/// How often the clock is looked at.
+const BETWEEN_LOOKS: u64 = 1024;
+
+impl<'a> Run<'a> {
+    fn new(machine: &'a Machine, limits: Limits) -> Self {
+        let result = Exploration {
+            complete: false,
+            executions: 0,
+            states: 0,
+            steps: 0,
+            restarts: 0,
+            depth: 0,
+            time: Duration::ZERO,
+            found: Vec::new(),
+            outcomes: BTreeSet::new(),
+            never_met: Vec::new(),
+        };
+        Run { machine, limits, started: Instant::now(), result, stopped: false }
+    }
+
+    /// One execution; its result is added up.
+    fn one(&mut self, progress: &mut impl FnMut(u64)) -> End {
+        let end = self.machine.execute();
+        self.result.executions += 1;
+        self.result.steps += self.machine.steps();
+        if end == End::Restart {
+            return end;
+        }
+        let verdicts = self.machine.verdicts();
+        if matches!(end, End::Complete | End::Error) {
+            // Where an error stopped it, how far the others had come is an accident of the order of unrelated steps.
+            let values = if end == End::Complete { self.machine.read_outcome() } else { Vec::new() };
+            let outcome = (verdicts.iter().cloned().collect(), values);
+            if !self.result.outcomes.contains(&outcome) {
+                self.result.outcomes.insert(outcome);
+            }
+        }
+        for verdict in verdicts {
+            if !self.result.found.iter().any(|found| found.verdict == verdict) {
+                self.stopped |= self.limits.stop_at_first && !verdict.kind.is_finding();
+                self.result.found.push(Found { verdict, schedule: self.machine.record.borrow().clone() });
+            }
+        }
+        if self.result.executions.is_multiple_of(BETWEEN_LOOKS) {
+            progress(self.result.executions);
+            self.stopped |= self.started.elapsed() > self.limits.time;
+        }
+        self.stopped |= self.result.executions >= self.limits.executions;
+        end
+    }
+
+    fn depth_first(&mut self, dfs: Dfs, progress: &mut impl FnMut(u64)) {
+        self.machine.set_policy(Policy::Dfs(dfs));
+        loop {
+            let end = self.one(progress);
+            let mut policy = self.machine.policy.borrow_mut();
+            let Policy::Dfs(dfs) = &mut *policy else { unreachable!("set above") };
+            self.result.states = dfs.states() as u64;
+            self.result.depth = dfs.deepest;
+            if end == End::Restart {
+                dfs.restart();
+                self.machine.summary_start_again();
+                self.result.restarts += 1;
+                self.result.found.clear();
+                self.result.outcomes.clear();
+                self.stopped = false;
+            } else if !dfs.advance() {
+                self.result.complete = !dfs.cut;
+                return;
+            }
+            if self.stopped {
+                return;
+            }
+        }
+    }
+
+    fn many(&mut self, executions: u64, progress: &mut impl FnMut(u64), mut before: impl FnMut(u64)) {
+        for index in 0..executions {
+            before(index);
+            self.one(progress);
+            if self.stopped {
+                return;
+            }
+        }
+    }
+
+    fn finish(mut self) -> Exploration {
+        self.result.time = self.started.elapsed();
+        self.result.never_met = self.machine.never_met();
+        for found in &mut self.result.found {
+            self.machine.seal_trace(&mut found.schedule);
+        }
+        self.result
+    }
+}

@@ -1,0 +1,683 @@
+//! Steps: what a simulated program does to the machine, one indivisible thing after the other.
+//!
+//! Each step has two halves. First the place announces what it is about to do and others may go before it (the choice
+//! point). Then, at once, the step itself, its check against the shadow included: a check that came before the choice
+//! would let the object die in between unnoticed.
+//!
+//! Memory models differ in what happens to a store. Under SC it reaches memory at once. Under TSO it enters the CPU's own
+//! buffer, loads look there first, and its way to memory is an action of the machine (x86-TSO: Sewell, Sarkar, Owens,
+//! Nardelli, Myreen, CACM 2010). Full barriers, locked instructions, sending and taking an interrupt, and entering the
+//! allocator find the buffer drained.
+
+use core::panic::Location;
+
+use lazytlb_core::memory::{At, Label, Ordering};
+use lazytlb_kasan::{Access, BadAccess, BugType};
+
+use crate::machine::{Machine, MemoryModel};
+use crate::mix::fold;
+use crate::policy::{Pick, Policy};
+use crate::schedule::Event;
+use crate::state::{Action, Call, End, Next, State};
+use crate::verdict::{Kind, Verdict};
+
+/// How an access is ordered, with its label and whether the word is local.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) at: At,
+    pub(crate) local: bool,
+}
+
+impl Order {
+    pub(crate) const LOCAL: Order = Order { at: At { order: Ordering::Relaxed, label: Label::NONE }, local: true };
+
+    #[inline]
+    pub(crate) fn of(at: impl Into<At>) -> Order {
+        let at = at.into();
+        assert!(at.order != Ordering::SeqCst, "no SeqCst accesses: write a fence, or use a `_full` operation");
+        Order { at, local: false }
+    }
+
+    #[inline]
+    pub(crate) fn full(label: Label) -> Order {
+        Order { at: At { order: Ordering::AcqRel, label }, local: false }
+    }
+}
+
+/// Which read-modify-write it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rmw {
+    Swap,
+    CompareExchange,
+    Fetch,
+}
+
+/// Sorts of steps, for the history: different steps never look alike.
+mod sort {
+    pub(super) const LOAD: u64 = 1;
+    pub(super) const STORE: u64 = 2;
+    pub(super) const RMW: u64 = 3;
+    pub(super) const FENCE: u64 = 4;
+    pub(super) const IRQ_OFF: u64 = 5;
+    pub(super) const IRQ_ON: u64 = 6;
+    pub(super) const IPI: u64 = 7;
+    pub(super) const HEAP: u64 = 8;
+    pub(super) const HINT: u64 = 9;
+    pub(super) const WAIT: u64 = 10;
+    pub(super) const SWITCH: u64 = 11;
+    pub(super) const PICK: u64 = 12;
+    pub(super) const HANDLER: u64 = 13;
+    pub(super) const DONE: u64 = 14;
+}
+
+impl Machine {
+    /// The index of a word of the running program.
+    #[inline]
+    fn index(&self, address: usize, at: &'static Location<'static>) -> usize {
+        match self.arena.index(address) {
+            Some(index) => index,
+            None => panic!("{at}: a simulated word outside the arena of the machine that runs"),
+        }
+    }
+
+    /// Lets others go first, if the policy says so, and returns when the running task may do its `next` step.
+    #[inline]
+    pub(crate) fn point(&self, next: Next) {
+        let mut state = self.state.borrow_mut();
+        let me = state.running;
+        state.places[me].next = next;
+        if self.starting.get() {
+            drop(state);
+            self.suspend();
+            state = self.state.borrow_mut();
+            if let Action::Irq(_, vector) = state.action {
+                drop(state);
+                self.interrupt(vector);
+                return self.point(next);
+            }
+            return self.count_step(state);
+        }
+        state.points += 1;
+        if state.fuses(self.config.memory == MemoryModel::Tso) {
+            return self.count_step(state);
+        }
+        self.choose_next(state, me, next)
+    }
+
+    fn choose_next<'a>(&'a self, mut state: core::cell::RefMut<'a, State>, me: usize, next: Next) {
+        if self.policy.borrow().passes(state.points) {
+            return self.count_step(state);
+        }
+        let Some(action) = self.pick(&mut state) else {
+            drop(state);
+            self.suspend_for_ever()
+        };
+        state.action = action;
+        let mine = matches!(action, Action::Step(place) | Action::Irq(place, _) if usize::from(place) == me);
+        if !mine {
+            drop(state);
+            self.suspend();
+            state = self.state.borrow_mut();
+        }
+        match state.action {
+            Action::Irq(_, vector) => {
+                drop(state);
+                self.interrupt(vector);
+                self.point(next)
+            }
+            _ => self.count_step(state),
+        }
+    }
+
+    /// Picks what happens next, doing what needs no coroutine at once. `None` if the execution is over.
+    pub(crate) fn pick(&self, state: &mut State) -> Option<Action> {
+        let mut actions = self.actions.take();
+        let picked = loop {
+            state.actions(&mut actions);
+            if actions.is_empty() {
+                self.all_wait(state);
+                break None;
+            }
+            let key = || {
+                fold(fold(self.arena.hash(), self.kasan.borrow().state_hash()), state.hash(|v| self.arena.portable(v)))
+            };
+            let point = state.points;
+            let pick = {
+                let mut policy = self.policy.borrow_mut();
+                let forced = actions.len() == 1 && actions[0] == Action::Step(state.running as u8);
+                // A replay is asked all the same: it counts.
+                if forced && !matches!(&*policy, Policy::Replay(_)) {
+                    Pick::Act(actions[0])
+                } else {
+                    policy.pick(point, &actions, state.running, key)
+                }
+            };
+            match pick {
+                Pick::Act(Action::Drain(place)) => {
+                    self.drain(state, usize::from(place));
+                    state.points += 1;
+                }
+                Pick::Act(action) => break Some(action),
+                Pick::Prune => {
+                    state.end = Some(End::Pruned);
+                    break None;
+                }
+                Pick::Stale => {
+                    let ended = matches!(&*self.policy.borrow(), Policy::Replay(cursor) if cursor.is_at_end());
+                    self.stale.set(Some(if ended {
+                        "the schedule ends before the execution does"
+                    } else {
+                        "a step of the schedule cannot happen here"
+                    }));
+                    state.end = Some(End::Stale);
+                    break None;
+                }
+            }
+        };
+        self.actions.set(actions);
+        picked
+    }
+
+    /// Nothing can happen any more: the end, or a deadlock.
+    fn all_wait(&self, state: &mut State) {
+        let waits = |place: &&crate::state::Place| matches!(place.next, Next::Wait);
+        let who: Vec<&str> =
+            state.places.iter().filter(waits).map(|place| state.tasks[place.task].name.as_str()).collect();
+        if !who.is_empty() {
+            let message = format!("{} wait for ever", who.join(", "));
+            state.verdicts.push(Verdict { kind: Kind::Deadlock, message });
+            state.end = Some(End::Error);
+        } else {
+            state.end = Some(End::Complete);
+        }
+    }
+
+    #[inline]
+    fn count_step(&self, mut state: core::cell::RefMut<'_, State>) {
+        state.steps += 1;
+        let me = state.running as u8;
+        self.record.borrow_mut().push(Event::Did(Action::Step(me)));
+        if state.steps > self.config.max_steps {
+            drop(state);
+            self.fail(Kind::TooLong, format!("more than {} steps: it may never end", self.config.max_steps));
+        }
+    }
+
+    /// The oldest buffered store of a CPU reaches memory.
+    fn drain(&self, state: &mut State, place: usize) {
+        self.record.borrow_mut().push(Event::Did(Action::Drain(place as u8)));
+        let Some((word, value)) = state.places[place].buffer.pop_front() else { return };
+        self.commit(state, word, value);
+        if self.recording.get() {
+            let what = format!("{} = {:#x} reaches memory", self.name_of(word), self.arena.portable(value));
+            self.log_line(state, place, what);
+        }
+    }
+
+    #[inline]
+    fn commit(&self, state: &mut State, word: usize, value: u64) {
+        if self.arena.write(word, value) {
+            state.changed(word);
+        }
+    }
+
+    /// Checks an access against the shadow; ends the execution if it is bad.
+    #[inline]
+    fn check(&self, word: usize, access: Access, at: &'static Location<'static>) {
+        let checked = self.kasan.borrow().check(self.addr_of(word), crate::arena::WORD, access);
+        if let Err(bad) = checked {
+            self.bad_access(bad, at);
+        }
+    }
+
+    #[cold]
+    fn bad_access(&self, bad: BadAccess, at: &'static Location<'static>) {
+        let kind = if bad.bug == BugType::UseAfterFree { Kind::Dereferences } else { Kind::OutOfBounds };
+        let word = self.arena_word(bad.addr);
+        let message = format!(
+            "{} of {} in {}",
+            bad.access,
+            word.map_or_else(|| bad.addr.to_string(), |word| self.name_of(word)),
+            self.function()
+        );
+        let title = lazytlb_kasan::Title::Access { bug: bad.bug, access: bad.access, size: bad.size };
+        self.write_report(title, bad.addr, at);
+        self.fail(kind, message);
+    }
+
+    /// Checks one byte, as KASAN's `kasan_check_byte`: a step that reads and does nothing with what it read.
+    #[track_caller]
+    pub fn check_byte(&self, address: usize) {
+        let at = Location::caller();
+        let Some(word) = self.arena.index(address) else { return };
+        self.point(Next::Load { word, local: false });
+        {
+            let mut state = self.state.borrow_mut();
+            let context = state.context_bit();
+            state.summary.read(word, context);
+            state.observe(sort::LOAD, word as u64);
+        }
+        self.restart_if_wrong();
+        self.check(word, Access::Read, at);
+    }
+
+    #[inline]
+    pub(crate) fn load(&self, address: usize, order: Order, at: &'static Location<'static>) -> usize {
+        let word = self.index(address, at);
+        self.point(Next::Load { word, local: order.local });
+        self.check(word, Access::Read, at);
+        let value = {
+            let mut state = self.state.borrow_mut();
+            let forwarded =
+                state.me().buffer.iter().rev().find(|&&(stored, _)| stored == word).map(|&(_, value)| value);
+            let value = forwarded.unwrap_or_else(|| self.arena.read(word));
+            let context = state.context_bit();
+            state.summary.read(word, context);
+            state.watch(word);
+            state.observe(sort::LOAD + (word as u64) * 16, self.arena.portable(value));
+            value
+        };
+        self.restart_if_wrong();
+        self.trace(at, |name| format!("load {name} -> {:#x}", self.arena.portable(value)), word, order);
+        value as usize
+    }
+
+    #[inline]
+    pub(crate) fn store(&self, address: usize, value: usize, order: Order, at: &'static Location<'static>) {
+        let word = self.index(address, at);
+        if self.is_dropped(order.at.label) {
+            return;
+        }
+        self.point(Next::Store { word, local: order.local });
+        self.check(word, Access::Write, at);
+        {
+            let mut state = self.state.borrow_mut();
+            let state = &mut *state;
+            let context = state.context_bit();
+            state.summary.write(word, context);
+            state.observe(sort::STORE + (word as u64) * 16, self.arena.portable(value as u64));
+            let me = state.running;
+            if self.config.memory == MemoryModel::Tso && !order.local && !state.places[me].agent {
+                state.places[me].buffer.push_back((word, value as u64));
+                self.drain_private(state, me);
+            } else {
+                self.commit(state, word, value as u64);
+            }
+        }
+        self.restart_if_wrong();
+        self.trace(at, |name| format!("store {name} = {:#x}", self.arena.portable(value as u64)), word, order);
+    }
+
+    /// Drains what only this CPU touches: nobody can tell when it reaches memory.
+    fn drain_private(&self, state: &mut State, me: usize) {
+        while state.summary.active
+            && let Some(&(word, _)) = state.places[me].buffer.front()
+            && state.summary.drains_at_once(word, me)
+        {
+            self.drain(state, me);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn rmw(
+        &self,
+        address: usize,
+        rmw: Rmw,
+        order: Order,
+        at: &'static Location<'static>,
+        apply: &dyn Fn(usize) -> Option<usize>,
+    ) -> usize {
+        let word = self.index(address, at);
+        let dropped = self.is_dropped(order.at.label);
+        self.point(Next::Rmw { word });
+        self.check(word, Access::Write, at);
+        let old = {
+            let mut state = self.state.borrow_mut();
+            let state = &mut *state;
+            let old = self.arena.read(word);
+            let new = if dropped { None } else { apply(old as usize) };
+            let context = state.context_bit();
+            state.summary.read(word, context);
+            state.watch(word);
+            if let Some(new) = new {
+                state.summary.write(word, context);
+                self.commit(state, word, new as u64);
+            }
+            state.observe(sort::RMW + (word as u64) * 16 + ((rmw as u64) << 60), self.arena.portable(old));
+            old
+        };
+        self.restart_if_wrong();
+        self.trace(
+            at,
+            |name| {
+                format!(
+                    "{rmw:?} {name}: {:#x} -> {:#x}",
+                    self.arena.portable(old),
+                    self.arena.portable(self.arena.read(word))
+                )
+            },
+            word,
+            order,
+        );
+        old as usize
+    }
+
+    pub(crate) fn fence(&self, at: At) {
+        if self.is_dropped(at.label) || at.order != Ordering::SeqCst {
+            // Acquire and release fences order nothing that TSO does not order already.
+            return;
+        }
+        self.point(Next::Fence);
+        self.state.borrow_mut().observe(sort::FENCE, 0);
+        self.note(|| format!("fence {:?}", at.label));
+    }
+
+    pub(crate) fn spin_hint(&self) {
+        let blocked = {
+            let mut state = self.state.borrow_mut();
+            let task = state.current();
+            let blocked = task.watching && !task.dirty;
+            task.watching = true;
+            blocked
+        };
+        self.point(if blocked { Next::Wait } else { Next::Yield });
+        let mut state = self.state.borrow_mut();
+        let task = state.current();
+        task.dirty = false;
+        task.reads.clear();
+        state.observe(sort::HINT, 0);
+    }
+
+    /// A wait loop begins a round: what it reads from here on is what it waits for.
+    pub(crate) fn begin_round(&self) {
+        let mut state = self.state.borrow_mut();
+        let task = state.current();
+        task.round_start = task.history;
+        task.watching = true;
+        task.dirty = false;
+        task.reads.clear();
+    }
+
+    /// The round is over. If it was not the last, the task forgets it and waits for a change.
+    pub(crate) fn end_round(&self, ready: bool) {
+        {
+            let mut state = self.state.borrow_mut();
+            let task = state.current();
+            if ready {
+                task.watching = false;
+                task.reads.clear();
+                return;
+            }
+            task.history = fold(task.round_start, sort::WAIT);
+        }
+        self.point(Next::Wait);
+        let mut state = self.state.borrow_mut();
+        let task = state.current();
+        task.watching = false;
+        task.history = task.round_start;
+    }
+
+    /// Whether interrupts are on; turns them off.
+    pub fn irq_save(&self) -> bool {
+        self.point(Next::IrqOff);
+        let mut state = self.state.borrow_mut();
+        let was_on = core::mem::replace(&mut state.me().irqs_on, false);
+        state.observe(sort::IRQ_OFF, u64::from(was_on));
+        was_on
+    }
+
+    /// Turns interrupts on again if they were on.
+    pub fn irq_restore(&self, were_on: bool) {
+        if !were_on {
+            return;
+        }
+        self.point(Next::IrqOn);
+        let mut state = self.state.borrow_mut();
+        state.me().irqs_on = true;
+        state.observe(sort::IRQ_ON, 0);
+    }
+
+    /// Sends vector `vector` to the places of `mask`, the sender included if it is in. An offline CPU loses it.
+    ///
+    /// Ordered after all earlier stores of the sender.
+    pub fn send_ipi(&self, mask: u64, vector: u8) {
+        self.point(Next::Ipi);
+        let mut state = self.state.borrow_mut();
+        for place in 0..state.places.len() {
+            if mask & 1 << place == 0 {
+                continue;
+            }
+            state.summary.kick(place);
+            if state.places[place].online {
+                state.places[place].pending |= 1 << vector;
+            } else {
+                state.lost_ipis += 1;
+            }
+        }
+        state.observe(sort::IPI, mask);
+        drop(state);
+        self.restart_if_wrong();
+        self.note(|| format!("interrupt {vector} to mask {mask:#x}"));
+    }
+
+    /// Runs the handler on the interrupted task's stack.
+    fn interrupt(&self, vector: u8) {
+        let interrupted = {
+            let mut state = self.state.borrow_mut();
+            let me = state.running as u8;
+            self.record.borrow_mut().push(Event::Did(Action::Irq(me, vector)));
+            let place = state.me();
+            place.pending &= !(1 << vector);
+            place.irqs_on = false;
+            place.in_irq += 1;
+            let task = state.current();
+            let interrupted = (task.history, task.interrupted);
+            task.interrupted = fold(task.interrupted, task.history);
+            task.history = fold(sort::HANDLER, u64::from(vector));
+            interrupted
+        };
+        self.note(|| format!("interrupt {vector}"));
+        let handler = self.handler.borrow().clone();
+        if let Some(handler) = handler {
+            self.enter_call("(interrupt)", Location::caller(), true);
+            handler(vector);
+            self.leave_call();
+        }
+        // Returning from an interrupt is a barrier.
+        if !self.state.borrow_mut().me().buffer.is_empty() {
+            self.point(Next::Fence);
+        }
+        let mut state = self.state.borrow_mut();
+        let place = state.me();
+        place.in_irq -= 1;
+        place.irqs_on = true;
+        let task = state.current();
+        (task.history, task.interrupted) = interrupted;
+    }
+
+    /// Waits for an interrupt and returns when one was handled.
+    pub fn idle(&self) {
+        {
+            let mut state = self.state.borrow_mut();
+            let me = state.running;
+            state.places[me].next = Next::Idle;
+            if self.starting.get() {
+                drop(state);
+                self.suspend();
+            } else {
+                state.points += 1;
+                match self.pick(&mut state) {
+                    None => {
+                        drop(state);
+                        self.suspend_for_ever()
+                    }
+                    Some(action) => {
+                        state.action = action;
+                        let mine = matches!(action, Action::Irq(place, _) if usize::from(place) == me);
+                        drop(state);
+                        if !mine {
+                            self.suspend();
+                        }
+                    }
+                }
+            }
+        }
+        let Action::Irq(_, vector) = self.state.borrow().action else { return };
+        self.interrupt(vector);
+    }
+
+    /// The running task's body has returned: its CPU takes interrupts for ever.
+    pub(crate) fn body_is_over(&self) -> ! {
+        {
+            let mut state = self.state.borrow_mut();
+            let task = state.current();
+            task.history = sort::DONE;
+        }
+        loop {
+            self.idle();
+        }
+    }
+
+    /// Begins a statement: all local state of the running task is a function of `local`. `loops` says that an earlier
+    /// statement is come back to; others may go first then.
+    pub fn checkpoint(&self, local: u64, loops: bool) {
+        {
+            let mut state = self.state.borrow_mut();
+            let task = state.current();
+            task.history = fold(local, task.pid.into());
+        }
+        if loops {
+            self.point(Next::Checkpoint);
+        }
+    }
+
+    /// One of the values `0..n`, all of which are explored.
+    ///
+    /// # Panics
+    /// If there are none, or more than 255.
+    pub fn choose(&self, n: u8) -> u8 {
+        assert!(n > 0, "one of none cannot be chosen");
+        let mut state = self.state.borrow_mut();
+        state.points += 1;
+        let me = state.running as u8;
+        let mut policy = self.policy.borrow_mut();
+        let picked = if let Policy::Replay(cursor) = &mut *policy {
+            cursor.next_pick().filter(|&(place, value)| place == me && value < n).map(|(_, value)| value)
+        } else if n == 1 {
+            Some(0)
+        } else {
+            let actions: Vec<Action> = (0..n).map(Action::Pick).collect();
+            let key = || {
+                fold(fold(self.arena.hash(), self.kasan.borrow().state_hash()), state.hash(|v| self.arena.portable(v)))
+            };
+            match policy.pick(state.points, &actions, state.running, || fold(key(), sort::PICK)) {
+                Pick::Act(Action::Pick(value)) => Some(value),
+                _ => {
+                    state.end = Some(End::Pruned);
+                    drop((state, policy));
+                    self.suspend_for_ever()
+                }
+            }
+        };
+        drop(policy);
+        let Some(value) = picked else {
+            state.end = Some(End::Stale);
+            drop(state);
+            self.suspend_for_ever()
+        };
+        self.record.borrow_mut().push(Event::Picked(me, value));
+        state.observe(sort::PICK, u64::from(value));
+        value
+    }
+
+    /// Gives the running CPU to another task: its stack is run from where it stopped, or from its beginning. Returns
+    /// when some CPU, this or another, switches back.
+    pub fn switch_to(&self, task: crate::machine::TaskId) {
+        let mut state = self.state.borrow_mut();
+        let me = state.running;
+        let old = state.places[me].task;
+        if old == task.0 {
+            return;
+        }
+        if let Some(elsewhere) = state.tasks[task.0].place {
+            drop(state);
+            self.fail(Kind::WrongContext, format!("{} runs on cpu{elsewhere} already", self.task_name(task)));
+            return;
+        }
+        state.observe(sort::SWITCH, task.0 as u64);
+        state.tasks[old].place = None;
+        state.tasks[task.0].place = Some(me);
+        state.places[me].task = task.0;
+        self.switching.set(true);
+        drop(state);
+        self.note(|| format!("switch to {}", self.task_name(task)));
+        self.suspend();
+    }
+
+    pub(crate) fn heap_step(&self, words: core::ops::Range<usize>) {
+        self.point(Next::Heap);
+        let mut state = self.state.borrow_mut();
+        let context = state.context_bit();
+        let first = words.start as u64;
+        state.summary.free(words, context);
+        state.observe(sort::HEAP, first);
+        drop(state);
+        self.restart_if_wrong();
+    }
+
+    /// The reduction has learned that it was wrong: nothing of this execution counts.
+    #[inline]
+    fn restart_if_wrong(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.summary.wrong {
+            state.end = Some(End::Restart);
+            drop(state);
+            self.suspend_for_ever()
+        }
+    }
+
+    /// Reports a verdict. An error ends the execution: the call does not return then.
+    pub fn fail(&self, kind: Kind, message: impl Into<String>) {
+        let verdict = Verdict { kind, message: message.into() };
+        let mut state = self.state.borrow_mut();
+        if kind.is_finding() {
+            if !state.verdicts.contains(&verdict) {
+                let hash = verdict.message.bytes().fold(kind as u64, |hash, byte| fold(hash, u64::from(byte)));
+                state.findings ^= hash;
+                state.verdicts.push(verdict);
+            }
+            return;
+        }
+        state.verdicts.push(verdict);
+        state.end = Some(End::Error);
+        drop(state);
+        if self.is_running() {
+            self.suspend_for_ever()
+        }
+    }
+
+    fn enter_call(&self, function: &'static str, at: &'static Location<'static>, irq: bool) {
+        if self.recording.get() {
+            self.state.borrow_mut().current().calls.push(Call { function, at, irq });
+        }
+    }
+
+    fn leave_call(&self) {
+        if self.recording.get() {
+            self.state.borrow_mut().current().calls.pop();
+        }
+    }
+
+    /// A function of the program begins, for call traces.
+    #[track_caller]
+    #[inline]
+    pub fn frame_enter(&self, function: &'static str) {
+        self.enter_call(function, Location::caller(), false);
+    }
+
+    /// It ends.
+    #[inline]
+    pub fn frame_leave(&self) {
+        self.leave_call();
+    }
+}

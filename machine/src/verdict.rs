@@ -1,0 +1,104 @@
+//! Verdicts: what an execution is found guilty of. Kinds are never merged: a pointer that is *held* after its object was
+//! freed, one that is *dereferenced*, and a root that the *hardware reaches* are three different things.
+
+use core::fmt;
+
+/// What was found.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A pointer to a freed object is still held. A finding, not an error: nobody has used it yet.
+    Holds,
+    /// Software accessed a freed object.
+    Dereferences,
+    /// Software accessed memory that belongs to no object.
+    OutOfBounds,
+    /// The hardware can reach a freed page table.
+    HardwareReaches,
+    /// An object was freed twice.
+    DoubleFree,
+    /// Something was freed that cannot be.
+    InvalidFree,
+    /// An object is alive that nobody can free any more.
+    Leak,
+    /// Everybody waits.
+    Deadlock,
+    /// An execution was longer than the limit: it may never end.
+    TooLong,
+    /// Something that may sleep ran where nothing may.
+    SleepingWhileAtomic,
+    /// Something ran in a context that its contract forbids.
+    WrongContext,
+    /// The library warned of a broken rule.
+    Warning,
+    /// A condition of the program does not hold.
+    Assertion,
+    /// The code panicked.
+    Panic,
+}
+
+impl Kind {
+    /// All kinds, errors and findings.
+    pub const ALL: [Kind; 14] = [
+        Kind::Holds,
+        Kind::Dereferences,
+        Kind::OutOfBounds,
+        Kind::HardwareReaches,
+        Kind::DoubleFree,
+        Kind::InvalidFree,
+        Kind::Leak,
+        Kind::Deadlock,
+        Kind::TooLong,
+        Kind::SleepingWhileAtomic,
+        Kind::WrongContext,
+        Kind::Warning,
+        Kind::Assertion,
+        Kind::Panic,
+    ];
+
+    /// Whether it is only a finding: the execution goes on, and whoever asked decides what it is worth.
+    pub const fn is_finding(self) -> bool {
+        matches!(self, Kind::Holds)
+    }
+
+    /// Its name in reports and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Holds => "holds",
+            Kind::Dereferences => "dereferences",
+            Kind::OutOfBounds => "out-of-bounds",
+            Kind::HardwareReaches => "hardware-reaches",
+            Kind::DoubleFree => "double-free",
+            Kind::InvalidFree => "invalid-free",
+            Kind::Leak => "leak",
+            Kind::Deadlock => "deadlock",
+            Kind::TooLong => "too-long",
+            Kind::SleepingWhileAtomic => "sleeping-while-atomic",
+            Kind::WrongContext => "wrong-context",
+            Kind::Warning => "warning",
+            Kind::Assertion => "assertion",
+            Kind::Panic => "panic",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One thing that was found in one execution.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Verdict {
+    /// What.
+    pub kind: Kind,
+    /// In words.
+    pub message: String,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
+    }
+}

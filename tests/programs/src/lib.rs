@@ -1,0 +1,168 @@
+//! Small programs for the machine's tests: the hazard-pointer program and a shootdown, generic over the memory.
+
+use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, LocalWord, Memory, Ordering::*};
+use lazytlb_machine::{Config, Kind, Machine, MemoryModel, ObjectKind, Sim};
+
+/// Orders a reader's slot before its second look.
+pub const READER_FENCE: Label = Label::new("test.reader_fence");
+/// Orders the writer's unpublishing before its scan.
+pub const WRITER_FENCE: Label = Label::new("test.writer_fence");
+
+/// One round of a reader of the textbook hazard pointer: protect, look again, use, release. Says what it read, if it
+/// read.
+pub fn read<M: Memory>(
+    memory: M,
+    published: &M::AtomicUsize,
+    slot: &M::AtomicUsize,
+    body: &M::AtomicUsize,
+) -> Option<usize> {
+    let seen = published.load(Relaxed);
+    if seen == 0 {
+        return None;
+    }
+    slot.store(seen, Release);
+    memory.fence(SeqCst.at(READER_FENCE));
+    let value = (published.load(Acquire) == seen).then(|| body.load(Relaxed));
+    slot.store(0, Release);
+    value
+}
+
+/// The writer: unpublish, scan, and say whether nobody protects the object.
+pub fn retire<'a, M: Memory + 'a>(
+    memory: M,
+    published: &M::AtomicUsize,
+    mut slots: impl Iterator<Item = &'a M::AtomicUsize>,
+) -> bool
+where
+    M::AtomicUsize: 'a,
+{
+    published.store(0, Relaxed);
+    memory.fence(SeqCst.at(WRITER_FENCE));
+    slots.all(|slot| slot.load(Acquire) == 0)
+}
+
+/// What the words of the simulated program are.
+struct Words {
+    published: <Sim as Memory>::AtomicUsize,
+    slots: [<Sim as Memory>::AtomicUsize; 4],
+    /// What each reader has seen, and whether the writer has freed: the outcome.
+    results: [<Sim as Memory>::LocalUsize; 5],
+}
+
+fn config(cpus: usize, memory: MemoryModel, dropped: &[Label]) -> Config {
+    let dropped = dropped.iter().map(|label| label.name().to_owned()).collect();
+    Config { cpus, memory, bytes: 8 << 10, dropped, ..Config::default() }
+}
+
+/// `readers` readers of `rounds` rounds each, and a writer. The body is an object; freeing it is the writer's last step.
+pub fn hazard(readers: usize, rounds: usize, memory: MemoryModel, dropped: &[Label]) -> Machine {
+    let machine = Machine::new(config(readers + 1, memory, dropped));
+    let zero = || AtomicWord::new(0);
+    let words = machine.place(
+        "words",
+        ObjectKind::Other,
+        Words {
+            published: AtomicWord::new(1),
+            slots: [zero(), zero(), zero(), zero()],
+            results: [(); 5].map(|()| LocalWord::new(0)),
+        },
+    );
+    let words: &'static Words = leak(words);
+    let cache = machine.create_cache("body", ObjectKind::Other, 1, |_| <Sim as Memory>::AtomicUsize::new(7));
+    let body = machine.alloc_at_setup(cache);
+    for reader in 0..readers {
+        let task = machine.add_task(&format!("reader{reader}"), move || {
+            // SAFETY: the slot stays in the arena; whether it is allocated is what the machine checks.
+            let body = unsafe { body.as_ref() };
+            let mut seen = 1;
+            for _ in 0..rounds {
+                let value = read(Sim, &words.published, &words.slots[reader], body);
+                seen = seen * 10 + value.map_or(0, |value| value - 6);
+            }
+            words.results[reader].set(seen);
+        });
+        machine.boot(task, true);
+    }
+    let writer = machine.add_task("writer", move || {
+        if retire(Sim, &words.published, words.slots[..readers].iter()) {
+            Machine::with(|machine| machine.free(body));
+            words.results[readers].set(1);
+        }
+    });
+    machine.boot(writer, true);
+    machine.outcome(move || words.results.iter().map(|word| word.peek() as u64).collect());
+    machine
+}
+
+/// `lazies` CPUs borrow an object: `rounds` times they look at it with interrupts off, if they still hold it. The boss
+/// interrupts them, waits for all to let go unless `forgets_to_wait`, and frees it.
+pub fn shootdown(lazies: usize, rounds: usize, memory: MemoryModel, forgets_to_wait: bool) -> Machine {
+    struct Cpu {
+        holds: <Sim as Memory>::LocalUsize,
+        looks: <Sim as Memory>::LocalUsize,
+    }
+    let machine = Machine::new(config(lazies + 1, memory, &[]));
+    let cpus = leak_slice(machine.place_slice("cpu", ObjectKind::PerCpu, lazies, |_| Cpu {
+        holds: LocalWord::new(1),
+        looks: LocalWord::new(0),
+    }));
+    let acks: &'static <Sim as Memory>::AtomicUsize =
+        leak(machine.place("acks", ObjectKind::Other, AtomicWord::new(0)));
+    let cache = machine.create_cache("mm", ObjectKind::Mm, 1, |_| <Sim as Memory>::AtomicUsize::new(7));
+    let mm = machine.alloc_at_setup(cache);
+    for lazy in 0..lazies {
+        let task = machine.add_task(&format!("lazy{lazy}"), move || {
+            for _ in 0..rounds {
+                Machine::with(|machine| {
+                    let were_on = machine.irq_save();
+                    if cpus[lazy].holds.get() == 1 {
+                        // SAFETY: the slot stays in the arena; whether it is allocated is what the machine checks.
+                        let value = unsafe { mm.as_ref() }.load(Relaxed);
+                        cpus[lazy].looks.set(cpus[lazy].looks.get() + value);
+                    }
+                    machine.irq_restore(were_on);
+                });
+            }
+        });
+        machine.boot(task, true);
+    }
+    let boss = machine.add_task("boss", move || {
+        Machine::with(|machine| {
+            machine.send_ipi((1 << lazies) - 1, 0);
+            if !forgets_to_wait {
+                Sim.spin_until(|| (acks.load(Acquire) == lazies).then_some(()));
+            }
+            machine.free(mm);
+        });
+    });
+    machine.boot(boss, true);
+    machine.on_interrupt(move |_| {
+        let cpu = Machine::with(Machine::this_cpu);
+        cpus[cpu].holds.set(0);
+        acks.fetch_add(1, AcqRel);
+    });
+    machine.outcome(move || cpus.iter().map(|cpu| cpu.looks.peek() as u64).collect());
+    machine
+}
+
+/// Forgets for how long a structure is placed: the machine outlives its tasks, but the borrow checker cannot know.
+pub fn leak<T>(placed: &mut T) -> &'static T {
+    let placed: *const T = placed;
+    // SAFETY: placed in the arena of a machine that the test keeps until the end.
+    unsafe { &*placed }
+}
+
+/// As [`leak`], for an array.
+pub fn leak_slice<T>(placed: &mut [T]) -> &'static [T] {
+    let placed: *const [T] = placed;
+    // SAFETY: as `leak`.
+    unsafe { &*placed }
+}
+
+/// The kinds of errors that a search found.
+pub fn kinds(exploration: &lazytlb_machine::Exploration) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = exploration.found.iter().map(|found| found.verdict.kind).collect();
+    kinds.sort();
+    kinds.dedup();
+    kinds
+}
