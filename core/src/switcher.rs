@@ -74,6 +74,11 @@ impl<P: Platform, S: LazyTlb<P>> Cpu<P, S> {
         }
     }
 
+    /// The word that holds the running task, for those who watch the machine from outside.
+    pub fn curr_word(&self) -> &P::LocalPtr<Task<P>> {
+        &self.curr
+    }
+
     /// The word that holds `active_mm`, for those who watch the machine from outside.
     pub fn active_mm_word(&self) -> &P::LocalPtr<MmCore<P>> {
         &self.active_mm
@@ -112,6 +117,11 @@ impl<P: Platform> Task<P> {
     /// A kernel thread, from its word, which is null; `const`, for statics.
     pub const fn from_parts(mm: P::LocalPtr<MmCore<P>>) -> Self {
         Task { mm }
+    }
+
+    /// The word that holds `mm`, for those who watch the machine from outside.
+    pub fn mm_word(&self) -> &P::LocalPtr<MmCore<P>> {
+        &self.mm
     }
 
     /// The address space it owns a user of.

@@ -124,6 +124,8 @@ pub struct Machine {
     pub(crate) stale: Cell<Option<&'static str>>,
     /// Call traces, tracks and the log are kept.
     pub(crate) recording: Cell<bool>,
+    /// Accesses are no steps now.
+    pub(crate) quiet: Cell<bool>,
     pub(crate) tracing: Cell<u64>,
     pub(crate) log: RefCell<Vec<LogLine>>,
     pub(crate) report: RefCell<Option<String>>,
@@ -138,7 +140,7 @@ pub struct Machine {
     /// The task whose stack this code runs on.
     on_stack: Cell<Option<usize>>,
     at_end: RefCell<Option<Rc<dyn Fn(&Machine)>>>,
-    outcome: RefCell<Option<Rc<dyn Fn() -> Vec<u64>>>>,
+    outcome: RefCell<Option<Rc<dyn Fn(&Machine) -> Vec<u64>>>>,
 }
 
 impl fmt::Debug for Machine {
@@ -189,6 +191,7 @@ impl Machine {
             switching: Cell::new(false),
             stale: Cell::new(None),
             recording: Cell::new(false),
+            quiet: Cell::new(false),
             tracing: Cell::new(0),
             log: RefCell::default(),
             report: RefCell::default(),
@@ -212,6 +215,20 @@ impl Machine {
     /// If none does.
     pub fn with<R>(f: impl FnOnce(&Machine) -> R) -> R {
         with_running(f).expect("this can only be asked inside a running machine")
+    }
+
+    /// The machine that runs on this thread now, if one does.
+    pub fn try_with<R>(f: impl FnOnce(&Machine) -> R) -> Option<R> {
+        with_running(f)
+    }
+
+    /// Runs `f` without steps: its accesses go straight to memory, past the store buffers, and nobody can come in
+    /// between. For the model's own books and for objects that nobody else can see yet.
+    pub fn quietly<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = self.quiet.replace(true);
+        let result = f();
+        self.quiet.set(before);
+        result
     }
 
     /// What it is like.
@@ -335,7 +352,7 @@ impl Machine {
     }
 
     /// Sets what an execution's outcome is, besides its verdicts.
-    pub fn outcome(&self, outcome: impl Fn() -> Vec<u64> + 'static) {
+    pub fn outcome(&self, outcome: impl Fn(&Machine) -> Vec<u64> + 'static) {
         *self.outcome.borrow_mut() = Some(Rc::new(outcome));
     }
 
@@ -350,6 +367,15 @@ impl Machine {
     pub fn current_task(&self) -> TaskId {
         let state = self.state.borrow();
         TaskId(state.places[state.running].task)
+    }
+
+    /// The task that was added as number `index`, from 0.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn task(&self, index: usize) -> TaskId {
+        assert!(index < self.state.borrow().tasks.len(), "there is no task {index}");
+        TaskId(index)
     }
 
     /// What a task is called.
@@ -428,7 +454,8 @@ impl Machine {
     pub fn free<T>(&self, object: NonNull<T>) {
         let at = core::panic::Location::caller();
         let addr = self.addr_of_host(object.as_ptr().addr());
-        self.heap_step(self.words(addr, size_of::<T>()));
+        let size = self.kasan.borrow().object_at(addr).map_or(0, |object| object.size);
+        self.heap_step(self.words(addr, size));
         let track = || self.track(at);
         let freed = self.kasan.borrow_mut().free(addr, track);
         if let Err(bad) = freed {
@@ -663,7 +690,7 @@ impl Machine {
     /// The outcome of the execution that has ended.
     pub(crate) fn read_outcome(&self) -> Vec<u64> {
         let outcome = self.outcome.borrow().clone();
-        outcome.map_or_else(Vec::new, |outcome| outcome())
+        outcome.map_or_else(Vec::new, |outcome| outcome(self))
     }
 
     pub(crate) fn verdicts(&self) -> Vec<Verdict> {

@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The scheduler model: the library's switch path on the simulated machine, with tasks, page tables and a checker.
+//!
+//! * [`Program`]: what each CPU does; [`Statement`]s for every path of the switch path.
+//! * [`Strategy`], [`Rules`]: what it runs under; [`Strategy::claims`] says where a strategy must pass.
+//! * [`Model`]: the program on a machine; explore it, shrink what was found, replay it.
+//! * [`seed`]: the bug that this project began with.
+
+mod model;
+pub mod platform;
+pub mod program;
+pub mod seed;
+pub mod strategies;
+pub mod tables;
+mod watch;
+
+pub use model::{Model, Setting};
+pub use program::{Program, Statement, TaskDecl};
+pub use strategies::{Rules, Strategy};

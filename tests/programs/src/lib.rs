@@ -90,7 +90,7 @@ pub fn hazard(readers: usize, rounds: usize, memory: MemoryModel, dropped: &[Lab
         }
     });
     machine.boot(writer, true);
-    machine.outcome(move || words.results.iter().map(|word| word.peek() as u64).collect());
+    machine.outcome(move |_| words.results.iter().map(|word| word.peek() as u64).collect());
     machine
 }
 
@@ -141,7 +141,7 @@ pub fn shootdown(lazies: usize, rounds: usize, memory: MemoryModel, forgets_to_w
         cpus[cpu].holds.set(0);
         acks.fetch_add(1, AcqRel);
     });
-    machine.outcome(move || cpus.iter().map(|cpu| cpu.looks.peek() as u64).collect());
+    machine.outcome(move |_| cpus.iter().map(|cpu| cpu.looks.peek() as u64).collect());
     machine
 }
 

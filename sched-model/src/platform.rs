@@ -1,0 +1,270 @@
+//! [`Lab`]: the kernel of the model, as the library sees it. Its memory, CPUs and interrupts are the machine's.
+//!
+//! The library's code runs here as it is; what a kernel would do around it (page tables, freeing) is done on arena
+//! objects, so that the checker sees it.
+
+use core::cell::{Cell, RefCell};
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use std::rc::Rc;
+
+use lazytlb_core::cpumask::{CpuId, CpuMask};
+use lazytlb_core::memory::{At, Label, LocalWord, Memory, Ordering::*};
+use lazytlb_core::mm::MmCore;
+use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush};
+use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
+use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
+
+use crate::tables::{Table, Tables};
+use crate::watch::Watch;
+
+/// The model's kernel, on the flush rules `Rules`.
+#[derive(Debug)]
+pub struct Lab<Rules>(PhantomData<fn() -> Rules>);
+
+impl<Rules> Lab<Rules> {
+    /// The handle.
+    pub const NEW: Self = Lab(PhantomData);
+}
+
+impl<Rules> Clone for Lab<Rules> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Rules> Copy for Lab<Rules> {}
+
+/// The vector of the library's interrupt.
+pub(crate) const CALL_VECTOR: u8 = 0;
+
+thread_local! {
+    /// The machine that is being set up, and the CPU that set-up code runs as.
+    static SETUP: Cell<(*const Machine, usize)> = const { Cell::new((core::ptr::null(), 0)) };
+    /// What is watched in the machine that runs.
+    static WATCH: RefCell<Option<Rc<Watch>>> = const { RefCell::new(None) };
+}
+
+/// Runs set-up code for `machine`.
+pub(crate) fn set_up<R>(machine: &Machine, f: impl FnOnce() -> R) -> R {
+    let before = SETUP.replace((machine, 0));
+    let result = f();
+    SETUP.set(before);
+    result
+}
+
+/// Runs set-up code as CPU `cpu`.
+pub(crate) fn set_up_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {
+    let before = SETUP.get();
+    SETUP.set((before.0, cpu));
+    let result = f();
+    SETUP.set(before);
+    result
+}
+
+/// Runs the machine with `watch` looking on.
+pub(crate) fn watched<R>(watch: &Rc<Watch>, f: impl FnOnce() -> R) -> R {
+    let before = WATCH.replace(Some(Rc::clone(watch)));
+    let result = f();
+    WATCH.set(before);
+    result
+}
+
+/// What is watched in the machine that runs, if one does. By pointer: `f` may be suspended for ever, and a borrow or a
+/// count on its stack would stay.
+pub(crate) fn watch<R>(f: impl FnOnce(&Watch) -> R) -> Option<R> {
+    let watch = WATCH.with_borrow(|watch| watch.as_deref().map(core::ptr::from_ref));
+    // SAFETY: `watched` keeps it until the machine has stopped.
+    watch.map(|watch| f(unsafe { &*watch }))
+}
+
+/// Per-CPU storage in the arena.
+#[derive(Debug)]
+pub struct Placed<T>(*const [T]);
+
+impl<T> PerCpu<T> for Placed<T> {
+    fn from_fn(nr_cpu_ids: usize, mut init: impl FnMut(CpuId) -> T) -> Self {
+        let (machine, _) = SETUP.get();
+        // SAFETY: it is null, or set by `set_up` for as long as that borrows the machine.
+        let machine = unsafe { machine.as_ref() }.expect("per-CPU areas are made during set-up");
+        let placed: *const [T] = machine.place_slice("rq", ObjectKind::PerCpu, nr_cpu_ids, |cpu| init(CpuId::new(cpu)));
+        // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
+        Placed(unsafe { &*placed })
+    }
+
+    fn get(&self, cpu: CpuId) -> &T {
+        // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
+        let slots = unsafe { &*self.0 };
+        &slots[cpu.get()]
+    }
+}
+
+impl<Rules> Memory for Lab<Rules> {
+    type AtomicUsize = SimWord<usize>;
+    type AtomicPtr<T> = SimWord<*mut T>;
+    type LocalUsize = SimLocal<usize>;
+    type LocalPtr<T> = SimLocal<*mut T>;
+
+    #[inline]
+    fn fence(self, at: impl Into<At>) {
+        Sim.fence(at);
+    }
+
+    fn spin_hint(self) {
+        Sim.spin_hint();
+    }
+
+    fn spin_until<R>(self, ready: impl FnMut() -> Option<R>) -> R {
+        Sim.spin_until(ready)
+    }
+}
+
+/// Reads a local word without a step, in a run and outside.
+pub(crate) fn peek<T: Copy>(word: &impl LocalWord<T>) -> T {
+    Machine::try_with(|machine| machine.quietly(|| word.get())).unwrap_or_else(|| word.get())
+}
+
+/// What the model's kernel keeps in each mm: its page tables.
+pub type MmData = Tables;
+
+macro_rules! platform {
+    ($rules:ty) => {
+        // SAFETY: the machine runs one CPU's code at a time, keeps interrupts out of sections that disabled them, and
+        // interrupts every online CPU that is kicked. Whether `free_mm` is called too early is what the model finds
+        // out: nothing is ever really freed.
+        unsafe impl Platform for Lab<$rules> {
+            type Arch = $rules;
+            type PerCpu<T> = Placed<T>;
+            type MaskWords = [SimWord<usize>; 1];
+            type IrqFlags = bool;
+            type MmData = MmData;
+
+            const DEBUG_VM: bool = false;
+
+            fn nr_cpu_ids(self) -> usize {
+                let count = |machine: &Machine| machine.config().cpus;
+                Machine::try_with(count).unwrap_or_else(|| {
+                    // SAFETY: as in `Placed::from_fn`.
+                    unsafe { SETUP.get().0.as_ref() }.map_or(0, count)
+                })
+            }
+
+            fn smp_processor_id(self) -> CpuId {
+                CpuId::new(Machine::try_with(Machine::this_cpu).unwrap_or_else(|| SETUP.get().1))
+            }
+
+            fn cpu_online(self, cpu: CpuId) -> bool {
+                Machine::try_with(|machine| machine.is_online(cpu.get())).unwrap_or(true)
+            }
+
+            fn local_irq_save(self, _: Label) -> bool {
+                Machine::try_with(Machine::irq_save).unwrap_or(false)
+            }
+
+            fn local_irq_restore(self, flags: bool) {
+                Machine::try_with(|machine| machine.irq_restore(flags));
+            }
+
+            fn preempt_disable(self) {
+                Machine::try_with(Machine::preempt_disable);
+            }
+
+            fn preempt_enable(self) {
+                Machine::try_with(Machine::preempt_enable);
+            }
+
+            fn context(self) -> Context {
+                let (in_hardirq, preempt_disabled, irqs_disabled) =
+                    Machine::try_with(Machine::context).unwrap_or_default();
+                Context { in_nmi: false, in_hardirq, in_softirq: false, preempt_disabled, irqs_disabled }
+            }
+
+            #[track_caller]
+            fn load_root(self, root: Root) {
+                let cpu = self.smp_processor_id().get();
+                let setup = || SETUP.get().0;
+                if watch(|watch| watch.load_root(cpu, root)).is_none() {
+                    // SAFETY: as in `Placed::from_fn`.
+                    let machine = unsafe { setup().as_ref() }.expect("a machine runs, or is being set up");
+                    Watch::roots_of(machine)[cpu].set(root.0);
+                }
+            }
+
+            fn flush_tlb_local(self) {}
+
+            fn kick(self, targets: &CpuMask<Self>) {
+                Machine::with(|machine| {
+                    // The caller has posted with locked instructions, so its own mask is in memory.
+                    let mask = machine.quietly(|| targets.cpus(Relaxed).fold(0, |mask, cpu| mask | 1 << cpu.get()));
+                    machine.send_ipi(mask, CALL_VECTOR);
+                });
+            }
+
+            fn wait_until<R>(self, ready: impl FnMut() -> Option<R>) -> R {
+                Sim.spin_until(ready)
+            }
+
+            #[track_caller]
+            fn unmap_all(self, mm: &MmCore<Self>) {
+                // SAFETY: the root table is in the arena; whether it is allocated is what the machine checks.
+                let root: &Table = unsafe { &*core::ptr::with_exposed_provenance(mm.root().0) };
+                root.clear();
+            }
+
+            #[track_caller]
+            fn free_tables(self, mm: &MmCore<Self>) {
+                watch(|watch| mm.data().free_below_root(watch));
+            }
+
+            #[track_caller]
+            unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
+                // SAFETY: in the arena; the switch path frees only what it still may look into.
+                let root = unsafe { mm.as_ref() }.root();
+                watch(|watch| watch.free_mm(mm.cast(), root));
+            }
+
+            #[track_caller]
+            fn warn(self, warning: Warning) {
+                Machine::with(|machine| {
+                    machine.fail(Kind::Warning, format!("{warning}, in {}", machine.function()));
+                });
+            }
+
+            #[track_caller]
+            fn kasan_check_byte(self, address: *const u8) {
+                if watch(|watch| watch.checks_active_mm) == Some(true) {
+                    Machine::with(|machine| machine.check_byte(address.addr()));
+                }
+            }
+
+            #[track_caller]
+            fn frame_enter(self, function: &'static str) {
+                Machine::try_with(|machine| machine.frame_enter(function));
+            }
+
+            fn frame_leave(self) {
+                Machine::try_with(Machine::frame_leave);
+            }
+        }
+
+        // SAFETY: the machine interrupts idle CPUs too.
+        unsafe impl IpisInterrupt for Lab<$rules> {}
+    };
+}
+
+platform!(IpiFlush);
+platform!(BroadcastFlush);
+
+// SAFETY: BroadcastFlush never takes a CPU out of a mask.
+unsafe impl MaskCoversLazy for Lab<BroadcastFlush> {}
+
+// SAFETY: not true, and meant so. x86's rule takes a lazy CPU out of the mask while its active_mm still names the mm;
+// the lab runs strategies where they do not belong, to show what happens. In a kernel this line would be the bug.
+unsafe impl MaskCoversLazy for Lab<IpiFlush> {}
+
+impl BroadcastTlb for Lab<BroadcastFlush> {
+    fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {
+        // The hardware waits for earlier page-table writes; no CPU's cached translations are modelled yet.
+        Sim.fence(SeqCst);
+    }
+}

@@ -1,0 +1,108 @@
+//! Programs: what each CPU's tasks do, statement by statement.
+//!
+//! A program names its address spaces and tasks, says what each CPU runs at the start, and gives each CPU a script.
+//! Whichever task runs on a CPU does the next statement of that CPU's script, so `switch` is all that a scheduler needs.
+
+use core::fmt;
+
+/// One step of a script. Numbers are indices into the program's lists.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Statement {
+    /// The CPU switches to a task.
+    Switch(usize),
+    /// The running task gives its address space up (exit_mm).
+    Exit,
+    /// The running task replaces its address space by a new one (exec_mmap).
+    Exec(usize),
+    /// The running kernel thread adopts an address space (kthread_use_mm); the program holds a user of it.
+    UseMm(usize),
+    /// It gives it back (kthread_unuse_mm).
+    UnuseMm,
+    /// A user of an address space that the script holds is put (mmput).
+    Mmput(usize),
+    /// A reference to an address space that the script holds is dropped (mmdrop).
+    Mmdrop(usize),
+    /// Translations of an address space are flushed; with `true`, page tables are about to be freed.
+    Flush(usize, bool),
+    /// The running task looks into `active_mm`, as a kernel thread should not.
+    LookIntoActiveMm,
+    /// The CPU goes offline: it leaves what it borrows and takes no more interrupts. Nothing may follow but `online`.
+    Offline,
+    /// It comes back, with its idle task on `init_mm`.
+    Online,
+    /// The script goes on with an earlier statement.
+    Goto(usize),
+}
+
+/// A task of a program.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct TaskDecl {
+    /// Its name.
+    pub name: String,
+    /// The address space it starts with; none for a kernel thread.
+    pub mm: Option<usize>,
+}
+
+/// What the CPUs of a machine do.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Program {
+    /// The name of the program.
+    pub name: String,
+    /// The address spaces by name.
+    pub mms: Vec<String>,
+    /// The tasks. Every CPU has an idle task besides, which it boots with; it is numbered after these.
+    pub tasks: Vec<TaskDecl>,
+    /// The task that each CPU runs at the start, if it is not its idle task.
+    pub start: Vec<Option<usize>>,
+    /// Each CPU's script.
+    pub scripts: Vec<Vec<Statement>>,
+    /// Users and references that scripts hold besides the tasks' own: for each address space, how many of each.
+    pub held: Vec<(usize, usize)>,
+    /// Whether the switch path checks one byte of `prev->active_mm`, as Lutomirski's patch of November 2021 did.
+    pub checks_active_mm: bool,
+}
+
+impl Program {
+    /// How many CPUs it needs.
+    pub fn cpus(&self) -> usize {
+        self.scripts.len()
+    }
+
+    /// The number of a CPU's idle task.
+    pub fn idle(&self, cpu: usize) -> usize {
+        self.tasks.len() + cpu
+    }
+
+    /// What users and references the scripts must hold at the start so that each put and drop has one: filled in from
+    /// the statements.
+    pub fn hold_what_is_put(mut self) -> Program {
+        self.held = vec![(0, 0); self.mms.len()];
+        let mut used = vec![false; self.mms.len()];
+        for statement in self.scripts.iter().flatten() {
+            match *statement {
+                Statement::Mmput(mm) => self.held[mm].0 += 1,
+                Statement::Mmdrop(mm) => self.held[mm].1 += 1,
+                Statement::UseMm(mm) => used[mm] = true,
+                _ => {}
+            }
+        }
+        // Who adopts an mm is handed a user of it for as long as it likes.
+        for (held, used) in self.held.iter_mut().zip(used) {
+            held.0 = held.0.max(usize::from(used));
+        }
+        self
+    }
+
+    /// A number that changes with everything that shapes an execution of the program.
+    pub fn fingerprint(&self) -> u64 {
+        // FNV-1a over the printed form: stable from build to build, which std's hasher does not promise.
+        let text = format!("{self:?}");
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

@@ -1,0 +1,201 @@
+//! The strategies that the lab runs, the machines it runs them on, and which of them claims to work where.
+
+use core::fmt;
+use core::str::FromStr;
+
+use lazytlb_core::lazy_tlb::LazyTlb;
+use lazytlb_core::memory::{Label, Labelled, Ordering::*};
+use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::no_lazy::NoLazy;
+use lazytlb_core::platform::Platform;
+use lazytlb_core::switcher::Cpu;
+use lazytlb_hazard::convert::{Convert, ConvertSteps};
+use lazytlb_refcount::Refcount;
+use lazytlb_shootdown::{CanShoot, Shootdown};
+
+/// A strategy of the library, or a baseline of the lab.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Strategy {
+    /// [`NoLazy`].
+    NoLazy,
+    /// [`Unprotected`].
+    Unprotected,
+    /// [`Refcount`].
+    Refcount,
+    /// [`Shootdown`].
+    Shootdown,
+    /// [`HazardConvert`](lazytlb_hazard::HazardConvert).
+    HazardConvert,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Strategy; 5] =
+        [Strategy::NoLazy, Strategy::Unprotected, Strategy::Refcount, Strategy::Shootdown, Strategy::HazardConvert];
+
+    /// Its name in files and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Strategy::NoLazy => "no-lazy",
+            Strategy::Unprotected => "unprotected",
+            Strategy::Refcount => "refcount",
+            Strategy::Shootdown => "shootdown",
+            Strategy::HazardConvert => "hazard-convert",
+        }
+    }
+
+    /// Whether the rules meet the preconditions that the strategy states, so that it must pass there.
+    pub const fn claims(self, rules: Rules) -> bool {
+        match self {
+            Strategy::NoLazy | Strategy::Refcount | Strategy::HazardConvert => true,
+            // It needs a mask that covers every borrower.
+            Strategy::Shootdown => rules.mask_covers_lazy(),
+            // It states none that any machine could meet.
+            Strategy::Unprotected => false,
+        }
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The rules of a machine's MMU; see [`lazytlb_core::mm_switch`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Rules {
+    /// [`IpiFlush`](lazytlb_core::mm_switch::IpiFlush): a flush interrupts, and moves lazy MMUs away.
+    Ipi,
+    /// [`BroadcastFlush`](lazytlb_core::mm_switch::BroadcastFlush): a flush interrupts nobody.
+    Broadcast,
+}
+
+impl Rules {
+    /// All of them.
+    pub const ALL: [Rules; 2] = [Rules::Ipi, Rules::Broadcast];
+
+    /// Its name in files and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Rules::Ipi => "ipi-flush",
+            Rules::Broadcast => "broadcast-flush",
+        }
+    }
+
+    /// Whether `mm_cpumask` holds every CPU whose `active_mm` is the mm.
+    pub const fn mask_covers_lazy(self) -> bool {
+        matches!(self, Rules::Broadcast)
+    }
+}
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that stands for nothing here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownName {
+    /// What was looked for.
+    what: &'static str,
+    /// The name.
+    name: String,
+    /// The names there are.
+    known: Vec<&'static str>,
+}
+
+impl fmt::Display for UnknownName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown {} `{}`; there are: {}", self.what, self.name, self.known.join(", "))
+    }
+}
+
+impl core::error::Error for UnknownName {}
+
+fn by_name<T: Copy>(
+    what: &'static str,
+    name: &str,
+    all: &[T],
+    name_of: fn(T) -> &'static str,
+) -> Result<T, UnknownName> {
+    let found = all.iter().copied().find(|&one| name_of(one) == name);
+    found.ok_or_else(|| UnknownName { what, name: name.to_owned(), known: all.iter().copied().map(name_of).collect() })
+}
+
+impl FromStr for Strategy {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        by_name("strategy", name, &Strategy::ALL, Strategy::name)
+    }
+}
+
+impl FromStr for Rules {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        by_name("machine", name, &Rules::ALL, Rules::name)
+    }
+}
+
+/// The barrier that membarrier needs when a borrow ends.
+pub const MEMBARRIER: Label = Label::new("unprotected.membarrier");
+
+/// Nothing at all: the borrow is not counted, and nobody looks for borrowers. The baseline that must fail.
+///
+/// It is what `CONFIG_MMU_LAZY_TLB_REFCOUNT=n` is without anything in its place: a promise that nobody keeps. Andy
+/// Lutomirski showed in November 2021 that on x86 it "works" until one looks at `active_mm`, because the flush of the
+/// last mmput has moved the MMU already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unprotected;
+
+impl<P: Platform> LazyTlb<P> for Unprotected {
+    type CpuState = ();
+    type MmState = ();
+
+    fn name(&self) -> &'static str {
+        "unprotected"
+    }
+
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
+
+    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
+        platform.fence(SeqCst.at(MEMBARRIER));
+        None
+    }
+}
+
+/// What a strategy's books look like from outside: how many references to an mm a CPU accounts for.
+///
+/// At rest `count` of every mm is one for its users, if it has any, plus these, plus what scripts hold (invariant I5).
+pub(crate) trait Accounted<P: Platform>: LazyTlb<P> {
+    /// The references to `mm` that `cpu` owns. `borrows` says whether it borrows `mm`.
+    fn references(&self, cpu: &Cpu<P, Self>, mm: MmPtr<P>, borrows: bool) -> usize;
+}
+
+impl<P: Platform> Accounted<P> for Refcount {
+    fn references(&self, _cpu: &Cpu<P, Self>, _mm: MmPtr<P>, borrows: bool) -> usize {
+        usize::from(borrows)
+    }
+}
+
+impl<P: Platform, Steps: ConvertSteps<P>> Accounted<P> for Convert<Steps> {
+    fn references(&self, cpu: &Cpu<P, Self>, mm: MmPtr<P>, _borrows: bool) -> usize {
+        usize::from(cpu.strategy().drop_mm() == Some(mm))
+    }
+}
+
+macro_rules! no_references {
+    ($bound:ident: $($strategy:ty),*) => {$(
+        impl<P: $bound> Accounted<P> for $strategy {
+            fn references(&self, _cpu: &Cpu<P, Self>, _mm: MmPtr<P>, _borrows: bool) -> usize {
+                0
+            }
+        }
+    )*};
+}
+
+no_references!(Platform: NoLazy, Unprotected);
+no_references!(CanShoot: Shootdown);

@@ -1,0 +1,109 @@
+//! Page tables as arena objects: a root, one middle level, a leaf, and the frame that it maps.
+//!
+//! They are made of simulated words, so the hardware's walk and the kernel's changes are accesses like any other, and a
+//! freed table is a freed object.
+
+use core::ptr::{NonNull, null_mut};
+
+use lazytlb_core::memory::{AtomicWord, LocalWord, Ordering::*};
+use lazytlb_core::platform::Root;
+use lazytlb_machine::{Cache, Machine, ObjectKind, SimLocal, SimWord};
+
+use crate::watch::Watch;
+
+/// How many entries a table has: as many as a walk can tell apart here.
+const ENTRIES: usize = 2;
+
+/// A page table of any level.
+#[derive(Debug)]
+pub struct Table {
+    entries: [SimWord<*mut Table>; ENTRIES],
+}
+
+impl Table {
+    fn new() -> Self {
+        Table { entries: [(); ENTRIES].map(|()| AtomicWord::new(null_mut())) }
+    }
+
+    /// Unhooks all that is below.
+    #[track_caller]
+    pub(crate) fn clear(&self) {
+        for entry in &self.entries {
+            if !entry.load(Relaxed).is_null() {
+                entry.store(null_mut(), Relaxed);
+            }
+        }
+    }
+
+    /// The tables below, as they are in memory now; not a step.
+    pub(crate) fn below(&self) -> impl Iterator<Item = *mut Table> + '_ {
+        self.entries.iter().map(SimWord::peek).filter(|table| !table.is_null())
+    }
+}
+
+/// The tables of one mm, beside its root. Words of the task that builds or tears down, so local.
+#[derive(Debug)]
+pub struct Tables {
+    middle: SimLocal<*mut Table>,
+    leaf: SimLocal<*mut Table>,
+    frame: SimLocal<*mut Table>,
+}
+
+impl Tables {
+    pub(crate) fn none() -> Self {
+        let null = || LocalWord::new(null_mut());
+        Tables { middle: null(), leaf: null(), frame: null() }
+    }
+
+    /// Hooks fresh tables up so that they map one page. Not a step: nobody else can see them yet.
+    pub(crate) fn build(&self, tables: [NonNull<Table>; 4]) -> Root {
+        let [root, middle, leaf, frame] = tables;
+        for (upper, lower) in [(root, middle), (middle, leaf), (leaf, frame)] {
+            // SAFETY: in the arena, just allocated.
+            let upper = unsafe { upper.as_ref() };
+            upper.entries[0].poke(lower.as_ptr());
+            upper.entries[1].poke(null_mut());
+        }
+        for (word, table) in [(&self.middle, middle), (&self.leaf, leaf), (&self.frame, frame)] {
+            word.poke(table.as_ptr());
+        }
+        Root(root.as_ptr().expose_provenance())
+    }
+
+    /// Frees all but the root.
+    #[track_caller]
+    pub(crate) fn free_below_root(&self, watch: &Watch) {
+        for table in [&self.frame, &self.leaf, &self.middle] {
+            if let Some(table) = NonNull::new(table.get()) {
+                watch.free_table(table);
+            }
+        }
+    }
+}
+
+/// Where page tables come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableCaches {
+    levels: [Cache<Table>; 4],
+}
+
+const NAMES: [(&str, ObjectKind); 4] =
+    [("pgd", ObjectKind::Table), ("pmd", ObjectKind::Table), ("pte", ObjectKind::Table), ("frame", ObjectKind::Frame)];
+
+impl TableCaches {
+    /// Caches for the tables of `mms` address spaces.
+    pub(crate) fn new(machine: &Machine, mms: usize) -> Self {
+        TableCaches { levels: NAMES.map(|(name, kind)| machine.create_cache(name, kind, mms, |_| Table::new())) }
+    }
+
+    /// Takes one table of each level.
+    pub(crate) fn alloc(&self, alloc: impl Fn(Cache<Table>) -> NonNull<Table>) -> [NonNull<Table>; 4] {
+        self.levels.map(alloc)
+    }
+
+    /// The root table of `init_mm`, which maps nothing that could be freed.
+    pub(crate) fn init_root(machine: &Machine) -> Root {
+        let table: *const Table = machine.place("swapper_pg_dir", ObjectKind::Table, Table::new());
+        Root(table.expose_provenance())
+    }
+}

@@ -1,0 +1,55 @@
+//! The seed case, in its two forms, under every strategy and both memory models.
+
+use std::collections::BTreeSet;
+
+use lazytlb_machine::{Exploration, Kind, Limits, MemoryModel, Reduction, Search};
+use lazytlb_sched_model::{Model, Rules, Setting, Strategy, seed};
+
+fn setting(strategy: Strategy, rules: Rules, memory: MemoryModel) -> Setting {
+    Setting { strategy, rules, memory, dropped: vec![] }
+}
+
+fn explore(setting: &Setting, checks_active_mm: bool) -> Exploration {
+    let model = Model::new(&seed::program(checks_active_mm), setting);
+    let limits = Limits { stop_at_first: false, ..Limits::default() };
+    let exploration = model.explore(Search::Exhaustive(Reduction::Full), limits, |_| {});
+    assert!(exploration.complete, "{setting:?}");
+    exploration
+}
+
+fn kinds(exploration: &Exploration) -> BTreeSet<Kind> {
+    exploration.found.iter().map(|found| found.verdict.kind).collect()
+}
+
+/// (a) x86: the flush of the last mmput moves the lazy CPU's MMU and leaves `active_mm` alone.
+#[test]
+fn where_a_flush_moves_the_mmu_the_pointer_dangles_and_the_hardware_is_safe() {
+    for memory in MemoryModel::ALL {
+        let x86 = setting(Strategy::Unprotected, Rules::Ipi, memory);
+        assert_eq!(kinds(&explore(&x86, true)), [Kind::Holds, Kind::Dereferences].into(), "with the one-byte check");
+        assert_eq!(kinds(&explore(&x86, false)), [Kind::Holds].into(), "without it");
+    }
+}
+
+/// (b) A machine whose flush interrupts nobody.
+#[test]
+fn where_a_flush_interrupts_nobody_the_hardware_reaches_freed_tables() {
+    for memory in MemoryModel::ALL {
+        let broadcast = setting(Strategy::Unprotected, Rules::Broadcast, memory);
+        assert!(kinds(&explore(&broadcast, false)).contains(&Kind::HardwareReaches));
+    }
+}
+
+#[test]
+fn a_strategy_passes_wherever_it_claims_to() {
+    for memory in MemoryModel::ALL {
+        for rules in Rules::ALL {
+            for strategy in Strategy::ALL.into_iter().filter(|strategy| strategy.claims(rules)) {
+                for checks_active_mm in [false, true] {
+                    let exploration = explore(&setting(strategy, rules, memory), checks_active_mm);
+                    assert_eq!(kinds(&exploration), BTreeSet::new(), "{strategy} {rules} {memory}");
+                }
+            }
+        }
+    }
+}
