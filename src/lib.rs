@@ -14,7 +14,7 @@
 //!
 //! [`AnyLazyTlb`] chooses among them at boot.
 //!
-//! Start with [`core::platform`](crate::core::platform), which says what to implement, then
+//! Start with [`core::platform`], which says what to implement, then
 //! [`Switcher`], which is the switch path to call.
 
 #![cfg_attr(not(test), no_std)]

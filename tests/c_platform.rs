@@ -234,8 +234,10 @@ fn a_table_of_c_functions_is_a_platform() {
         let irqs_off = unsafe { IrqsOff::assume(platform) };
         // SAFETY: idle is leaked.
         unsafe { switcher.sched_init(&irqs_off, idle) };
-        // SAFETY: both are new and leaked.
-        unsafe { task.copy_mm(mm(switcher, 0xa).into_user()) };
+        // SAFETY: asked once; the mm is leaked.
+        let user = unsafe { mm(switcher, 0xa).into_user() };
+        // SAFETY: it is new.
+        unsafe { task.copy_mm(user) };
         LOG.lock().unwrap().clear();
         // SAFETY: idle runs.
         unsafe { switcher.context_switch(&irqs_off, idle, task) };
@@ -246,8 +248,10 @@ fn a_table_of_c_functions_is_a_platform() {
         unsafe { switcher.context_switch(&irqs_off, task, idle) };
         switcher.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();
         let other = &*Box::leak(Box::new(Task::kthread()));
-        // SAFETY: both are new and leaked.
-        unsafe { other.copy_mm(mm(switcher, 0xb).into_user()) };
+        // SAFETY: asked once; the mm is leaked.
+        let user = unsafe { mm(switcher, 0xb).into_user() };
+        // SAFETY: it is new.
+        unsafe { other.copy_mm(user) };
         // SAFETY: idle runs.
         unsafe { switcher.context_switch(&irqs_off, idle, other) };
         switcher.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();

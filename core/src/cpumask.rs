@@ -1,6 +1,6 @@
 //! CPU numbers and sets of CPUs.
 //!
-//! A [`CpuMask`] is as long as the platform says ([`Platform::MaskWords`](crate::Platform::MaskWords)), so one process
+//! A [`CpuMask`] is as long as the platform says ([`Platform::MaskWords`]), so one process
 //! can hold a machine of 2 CPUs and one of 4096, and a kernel can put masks into statics.
 
 use core::fmt;

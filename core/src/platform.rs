@@ -157,7 +157,7 @@ pub unsafe trait Platform: Memory + 'static {
     /// Loads a page-table root into this CPU's MMU.
     ///
     /// Context: interrupts off. Ordering: whether it is a full barrier is
-    /// [`MmSwitch::SWITCH_MM_IS_BARRIER`](crate::mm_switch::MmSwitch::SWITCH_MM_IS_BARRIER)'s to say.
+    /// [`MmSwitch::SWITCH_MM_IS_BARRIER`]'s to say.
     fn load_root(self, root: Root);
 
     /// Drops this CPU's cached translations of user addresses. Context: pinned.

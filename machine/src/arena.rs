@@ -71,9 +71,10 @@ impl Arena {
     #[inline]
     fn word(&self, index: usize) -> &Cell<u64> {
         assert!(index < self.words, "word {index} is outside the arena");
-        // SAFETY: the word is in the allocation, which lives as long as self; words are only ever accessed as cells,
-        // by this thread.
-        unsafe { self.base.add(index).cast().as_ref() }
+        // SAFETY: the word is in the allocation.
+        let word = unsafe { self.base.add(index) };
+        // SAFETY: the allocation lives as long as self; words are only ever accessed as cells, by this thread.
+        unsafe { word.cast().as_ref() }
     }
 
     #[inline]

@@ -104,6 +104,11 @@ impl<T> Clone for Cache<T> {
 impl<T> Copy for Cache<T> {}
 
 type Body = Rc<dyn Fn()>;
+/// Something that the program sets.
+pub(crate) type Hook<F> = RefCell<Option<Rc<F>>>;
+/// What the outcome of an execution is.
+pub(crate) type Reader = dyn Fn(&Machine) -> Vec<u64>;
+type YielderPtr = NonNull<Yielder<(), ()>>;
 type Stack = Coroutine<(), (), (), DefaultStack>;
 
 /// A machine with its memory, its CPUs, its tasks.
@@ -113,7 +118,7 @@ pub struct Machine {
     pub(crate) kasan: RefCell<Kasan>,
     pub(crate) state: RefCell<State>,
     pub(crate) policy: RefCell<Policy>,
-    pub(crate) handler: RefCell<Option<Rc<dyn Fn(u8)>>>,
+    pub(crate) handler: Hook<dyn Fn(u8)>,
     /// What happened in this execution.
     pub(crate) record: RefCell<Schedule>,
     pub(crate) actions: Cell<Vec<Action>>,
@@ -134,13 +139,13 @@ pub struct Machine {
     bodies: RefCell<Vec<Body>>,
     coroutines: RefCell<Vec<Option<Stack>>>,
     stacks: RefCell<Vec<DefaultStack>>,
-    yielders: RefCell<Vec<Option<NonNull<Yielder<(), ()>>>>>,
+    yielders: RefCell<Vec<Option<YielderPtr>>>,
     sealed: Cell<bool>,
     running: Cell<bool>,
     /// The task whose stack this code runs on.
     on_stack: Cell<Option<usize>>,
-    at_end: RefCell<Option<Rc<dyn Fn(&Machine)>>>,
-    outcome: RefCell<Option<Rc<dyn Fn(&Machine) -> Vec<u64>>>>,
+    at_end: Hook<dyn Fn(&Machine)>,
+    outcome: Hook<Reader>,
 }
 
 impl fmt::Debug for Machine {
@@ -244,7 +249,6 @@ impl Machine {
     ///
     /// # Panics
     /// If the arena is full.
-    #[expect(clippy::mut_from_ref, reason = "each call gives out another part of the arena, once")]
     pub fn place<T>(&self, name: &'static str, kind: ObjectKind, value: T) -> &mut T {
         let mut once = Some(value);
         &mut self.place_slice(name, kind, 1, |_| once.take().expect("a slice of one"))[0]

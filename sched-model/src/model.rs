@@ -330,8 +330,10 @@ where
             }
             Statement::UseMm(mm) => {
                 let user = NonNull::from(self.mm(mm)).cast::<MmWithUser<Lab<R>, S>>();
-                // SAFETY: the program holds a user of it until the end, and the task runs.
-                unsafe { self.switcher.kthread_use_mm(current, user.as_ref()) };
+                // SAFETY: the program holds a user of it until the end.
+                let user = unsafe { user.as_ref() };
+                // SAFETY: the task runs.
+                unsafe { self.switcher.kthread_use_mm(current, user) };
                 self.held[mm].poke(self.held[mm].peek() + 1);
             }
             Statement::UnuseMm => {

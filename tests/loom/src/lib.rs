@@ -256,8 +256,10 @@ pub fn two_exits<S: LazyTlb<Loom> + Copy + Send + Sync>(strategy: S) {
             unsafe { switcher.exit_mm(task) };
             walk(mm);
             let other = leak(Task::kthread());
-            // SAFETY: both are new.
-            unsafe { other.copy_mm(new_mm(switcher, 0xb000).into_user()) };
+            // SAFETY: asked once.
+            let user = unsafe { new_mm(switcher, 0xb000).into_user() };
+            // SAFETY: it is new.
+            unsafe { other.copy_mm(user) };
             switch(switcher, task, other);
             other
         };

@@ -110,15 +110,15 @@ pub fn shootdown(lazies: usize, rounds: usize, memory: MemoryModel, forgets_to_w
         leak(machine.place("acks", ObjectKind::Other, AtomicWord::new(0)));
     let cache = machine.create_cache("mm", ObjectKind::Mm, 1, |_| <Sim as Memory>::AtomicUsize::new(7));
     let mm = machine.alloc_at_setup(cache);
-    for lazy in 0..lazies {
+    for (lazy, cpu) in cpus.iter().enumerate() {
         let task = machine.add_task(&format!("lazy{lazy}"), move || {
             for _ in 0..rounds {
                 Machine::with(|machine| {
                     let were_on = machine.irq_save();
-                    if cpus[lazy].holds.get() == 1 {
+                    if cpu.holds.get() == 1 {
                         // SAFETY: the slot stays in the arena; whether it is allocated is what the machine checks.
                         let value = unsafe { mm.as_ref() }.load(Relaxed);
-                        cpus[lazy].looks.set(cpus[lazy].looks.get() + value);
+                        cpu.looks.set(cpu.looks.get() + value);
                     }
                     machine.irq_restore(were_on);
                 });

@@ -163,8 +163,10 @@ mod tests {
         // SAFETY: the switcher is a static, the mm is leaked.
         let mm = Box::leak(Box::new(unsafe { Mm::new(NonNull::from(&SWITCHER), platform, Root(0xa000), ()) }));
         let task = Box::leak(Box::new(Task::kthread()));
-        // SAFETY: both are new, and used once.
-        unsafe { task.copy_mm(mm.into_user()) };
+        // SAFETY: asked once; the mm is leaked.
+        let user = unsafe { mm.into_user() };
+        // SAFETY: it is new.
+        unsafe { task.copy_mm(user) };
         // SAFETY: IDLE runs.
         unsafe { SWITCHER.context_switch(&irqs_off, &IDLE, task) };
         SWITCHER.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();

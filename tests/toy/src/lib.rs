@@ -36,9 +36,12 @@ pub struct Hardware {
     pub root_loads: Cell<usize>,
     /// What the library warned of since boot.
     pub warnings: RefCell<Vec<Warning>>,
-    /// Runs a CPU's interrupt handler; set by [`Toy::boot`].
-    pub handler: Cell<Option<(*const (), fn(*const ()))>>,
+    /// Runs a CPU's interrupt handler; set by [`Machine::boot`].
+    pub handler: Cell<Option<Handler>>,
 }
+
+/// A switch path without its type, and what to call with it.
+pub type Handler = (*const (), fn(*const ()));
 
 thread_local! {
     /// The toy hardware of this thread.
