@@ -200,6 +200,9 @@ pub unsafe trait Platform: Memory + 'static {
 
     /// Frees the root table, the kernel's data and the mm itself.
     ///
+    /// `mm` comes from a shared reference. A kernel in Rust that allocated the mm as a box keeps the pointer to the box
+    /// in [`MmData`](Self::MmData) and frees through that.
+    ///
     /// Context: that of the last mmdrop: process context, or a switch tail with interrupts on and preemption off.
     ///
     /// # Safety

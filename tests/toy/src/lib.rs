@@ -94,8 +94,19 @@ impl<T> PerCpu<T> for CpuVec<T> {
     }
 }
 
-/// Frees an mm whose type the platform does not know.
-pub type Free = fn(*mut ());
+/// What the toy keeps in each mm: how to free it. The pointer that it was allocated with, because what the library
+/// hands to `free_mm` comes from a shared reference.
+#[derive(Debug)]
+pub struct Free {
+    allocation: Cell<*mut ()>,
+    free: fn(*mut ()),
+}
+
+impl Free {
+    fn by(free: fn(*mut ())) -> Free {
+        Free { allocation: Cell::new(core::ptr::null_mut()), free }
+    }
+}
 
 /// A platform names its architecture, so each rule is a platform of its own; they differ in nothing else.
 macro_rules! platform {
@@ -178,9 +189,9 @@ macro_rules! platform {
 
             unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
                 // SAFETY: it is alive until the call below.
-                let (root, free) = unsafe { (mm.as_ref().root().0, *mm.as_ref().data()) };
-                HW.with(|hw| hw.freed.borrow_mut().push(root));
-                free(mm.as_ptr().cast());
+                let mm = unsafe { mm.as_ref() };
+                HW.with(|hw| hw.freed.borrow_mut().push(mm.root().0));
+                (mm.data().free)(mm.data().allocation.get());
             }
 
             fn warn(self, warning: Warning) {
@@ -240,7 +251,7 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
         let init_mm: NonNull<Mm<P, S>> = NonNull::from(Box::leak(Box::<Mm<P, S>>::new_uninit())).cast();
         // SAFETY: init_mm is written right below and never freed.
         let switcher: &'static _ = Box::leak(Box::new(unsafe { Switcher::new(platform, strategy, init_mm) }));
-        let data: Free = |_| panic!("init_mm was freed");
+        let data = Free::by(|_| panic!("init_mm was freed"));
         // SAFETY: the switcher is leaked too; the root is never freed.
         let value = unsafe { Mm::new(NonNull::from(switcher), platform, Root(INIT_ROOT), data) };
         // SAFETY: it is the leaked allocation, and nobody has used it yet.
@@ -279,14 +290,18 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
 
     /// A new mm with one user.
     pub fn mm(&self, root: usize) -> ARef<MmWithUser<P, S>> {
-        let free: Free = |mm| {
+        let data = Free::by(|mm| {
             // SAFETY: the platform frees what was made below, once.
             drop(unsafe { Box::from_raw(mm.cast::<Mm<P, S>>()) });
-        };
+        });
         // SAFETY: the switcher is leaked; roots are numbers.
-        let mm = Box::new(unsafe { Mm::new(NonNull::from(self.switcher), self.platform, Root(root), free) });
+        let mm = unsafe { Mm::new(NonNull::from(self.switcher), self.platform, Root(root), data) };
+        let mm = Box::into_raw(Box::new(mm));
+        // SAFETY: just allocated.
+        let shared = unsafe { &*mm };
+        shared.core().data().allocation.set(mm.cast());
         // SAFETY: asked once; the box stays where it is.
-        unsafe { Box::leak(mm).into_user() }
+        unsafe { shared.into_user() }
     }
 
     /// A task with that mm.
