@@ -49,13 +49,11 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
     ///
     /// Context: interrupts off. The CPU still owns a user of `mm`, directly or through the task that it leaves; the
     /// caller gives that user up only afterwards.
-    #[track_caller]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &Self::CpuState, mm: &MmCore<P>);
 
     /// The CPU's MMU has left the mm that it borrowed. After this step the hardware no longer needs the borrow.
     ///
     /// Context: interrupts off; also in the evict interrupt, so it must not drop, free, allocate, lock or log.
-    #[track_caller]
     fn leave_lazy_tlb(&self, platform: P, this: &Self::CpuState) {
         let _ = (platform, this);
     }
@@ -67,11 +65,9 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
     ///
     /// Context: preemption off or process context; interrupts on. Where the borrow owned no reference, `mm` may be
     /// freed memory by now.
-    #[track_caller]
     fn mmdrop_lazy_tlb(&self, platform: P, mm: MmPtr<P>) -> Option<CountRef<P>>;
 
     /// [`mmdrop_lazy_tlb`](Self::mmdrop_lazy_tlb) in the tail of a switch, where a real-time kernel must not free.
-    #[track_caller]
     fn mmdrop_lazy_tlb_sched(&self, platform: P, mm: MmPtr<P>) -> Option<CountRef<P>> {
         self.mmdrop_lazy_tlb(platform, mm)
     }
@@ -80,7 +76,6 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
     /// this CPU, for the switch path to drop where it may.
     ///
     /// Context: interrupts off, after [`leave_lazy_tlb`](Self::leave_lazy_tlb).
-    #[track_caller]
     fn switch_tail(&self, platform: P, this: &Self::CpuState) -> Option<CountRef<P>> {
         let _ = (platform, this);
         None
@@ -120,7 +115,6 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     fn mm_state<'a>(&self, mm: &'a MmCore<P>) -> &'a S::MmState;
 
     /// Drops a reference; frees the mm if it was the last. Context: as [`LazyTlb::cleanup_lazy_tlbs`].
-    #[track_caller]
     fn mmdrop(&self, reference: CountRef<P>);
 
     /// Interrupts the online CPUs of `targets`, the calling one included, and waits until each has stopped borrowing

@@ -37,13 +37,11 @@ pub trait MmSwitch<P: Platform>: Sized {
     /// Puts the MMU on `next`. `prev` is the mm the CPU leaves, by pointer only: it may be gone.
     ///
     /// Context: interrupts off. `next` is alive.
-    #[track_caller]
     fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, prev: MmPtr<P>, next: &MmCore<P>);
 
     /// The CPU goes on with `mm` loaded but will not use its user addresses: a hint. May be called several times.
     ///
     /// Context: interrupts off. `mm` may be gone.
-    #[track_caller]
     fn enter_lazy_tlb(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>);
 
     /// Makes sure that no CPU uses a translation of `range` that is older than this call; with `tables_freed`, that
@@ -56,7 +54,6 @@ pub trait MmSwitch<P: Platform>: Sized {
     /// The flush interrupt of `mm` has reached this CPU.
     ///
     /// Context: interrupts off, in the interrupt. `mm` is alive: the flusher waits.
-    #[track_caller]
     fn flush_ipi(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>, tables_freed: bool);
 
     /// The CPU is on `init_mm` for good and about to go offline.
@@ -87,7 +84,6 @@ pub trait ArchHost<P: Platform> {
     /// wants lazy CPUs gone altogether.
     ///
     /// Context: interrupts off.
-    #[track_caller]
     fn unlazy_mm_irqs_off(&self, irqs_off: &IrqsOff<'_, P>);
 }
 

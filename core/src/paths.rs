@@ -51,7 +51,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// # Safety
     /// `task` is the running task.
-    #[track_caller]
     pub unsafe fn exit_mm(&self, task: &Task<P>) {
         let _frame = Frame::enter(self.platform, "exit_mm");
         let Some(mm) = task.mm() else {
@@ -78,7 +77,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// # Safety
     /// `task` is the running task.
-    #[track_caller]
     pub unsafe fn exec_mmap(&self, task: &Task<P>, new: ARef<MmWithUser<P, S>>) {
         let _frame = Frame::enter(self.platform, "exec_mmap");
         let new = raw(new);
@@ -114,7 +112,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// # Safety
     /// `task` is the running task; the caller keeps the user that `mm` stands for until
     /// [`kthread_unuse_mm`](Self::kthread_unuse_mm).
-    #[track_caller]
     pub unsafe fn kthread_use_mm(&self, task: &Task<P>, mm: &MmWithUser<P, S>) {
         let _frame = Frame::enter(self.platform, "kthread_use_mm");
         if task.mm().is_some() {
@@ -143,7 +140,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// # Safety
     /// `task` is the running task.
-    #[track_caller]
     pub unsafe fn kthread_unuse_mm(&self, task: &Task<P>) {
         let _frame = Frame::enter(self.platform, "kthread_unuse_mm");
         let Some(mm) = task.mm() else {

@@ -125,7 +125,6 @@ impl<P: Platform> Task<P> {
     }
 
     /// The address space it owns a user of.
-    #[track_caller]
     pub fn mm(&self) -> Option<MmPtr<P>> {
         MmPtr::new(self.mm.get())
     }
@@ -220,7 +219,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// # Safety
     /// `idle` outlives its time as the running task.
-    #[track_caller]
     pub unsafe fn sched_init(&self, irqs_off: &IrqsOff<'_, P>, idle: &Task<P>) {
         let this = self.this(irqs_off);
         let init_mm = self.init_mm();
@@ -237,7 +235,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// # Safety
     /// `prev` runs on this CPU; `next` runs nowhere, and outlives its time as the running task.
-    #[track_caller]
     pub unsafe fn context_switch(&self, irqs_off: &IrqsOff<'_, P>, prev: &Task<P>, next: &Task<P>) {
         let _frame = Frame::enter(self.platform, "context_switch");
         let this = self.this(irqs_off);
@@ -261,7 +258,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// Context: first thing on the new stack, run queue still locked, interrupts off. The kernel then unlocks, enables
     /// interrupts, and calls [`PrevMm::mmdrop_lazy_tlb_sched`]; preemption stays off for that long.
-    #[track_caller]
     pub fn finish_task_switch(&self, irqs_off: &IrqsOff<'_, P>) -> PrevMm<'_, P, S> {
         let this = self.this(irqs_off);
         let borrow = MmPtr::new(this.prev_mm.get());
@@ -273,7 +269,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     }
 
     /// `active_mm` of this CPU, to look into. Only under a strategy that keeps it alive.
-    #[track_caller]
     pub fn active_mm<'a>(&self, irqs_off: &'a IrqsOff<'_, P>) -> LazyMm<'a, P, S>
     where
         S: KeepsMmAlive<P>,
@@ -283,7 +278,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     }
 
     /// Whether `mm` is `active_mm` of this CPU: a comparison, under any strategy.
-    #[track_caller]
     pub fn is_active_mm(&self, irqs_off: &IrqsOff<'_, P>, mm: &Mm<P, S>) -> bool {
         self.active_ptr(self.this(irqs_off)) == mm.ptr()
     }
@@ -292,13 +286,11 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// Context: the interrupt of [`Platform::kick`], or a poll; interrupts off. Never drops, frees, allocates, locks
     /// or logs: what an eviction releases waits for this CPU's switch tail.
-    #[track_caller]
     pub fn on_ipi(&self, irqs_off: &IrqsOff<'_, P>) {
         let _frame = Frame::enter(self.platform, "on_ipi");
         smp::serve_calls(irqs_off, |cpu| &self.cpu(cpu).calls, |call, mm| self.serve(irqs_off, call, mm));
     }
 
-    #[track_caller]
     fn serve(&self, irqs_off: &IrqsOff<'_, P>, call: Call, mm: MmPtr<P>) {
         match call {
             Call::Flush | Call::FlushFreedTables => {
@@ -341,7 +333,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         }
     }
 
-    #[track_caller]
     pub(crate) fn active_ptr(&self, this: &Cpu<P, S>) -> MmPtr<P> {
         MmPtr::new(this.active_mm.get()).unwrap_or_else(|| self.init_mm().ptr())
     }
@@ -354,7 +345,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
 
     /// The running code stops being a user of `mm` and goes on borrowing it, or moves to `init_mm` where nobody
     /// borrows. The caller still owns the user.
-    #[track_caller]
     pub(crate) fn become_lazy(&self, irqs_off: &IrqsOff<'_, P>, this: &Cpu<P, S>, mm: MmPtr<P>) {
         if self.strategy.borrows() {
             // SAFETY: the caller owns a user of it.
@@ -369,7 +359,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     }
 
     /// Puts the CPU on `next`, which has a user that keeps it.
-    #[track_caller]
     pub(crate) fn change_active_mm(&self, irqs_off: &IrqsOff<'_, P>, this: &Cpu<P, S>, prev: MmPtr<P>, next: MmPtr<P>) {
         // SAFETY: the task or the caller that brings `next` owns a user of it.
         let alive = unsafe { next.as_ref() };
@@ -381,7 +370,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     }
 
     /// The borrow of `mm` is over for the MMU; it waits for the tail to be dropped.
-    #[track_caller]
     pub(crate) fn park(&self, this: &Cpu<P, S>, mm: MmPtr<P>) {
         if mm != self.init_mm().ptr() {
             self.strategy.leave_lazy_tlb(self.platform, &this.strategy);
@@ -413,7 +401,6 @@ impl<P: Platform, S: LazyTlb<P>> PrevMm<'_, P, S> {
     /// Drops it in the tail of a switch.
     ///
     /// Context: preemption off, interrupts on, no lock held.
-    #[track_caller]
     pub fn mmdrop_lazy_tlb_sched(self) {
         let _frame = Frame::enter(self.switcher.platform, "finish_task_switch");
         let strategy = &self.switcher.strategy;
@@ -422,14 +409,12 @@ impl<P: Platform, S: LazyTlb<P>> PrevMm<'_, P, S> {
     }
 
     /// Drops it in process context.
-    #[track_caller]
     pub(crate) fn mmdrop_lazy_tlb(self) {
         let strategy = &self.switcher.strategy;
         let reference = self.borrow.and_then(|mm| strategy.mmdrop_lazy_tlb(self.switcher.platform, mm));
         self.drop_references(reference);
     }
 
-    #[track_caller]
     fn drop_references(self, reference: Option<CountRef<P>>) {
         for reference in [reference, self.left_with_us].into_iter().flatten() {
             self.switcher.drop_reference(reference);
@@ -505,7 +490,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// The root that this CPU is on as the scheduler sees it, under any strategy: to compare and to load.
     ///
     /// `None` while the CPU borrows: only its user's mm, or `init_mm`, can be asked for its root.
-    #[track_caller]
     pub fn active_root(&self, irqs_off: &IrqsOff<'_, P>) -> Option<Root> {
         let this = self.this(irqs_off);
         let mm = self.current_mm(this).or_else(|| {

@@ -22,7 +22,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// # Safety
     /// The caller owns one user of `mm`, an mm of this switcher.
-    #[track_caller]
     pub(crate) unsafe fn mmput(&self, mm: MmPtr<P>) {
         let _frame = Frame::enter(self.platform, "mmput");
         // SAFETY: the caller's user keeps it alive until it is given back; the last user keeps the reference of all.
@@ -45,7 +44,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// # Safety
     /// The caller owns one reference to `mm`, an mm of this switcher.
-    #[track_caller]
     pub(crate) unsafe fn mmdrop(&self, mm: MmPtr<P>) {
         let _frame = Frame::enter(self.platform, "mmdrop");
         // SAFETY: the caller's reference keeps it alive until it is given back; nobody else frees after the last.
@@ -62,7 +60,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         unsafe { self.platform.free_mm(core.into()) };
     }
 
-    #[track_caller]
     pub(crate) fn drop_reference(&self, reference: CountRef<P>) {
         // SAFETY: a CountRef owns a reference, and strategies get theirs from mms of this switcher.
         unsafe { self.mmdrop(reference.into_ptr()) };
@@ -72,7 +69,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// may be freed afterwards (Linux `flush_tlb_mm_range`; what it does to a lazy CPU is path P15).
     ///
     /// Context: interrupts on; waits for other CPUs. The caller keeps a reference to the mm.
-    #[track_caller]
     pub fn flush_tlb_mm_range(&self, mm: &crate::mm::Mm<P, S>, range: FlushRange, tables_freed: bool) {
         let _frame = Frame::enter(self.platform, "flush_tlb_mm_range");
         P::Arch::flush_tlb(self, mm.core(), range, tables_freed);
@@ -86,7 +82,6 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// cleared soon, after which no eviction reaches it (Linux commit 21641bd9a7a7).
     ///
     /// Context: the outgoing CPU's hotplug thread, a kernel thread, interrupts on; no user task runs there any more.
-    #[track_caller]
     pub fn sched_cpu_wait_empty(&self) {
         let _frame = Frame::enter(self.platform, "sched_force_init_mm");
         let prev = {

@@ -100,27 +100,23 @@ impl<P: Platform> fmt::Debug for HazardSlot<P> {
 /// The steps of the scheme, each with its one right body. A test overrides one of them to see it caught.
 pub trait ConvertSteps<P: Platform>: 'static {
     /// The borrow of `mm` is published.
-    #[track_caller]
     #[inline]
     fn publish(slot: &HazardSlot<P>, mm: *mut MmCore<P>) {
         slot.lazy_mm.store(mm, Relaxed.at(PUBLISH));
     }
 
     /// The borrow is taken back.
-    #[track_caller]
     #[inline]
     fn unpublish(slot: &HazardSlot<P>) {
         slot.lazy_mm.store(null_mut(), Release.at(UNPUBLISH));
     }
 
     /// The references that the scan may hand out are added to the count, before any is handed out.
-    #[track_caller]
     fn raise_count(mm: &MmCore<P>, references: usize) {
         mm.count_add(references);
     }
 
     /// Whether the CPU still borrows `mm`, asked after its `drop_mm` was read; `seen` is what the scan read before.
-    #[track_caller]
     fn borrows_still(slot: &HazardSlot<P>, mm: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
         let _ = seen;
         slot.lazy_mm.load(Acquire.at(SCAN)) == mm

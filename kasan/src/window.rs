@@ -108,7 +108,7 @@ pub struct ObjectInfo<'a> {
     pub size: usize,
     /// The cache, or the name of a static object.
     pub name: &'static str,
-    /// Which slot of the cache it is; 0 for a static object.
+    /// Which slot of the cache it is, or which element of a static array.
     pub index: usize,
     /// What it is.
     pub kind: ObjectKind,
@@ -155,7 +155,9 @@ struct Slot {
 #[derive(Clone, Copy, Debug)]
 struct Static {
     start: usize,
+    /// The size of one element, and how many there are.
     size: usize,
+    len: usize,
     name: &'static str,
     kind: ObjectKind,
 }
@@ -248,9 +250,24 @@ impl Kasan {
         size: usize,
         align: usize,
     ) -> Result<Addr, Full> {
-        let start = self.reserve(size, align)?;
-        unpoison(&mut self.shadow, start, size);
-        self.statics.push(Static { start, size, name, kind });
+        self.place_static_array(name, kind, size, 1, align)
+    }
+
+    /// Places an array of `len` objects of `size` bytes that are never freed, one right behind the other.
+    ///
+    /// # Errors
+    /// [`Full`] if it does not fit.
+    pub fn place_static_array(
+        &mut self,
+        name: &'static str,
+        kind: ObjectKind,
+        size: usize,
+        len: usize,
+        align: usize,
+    ) -> Result<Addr, Full> {
+        let start = self.reserve(size * len, align)?;
+        unpoison(&mut self.shadow, start, size * len);
+        self.statics.push(Static { start, size, len, name, kind });
         Ok(self.addr(start))
     }
 
@@ -423,12 +440,14 @@ impl Kasan {
         if let Some((id, slot)) = self.slot_at(addr) {
             return Some(self.info(id, slot));
         }
-        let place = self.statics.iter().find(|place| (place.start..place.start + place.size).contains(&offset))?;
+        let inside = |place: &&Static| (place.start..place.start + place.size * place.len).contains(&offset);
+        let place = self.statics.iter().find(inside)?;
+        let index = (offset - place.start) / place.size;
         Some(ObjectInfo {
-            addr: self.addr(place.start),
+            addr: self.addr(place.start + index * place.size),
             size: place.size,
             name: place.name,
-            index: 0,
+            index,
             kind: place.kind,
             state: SlotState::Live,
             generation: 0,

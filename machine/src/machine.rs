@@ -7,6 +7,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
+use core::panic::Location;
 use core::ptr::NonNull;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -266,7 +267,7 @@ impl Machine {
         len: usize,
         mut init: impl FnMut(usize) -> T,
     ) -> &mut [T] {
-        let addr = self.kasan.borrow_mut().place_static(name, kind, size_of::<T>() * len, align_of::<T>());
+        let addr = self.kasan.borrow_mut().place_static_array(name, kind, size_of::<T>(), len, align_of::<T>());
         let addr = addr.unwrap_or_else(|full| panic!("{name} does not fit into {} bytes: {full}", self.arena.len()));
         let first: NonNull<T> = self.host(addr).cast();
         for index in 0..len {
@@ -432,10 +433,9 @@ impl Machine {
         }
     }
 
-    /// Allocates an object, as a step; its memory holds what it held before. `None` if there is no more.
-    #[track_caller]
-    pub fn alloc<T>(&self, cache: Cache<T>) -> Option<NonNull<T>> {
-        let at = core::panic::Location::caller();
+    /// Allocates an object, as a step; its memory holds what it held before. `None` if there is no more. `at` is who
+    /// asked for it.
+    pub fn alloc<T>(&self, cache: Cache<T>, at: &'static Location<'static>) -> Option<NonNull<T>> {
         let entry = self.kasan.borrow().next_free(cache.id)?;
         self.heap_step(self.words(entry, cache.size));
         let track = || self.track(at);
@@ -453,10 +453,8 @@ impl Machine {
         self.host(addr).cast()
     }
 
-    /// Frees an object, as a step. A double or invalid free ends the execution.
-    #[track_caller]
-    pub fn free<T>(&self, object: NonNull<T>) {
-        let at = core::panic::Location::caller();
+    /// Frees an object, as a step. A double or invalid free ends the execution. `at` is who asked for it.
+    pub fn free<T>(&self, object: NonNull<T>, at: &'static Location<'static>) {
         let addr = self.addr_of_host(object.as_ptr().addr());
         let size = self.kasan.borrow().object_at(addr).map_or(0, |object| object.size);
         self.heap_step(self.words(addr, size));
@@ -476,7 +474,7 @@ impl Machine {
         self.kasan.borrow().check(self.addr_of(word), 1, lazytlb_kasan::Access::Read).is_ok()
     }
 
-    /// The name of the object that a pointer points into, such as `mm_struct#1+8`.
+    /// The name of the object that a pointer points into, such as `mm_struct[1]+8`.
     pub fn name_of_ptr<T>(&self, pointer: *const T) -> String {
         match self.arena.offset(pointer.addr() as u64) {
             Some(offset) => self.name_of_addr(Addr(BASE.0 + offset as u64)),

@@ -41,9 +41,17 @@ impl Machine {
                 let index = object.index;
                 let offset = addr.0 - object.addr.0;
                 let offset = if offset == 0 { String::new() } else { format!("+{offset}") };
-                format!("{}#{index}{offset}", object.name)
+                format!("{}[{index}]{offset}", object.name)
             }
             None => addr.to_string(),
+        }
+    }
+
+    /// A value for people: a pointer by the name of what it points at.
+    pub(crate) fn show(&self, value: u64) -> String {
+        match self.arena.offset(value) {
+            Some(_) => format!("&{}", self.name_of_ptr(core::ptr::without_provenance::<u8>(value as usize))),
+            None => format!("{value:#x}"),
         }
     }
 
@@ -71,13 +79,7 @@ impl Machine {
     }
 
     #[inline]
-    pub(crate) fn trace(
-        &self,
-        _at: &'static Location<'static>,
-        what: impl FnOnce(String) -> String,
-        word: usize,
-        order: Order,
-    ) {
+    pub(crate) fn trace(&self, what: impl FnOnce(String) -> String, word: usize, order: Order) {
         if self.recording.get() {
             let label = order.at.label;
             let label = if label.is_none() { String::new() } else { format!(" ({})", label.name()) };
@@ -116,10 +118,15 @@ impl Machine {
 
     /// Writes the report of a broken rule that is not the allocator's: `title` after `BUG: KASAN:`, `action` for what
     /// was done.
-    #[track_caller]
-    pub fn report_rule<T>(&self, title: &'static str, action: &'static str, pointer: *const T) {
+    pub fn report_rule<T>(
+        &self,
+        title: &'static str,
+        action: &'static str,
+        pointer: *const T,
+        at: &'static Location<'static>,
+    ) {
         if let Some(word) = self.arena.index(pointer.addr()) {
-            self.write_report(Title::Rule { title, action }, self.addr_of(word), Location::caller());
+            self.write_report(Title::Rule { title, action }, self.addr_of(word), at);
         }
     }
 }

@@ -52,6 +52,16 @@ pub(crate) enum Rmw {
     Fetch,
 }
 
+impl core::fmt::Display for Rmw {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Rmw::Swap => "swap",
+            Rmw::CompareExchange => "compare_exchange",
+            Rmw::Fetch => "rmw",
+        })
+    }
+}
+
 /// Sorts of steps, for the history: different steps never look alike.
 mod sort {
     pub(super) const LOAD: u64 = 1;
@@ -209,7 +219,7 @@ impl Machine {
         let Some((word, value)) = state.places[place].buffer.pop_front() else { return };
         self.commit(state, word, value);
         if self.recording.get() {
-            let what = format!("{} = {:#x} reaches memory", self.name_of(word), self.arena.portable(value));
+            let what = format!("{} = {} reaches memory", self.name_of(word), self.show(value));
             self.log_line(state, place, what);
         }
     }
@@ -246,9 +256,7 @@ impl Machine {
     }
 
     /// Checks one byte, as KASAN's `kasan_check_byte`: a step that reads and does nothing with what it read.
-    #[track_caller]
-    pub fn check_byte(&self, address: usize) {
-        let at = Location::caller();
+    pub fn check_byte(&self, address: usize, at: &'static Location<'static>) {
         let Some(word) = self.arena.index(address) else { return };
         self.point(Next::Load { word, local: false });
         {
@@ -281,7 +289,7 @@ impl Machine {
             value
         };
         self.restart_if_wrong();
-        self.trace(at, |name| format!("load {name} -> {:#x}", self.arena.portable(value)), word, order);
+        self.trace(|name| format!("load {name} -> {}", self.show(value)), word, order);
         value as usize
     }
 
@@ -311,7 +319,7 @@ impl Machine {
             }
         }
         self.restart_if_wrong();
-        self.trace(at, |name| format!("store {name} = {:#x}", self.arena.portable(value as u64)), word, order);
+        self.trace(|name| format!("store {name} = {}", self.show(value as u64)), word, order);
     }
 
     /// Drains what only this CPU touches: nobody can tell when it reaches memory.
@@ -360,18 +368,8 @@ impl Machine {
             old
         };
         self.restart_if_wrong();
-        self.trace(
-            at,
-            |name| {
-                format!(
-                    "{rmw:?} {name}: {:#x} -> {:#x}",
-                    self.arena.portable(old),
-                    self.arena.portable(self.arena.read(word))
-                )
-            },
-            word,
-            order,
-        );
+        let now = self.arena.read(word);
+        self.trace(|name| format!("{rmw} {name}: {} -> {}", self.show(old), self.show(now)), word, order);
         old as usize
     }
 
@@ -670,22 +668,17 @@ impl Machine {
     }
 
     fn enter_call(&self, function: &'static str, at: &'static Location<'static>, irq: bool) {
-        if self.recording.get() {
-            self.state.borrow_mut().current().calls.push(Call { function, at, irq });
-        }
+        self.state.borrow_mut().current().calls.push(Call { function, at, irq });
     }
 
     fn leave_call(&self) {
-        if self.recording.get() {
-            self.state.borrow_mut().current().calls.pop();
-        }
+        self.state.borrow_mut().current().calls.pop();
     }
 
-    /// A function of the program begins, for call traces.
-    #[track_caller]
+    /// A function of the program begins, for call traces; `at` is where.
     #[inline]
-    pub fn frame_enter(&self, function: &'static str) {
-        self.enter_call(function, Location::caller(), false);
+    pub fn frame_enter(&self, function: &'static str, at: &'static Location<'static>) {
+        self.enter_call(function, at, false);
     }
 
     /// It ends.

@@ -8,6 +8,7 @@
 mod model;
 pub mod platform;
 pub mod program;
+mod report;
 pub mod seed;
 pub mod strategies;
 pub mod tables;

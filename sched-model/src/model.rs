@@ -1,5 +1,6 @@
 //! [`Model`]: a program on a machine, under a strategy: the library's code with a scheduler around it.
 
+use core::panic::Location;
 use core::ptr::NonNull;
 use std::rc::Rc;
 
@@ -87,6 +88,16 @@ impl Model {
         let watch = set_up(&machine, || World::<R, S>::set_up(&machine, program, strategy));
         let fingerprint = program.fingerprint() ^ fingerprint_of(setting);
         Model { machine, watch, fingerprint }
+    }
+
+    /// What each CPU is on and what holds each mm, as the last execution has left them.
+    pub(crate) fn facts(&self) -> Vec<String> {
+        self.watch.facts(&self.machine)
+    }
+
+    /// The labels whose accesses have no effect.
+    pub(crate) fn dropped(&self) -> &[String] {
+        &self.machine.config().dropped
     }
 
     /// What schedules of this model are for.
@@ -280,14 +291,17 @@ where
         let outcomes = Rc::clone(world);
         machine.outcome(move |machine| outcomes.outcome(machine));
         let active_mm = move |cpu| peek(switcher.cpu(CpuId::new(cpu)).active_mm_word()).addr();
-        let named = Rc::clone(world);
-        Rc::new(Watch::new(machine, active_mm, move |mm| named.name_of(mm), program.checks_active_mm))
+        let (named, described) = (Rc::clone(world), Rc::clone(world));
+        let describe = move |machine: &Machine| described.facts(machine);
+        Rc::new(Watch::new(machine, active_mm, move |mm| named.name_of(mm), describe, program.checks_active_mm))
     }
 
     /// The name that the mm at an address has in the program.
     fn name_of(&self, address: usize) -> String {
         let index = self.named.iter().position(|named| named.peek().addr() == address);
-        index.map_or_else(|| "an mm".into(), |index| format!("mm {}", self.program.mms[index]))
+        let is_init = core::ptr::from_ref(self.switcher.init_mm()).addr() == address;
+        let other = if is_init { "init_mm" } else { "an mm" };
+        index.map_or_else(|| other.into(), |index| format!("mm {}", self.program.mms[index]))
     }
 
     /// A task's life: it does what its CPU's script says, on whatever CPU it is.
@@ -370,9 +384,10 @@ where
 
     /// A new mm, as exec makes it.
     fn make_mm(&self, mm: usize) -> ARef<MmWithUser<Lab<R>, S>> {
+        let at = Location::caller();
         Machine::with(|machine| {
-            let object = machine.alloc(self.mms).expect("a slot for each exec");
-            let tables = self.tables.alloc(|cache| machine.alloc(cache).expect("as many tables as mms"));
+            let object = machine.alloc(self.mms, at).expect("a slot for each exec");
+            let tables = self.tables.alloc(|cache| machine.alloc(cache, at).expect("as many tables as mms"));
             self.named[mm].poke(object.as_ptr());
             // Nobody else sees it yet, so building it is no step.
             machine.quietly(|| self.init_mm(object, tables))
@@ -467,6 +482,34 @@ where
         let curr = peek(self.switcher.cpu(CpuId::new(cpu)).curr_word());
         let task = self.tasks.iter().find(|&task| core::ptr::eq(task, curr))?;
         MmPtr::new(peek(task.mm_word()))
+    }
+
+    /// What each CPU is on, and what each mm's counts are.
+    fn facts(&self, machine: &Machine) -> Vec<String> {
+        let state_of = |address: usize| match machine.is_live(core::ptr::without_provenance::<u8>(address)) {
+            true => "",
+            false => " (freed)",
+        };
+        let cpus = (0..self.program.cpus()).map(|cpu| {
+            let active = peek(self.switcher.cpu(CpuId::new(cpu)).active_mm_word()).addr();
+            let runs = self.current_mm(cpu).map_or("a kernel thread", |_| "a user task");
+            let root = Watch::roots_of(machine)[cpu].peek();
+            let root_name = machine.name_of_ptr(core::ptr::without_provenance::<u8>(root));
+            format!(
+                "cpu{cpu} runs {runs}; active_mm = {}{}, its MMU is on {root_name}{}",
+                self.name_of(active),
+                state_of(active),
+                state_of(root),
+            )
+        });
+        let mms = self.named.iter().zip(&self.program.mms).filter(|(named, _)| !named.peek().is_null());
+        let mms = mms.map(|(named, name)| {
+            // SAFETY: in the arena; its words are looked at from outside.
+            let mm = unsafe { &*named.peek() };
+            let (users, count) = (mm.core().users(), mm.core().count());
+            format!("mm {name}{}: mm_users {users}, mm_count {count}", state_of(named.peek().addr()))
+        });
+        cpus.chain(mms).collect()
     }
 
     /// What is left at the end: which mms are alive, and what each CPU is on.

@@ -5,6 +5,7 @@
 
 use core::cell::{Cell, RefCell};
 use core::marker::PhantomData;
+use core::panic::Location;
 use core::ptr::NonNull;
 use std::rc::Rc;
 
@@ -183,7 +184,8 @@ macro_rules! platform {
             fn load_root(self, root: Root) {
                 let cpu = self.smp_processor_id().get();
                 let setup = || SETUP.get().0;
-                if watch(|watch| watch.load_root(cpu, root)).is_none() {
+                let at = Location::caller();
+                if watch(|watch| watch.load_root(cpu, root, at)).is_none() {
                     // SAFETY: as in `Placed::from_fn`.
                     let machine = unsafe { setup().as_ref() }.expect("a machine runs, or is being set up");
                     Watch::roots_of(machine)[cpu].set(root.0);
@@ -213,14 +215,16 @@ macro_rules! platform {
 
             #[track_caller]
             fn free_tables(self, mm: &MmCore<Self>) {
-                watch(|watch| mm.data().free_below_root(watch));
+                let at = Location::caller();
+                watch(|watch| mm.data().free_below_root(watch, at));
             }
 
             #[track_caller]
             unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
+                let at = Location::caller();
                 // SAFETY: in the arena; the switch path frees only what it still may look into.
                 let root = unsafe { mm.as_ref() }.root();
-                watch(|watch| watch.free_mm(mm.cast(), root));
+                watch(|watch| watch.free_mm(mm.cast(), root, at));
             }
 
             #[track_caller]
@@ -233,13 +237,15 @@ macro_rules! platform {
             #[track_caller]
             fn kasan_check_byte(self, address: *const u8) {
                 if watch(|watch| watch.checks_active_mm) == Some(true) {
-                    Machine::with(|machine| machine.check_byte(address.addr()));
+                    let at = Location::caller();
+                    Machine::with(|machine| machine.check_byte(address.addr(), at));
                 }
             }
 
             #[track_caller]
             fn frame_enter(self, function: &'static str) {
-                Machine::try_with(|machine| machine.frame_enter(function));
+                let at = Location::caller();
+                Machine::try_with(|machine| machine.frame_enter(function, at));
             }
 
             fn frame_leave(self) {

@@ -3,6 +3,7 @@
 //! They are made of simulated words, so the hardware's walk and the kernel's changes are accesses like any other, and a
 //! freed table is a freed object.
 
+use core::panic::Location;
 use core::ptr::{NonNull, null_mut};
 
 use lazytlb_core::memory::{AtomicWord, LocalWord, Ordering::*};
@@ -71,11 +72,10 @@ impl Tables {
     }
 
     /// Frees all but the root.
-    #[track_caller]
-    pub(crate) fn free_below_root(&self, watch: &Watch) {
+    pub(crate) fn free_below_root(&self, watch: &Watch, at: &'static Location<'static>) {
         for table in [&self.frame, &self.leaf, &self.middle] {
             if let Some(table) = NonNull::new(table.get()) {
-                watch.free_table(table);
+                watch.free_table(table, at);
             }
         }
     }

@@ -6,6 +6,7 @@
 //! at any time, so it is asked at each moment at which the answer can change, when a table is freed and when a root is
 //! loaded, instead of letting an agent walk at every step.
 
+use core::panic::Location;
 use core::ptr::NonNull;
 
 use lazytlb_core::memory::LocalWord;
@@ -22,6 +23,8 @@ pub(crate) struct Watch {
     active_mm: Box<dyn Fn(usize) -> usize>,
     /// The name of the mm at an address.
     name_of: Box<dyn Fn(usize) -> String>,
+    /// The facts in words.
+    describe: Box<dyn Fn(&Machine) -> Vec<String>>,
     /// Whether the one-byte check of `prev->active_mm` is in the switch path.
     pub(crate) checks_active_mm: bool,
 }
@@ -56,17 +59,23 @@ impl Watch {
         machine: &Machine,
         active_mm: impl Fn(usize) -> usize + 'static,
         name_of: impl Fn(usize) -> String + 'static,
+        describe: impl Fn(&Machine) -> Vec<String> + 'static,
         checks_active_mm: bool,
     ) -> Watch {
         let roots = Self::roots_of(machine);
-        Watch { roots, active_mm: Box::new(active_mm), name_of: Box::new(name_of), checks_active_mm }
+        let (active_mm, name_of, describe) = (Box::new(active_mm), Box::new(name_of), Box::new(describe));
+        Watch { roots, active_mm, name_of, describe, checks_active_mm }
+    }
+
+    /// What each CPU is on and what holds each mm.
+    pub(crate) fn facts(&self, machine: &Machine) -> Vec<String> {
+        (self.describe)(machine)
     }
 
     /// A CPU loads a root.
-    #[track_caller]
-    pub(crate) fn load_root(&self, cpu: usize, root: Root) {
+    pub(crate) fn load_root(&self, cpu: usize, root: Root, at: &'static Location<'static>) {
         self.roots[cpu].set(root.0);
-        self.check_walk(cpu);
+        self.check_walk(cpu, at);
     }
 
     /// Whether a walk from the root of `cpu` can come to a freed table, and to which.
@@ -85,35 +94,32 @@ impl Watch {
         Machine::with(|machine| walk(root, machine))
     }
 
-    #[track_caller]
-    fn check_walk(&self, cpu: usize) {
+    fn check_walk(&self, cpu: usize, at: &'static Location<'static>) {
         if let Some(table) = self.reaches_freed(cpu) {
             Machine::with(|machine| {
-                machine.report_rule("hardware-reaches-freed-table", "Page walk of table", table);
+                machine.report_rule("hardware-reaches-freed-table", "Page walk of table", table, at);
                 let name = machine.name_of_ptr(table);
                 machine.fail(Kind::HardwareReaches, format!("cpu{cpu}'s page walk reaches the freed {name}"));
             });
         }
     }
 
-    #[track_caller]
-    pub(crate) fn free_table(&self, table: NonNull<Table>) {
-        Machine::with(|machine| machine.free(table));
+    pub(crate) fn free_table(&self, table: NonNull<Table>, at: &'static Location<'static>) {
+        Machine::with(|machine| machine.free(table, at));
         for cpu in 0..self.roots.len() {
-            self.check_walk(cpu);
+            self.check_walk(cpu, at);
         }
     }
 
     /// Frees the root table and the mm.
-    #[track_caller]
-    pub(crate) fn free_mm(&self, mm: NonNull<()>, root: Root) {
+    pub(crate) fn free_mm(&self, mm: NonNull<()>, root: Root, at: &'static Location<'static>) {
         if let Some(root) = NonNull::new(core::ptr::with_exposed_provenance_mut(root.0)) {
-            self.free_table(root);
+            self.free_table(root, at);
         }
         let address = mm.as_ptr().addr();
         let name = (self.name_of)(address);
         Machine::with(|machine| {
-            machine.free(mm);
+            machine.free(mm, at);
             for cpu in 0..self.roots.len() {
                 if (self.active_mm)(cpu) == address {
                     machine.fail(Kind::Holds, format!("cpu{cpu} has the freed {name} as active_mm"));

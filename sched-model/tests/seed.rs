@@ -53,3 +53,24 @@ fn a_strategy_passes_wherever_it_claims_to() {
         }
     }
 }
+
+/// What was found can be shrunk, kept as text, replayed exactly, and reads as a kernel developer expects.
+#[test]
+fn the_report_shows_the_bug_and_the_schedule_replays() {
+    let setting = setting(Strategy::Unprotected, Rules::Ipi, MemoryModel::Sc);
+    let model = Model::new(&seed::program(true), &setting);
+    let exploration = model.explore(Search::Exhaustive(Reduction::Full), Limits::default(), |_| {});
+    let found = exploration.found.iter().find(|found| found.verdict.kind == Kind::Dereferences).unwrap();
+    let short = model.shrink(found);
+    assert!(short.schedule.runs() <= found.schedule.runs());
+
+    let kept: lazytlb_machine::Schedule = short.schedule.to_string().parse().unwrap();
+    assert_eq!(kept, short.schedule);
+    let recording = model.replay(&kept).unwrap();
+    assert!(recording.verdicts.contains(&short.verdict));
+    assert_eq!(model.replay(&kept).unwrap().log, recording.log, "exactly the same again");
+    insta::assert_snapshot!(model.report(&short, Some("lazytlb litmus seed")).unwrap());
+
+    let other = Model::new(&seed::program(false), &setting);
+    assert!(other.replay(&kept).is_err(), "a schedule of another program is refused");
+}

@@ -1,5 +1,7 @@
 //! Small programs for the machine's tests: the hazard-pointer program and a shootdown, generic over the memory.
 
+use core::panic::Location;
+
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, LocalWord, Memory, Ordering::*};
 use lazytlb_machine::{Config, Kind, Machine, MemoryModel, ObjectKind, Sim};
 
@@ -85,7 +87,7 @@ pub fn hazard(readers: usize, rounds: usize, memory: MemoryModel, dropped: &[Lab
     }
     let writer = machine.add_task("writer", move || {
         if retire(Sim, &words.published, words.slots[..readers].iter()) {
-            Machine::with(|machine| machine.free(body));
+            Machine::with(|machine| machine.free(body, Location::caller()));
             words.results[readers].set(1);
         }
     });
@@ -132,7 +134,7 @@ pub fn shootdown(lazies: usize, rounds: usize, memory: MemoryModel, forgets_to_w
             if !forgets_to_wait {
                 Sim.spin_until(|| (acks.load(Acquire) == lazies).then_some(()));
             }
-            machine.free(mm);
+            machine.free(mm, Location::caller());
         });
     });
     machine.boot(boss, true);

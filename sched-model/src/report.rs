@@ -1,0 +1,52 @@
+//! The report of what was found: KASAN's part first, then what the kernel cannot know.
+//!
+//! After the report proper come what each CPU is on and what each mm is held by at the moment of the bug, the barrier
+//! that was taken away if one was, the timeline of the execution with the fewest preemptions, and its schedule.
+
+use core::fmt::Write;
+
+use lazytlb_machine::{Found, LogLine, Recording, ScheduleError};
+
+use crate::model::Model;
+
+impl Model {
+    /// Writes the report of what was found, from a replay of its schedule.
+    ///
+    /// `replay` is the command that replays it, if there is one.
+    ///
+    /// # Errors
+    /// If the schedule does not fit this model.
+    pub fn report(&self, found: &Found, replay: Option<&str>) -> Result<String, ScheduleError> {
+        let recording = self.replay(&found.schedule)?;
+        let mut text = recording.report.clone().unwrap_or_else(|| plain_header(found));
+        section(&mut text, "Verdict", recording.verdicts.iter().map(ToString::to_string));
+        section(&mut text, "Who holds what", self.facts().into_iter());
+        if !self.dropped().is_empty() {
+            section(&mut text, "Missing ordering (taken away for this run)", self.dropped().iter().cloned());
+        }
+        section(&mut text, "Timeline", timeline(&recording));
+        section(&mut text, "Schedule", found.schedule.to_string().lines().map(str::to_owned));
+        if let Some(replay) = replay {
+            section(&mut text, "Replay", core::iter::once(replay.to_owned()));
+        }
+        Ok(text)
+    }
+}
+
+/// The first lines where KASAN has no words: nobody touched anything.
+fn plain_header(found: &Found) -> String {
+    format!("BUG: lazytlb: {} in {}\n", found.verdict.kind, found.verdict.message)
+}
+
+fn section(text: &mut String, heading: &str, lines: impl Iterator<Item = String>) {
+    let lines = lines.map(|line| format!(" {line}\n"));
+    write!(text, "\n{heading}:\n{}", lines.collect::<String>()).expect("a string takes all");
+}
+
+/// A line a step, each CPU's steps under its own heading, as much indented as its number.
+fn timeline(recording: &Recording) -> impl Iterator<Item = String> {
+    recording.log.iter().map(|LogLine { step, place, task, function, what }| {
+        let indent = 4 * place;
+        format!("{step:>5} {:indent$}cpu{place} {task}: {function}: {what}", "")
+    })
+}
