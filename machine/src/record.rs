@@ -92,12 +92,11 @@ impl Machine {
         let mut state = self.state.borrow_mut();
         let (step, cpu) = (state.steps, state.running);
         let task = state.current();
-        // A frame says where its function was entered; where in it the next one was called is the next one's entry.
+        // The innermost frame says where the access is, the others where their functions begin.
         let mut frames: Vec<Frame> = Vec::with_capacity(task.calls.len());
-        let mut inner = at;
-        for call in task.calls.iter().rev() {
-            frames.push(Frame { function: call.function, file: inner.file(), line: inner.line(), irq: call.irq });
-            inner = call.at;
+        for (depth, call) in task.calls.iter().rev().enumerate() {
+            let at = if depth == 0 { at } else { call.at };
+            frames.push(Frame { function: call.function, file: at.file(), line: at.line(), irq: call.irq });
         }
         if frames.is_empty() {
             frames.push(Frame { function: "(program)", file: at.file(), line: at.line(), irq: false });

@@ -5,6 +5,7 @@
 //! * [`Model`]: the program on a machine; explore it, shrink what was found, replay it.
 //! * [`seed`]: the bug that this project began with.
 
+pub mod litmus;
 mod model;
 pub mod platform;
 pub mod program;
@@ -14,6 +15,7 @@ pub mod strategies;
 pub mod tables;
 mod watch;
 
+pub use litmus::{Litmus, LitmusError};
 pub use model::{Model, Setting};
 pub use program::{Program, Statement, TaskDecl};
 pub use strategies::{Rules, Strategy};

@@ -15,6 +15,8 @@ use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal};
 
 use crate::tables::Table;
 
+type Describe = dyn Fn(&Machine) -> Vec<String>;
+
 /// The facts about all CPUs.
 pub(crate) struct Watch {
     /// What each CPU's MMU has loaded.
@@ -24,7 +26,7 @@ pub(crate) struct Watch {
     /// The name of the mm at an address.
     name_of: Box<dyn Fn(usize) -> String>,
     /// The facts in words.
-    describe: Box<dyn Fn(&Machine) -> Vec<String>>,
+    describe: Box<Describe>,
     /// Whether the one-byte check of `prev->active_mm` is in the switch path.
     pub(crate) checks_active_mm: bool,
 }

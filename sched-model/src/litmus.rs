@@ -1,0 +1,444 @@
+//! The litmus language: programs as data files.
+//!
+//! In the tradition of herd7: a version line, a header, a column for each CPU, a condition.
+//!
+//! ```text
+//! lazytlb-litmus 1
+//! # A comment. The first comment block is what `lazytlb litmus` prints about the test.
+//! name exit-while-borrowed
+//! machine ipi-flush broadcast-flush    # where it runs; everywhere if not said
+//! memory sc tso                        # likewise
+//! mm A B                               # address spaces
+//! user sh A                            # a task with an address space
+//! user sh-thread A
+//! kthread kworker                      # a kernel thread
+//! check active_mm                      # the one-byte check of prev->active_mm in context_switch
+//! drop hazard.unpublish                # a planted bug: the access with this label has no effect
+//!
+//! cpu sh          | cpu sh-thread      # what each CPU runs at the start; `cpu idle` for its idle task
+//! exit            | exit
+//! switch idle     | switch idle
+//!                 | switch kworker
+//!
+//! allow holds                          # findings and errors that are no failure; none if not said
+//! expect unprotected ipi-flush holds dereferences
+//! ```
+//!
+//! | statement | what the running task does | path |
+//! | --- | --- | --- |
+//! | `switch TASK` | the CPU switches to a task, or to `idle` | P1 to P5 |
+//! | `exit` | gives its address space up | P6, P7, P8 |
+//! | `exec MM` | replaces it by a new one | P13, P14 |
+//! | `use MM`, `unuse` | adopts one as a kernel thread, gives it back | P11, P12 |
+//! | `mmput MM`, `mmdrop MM` | a user, or a reference, that the script holds is dropped | P7, P8 |
+//! | `flush MM`, `flush MM freed` | translations are flushed; page tables are about to be freed | P15 |
+//! | `offline`, `online` | the CPU goes, and comes back | P9, P10 |
+//! | `look` | looks into `active_mm`, as a kernel thread should not | |
+//! | `goto N` | the script goes on with its statement N, counted from 1 | |
+//!
+//! `expect STRATEGY MACHINE KIND...` says what must be found where a strategy does not claim to work; with no kinds, that
+//! nothing is. A strategy that claims a machine must pass there, whatever is expected of others.
+
+use core::fmt;
+
+use lazytlb_machine::{Kind, MemoryModel};
+
+use crate::program::{Program, Statement, TaskDecl};
+use crate::strategies::{Rules, Strategy};
+
+/// A litmus test.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Litmus {
+    /// What is said about it at the top.
+    pub about: String,
+    /// The program.
+    pub program: Program,
+    /// The machines it runs on.
+    pub machines: Vec<Rules>,
+    /// The memory models it runs under.
+    pub memories: Vec<MemoryModel>,
+    /// Labels whose accesses have no effect; a test with any is a mutation.
+    pub dropped: Vec<String>,
+    /// What may be found without the test failing.
+    pub allowed: Vec<Kind>,
+    /// What must be found where a strategy does not claim to work.
+    pub expected: Vec<Expectation>,
+}
+
+/// What must be found under a strategy on a machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Expectation {
+    /// The strategy.
+    pub strategy: Strategy,
+    /// The machine.
+    pub rules: Rules,
+    /// The kinds, all of them and no other.
+    pub kinds: Vec<Kind>,
+}
+
+/// A litmus file that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LitmusError {
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1.
+    pub column: usize,
+    /// What is wrong, and what was expected.
+    pub message: String,
+    /// The text of the line.
+    pub text: String,
+}
+
+impl LitmusError {
+    /// The error with the name of the file before it, and the place shown.
+    pub fn in_file(&self, file: &str) -> String {
+        let LitmusError { line, column, message, text } = self;
+        format!("{file}:{line}:{column}: {message}\n    {text}\n    {:>column$}", "^")
+    }
+}
+
+impl fmt::Display for LitmusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.message)
+    }
+}
+
+impl core::error::Error for LitmusError {}
+
+const MAGIC: &str = "lazytlb-litmus 1";
+
+/// A word of a line, with where it begins.
+#[derive(Clone, Copy)]
+struct Word<'a> {
+    text: &'a str,
+    column: usize,
+}
+
+struct Line<'a> {
+    number: usize,
+    text: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn error(&self, column: usize, message: impl Into<String>) -> LitmusError {
+        // A tab is one column wide here, so that the caret stands right.
+        let text = self.text.replace('\t', " ");
+        LitmusError { line: self.number, column, message: message.into(), text }
+    }
+
+    /// The words of a part of the line; `part` is a slice of it.
+    fn words(&self, part: &'a str) -> impl Iterator<Item = Word<'a>> + use<'a> {
+        let start = self.text.as_ptr().addr();
+        let text = self.text;
+        part.split_whitespace().map(move |word| {
+            let bytes = word.as_ptr().addr() - start;
+            Word { text: word, column: text[..bytes].chars().count() + 1 }
+        })
+    }
+
+    /// The column right behind a part.
+    fn end(&self, part: &str) -> usize {
+        let bytes = part.as_ptr().addr() + part.trim_end().len() - self.text.as_ptr().addr();
+        self.text[..bytes].chars().count() + 1
+    }
+}
+
+/// What has been read so far.
+struct Reader {
+    litmus: Litmus,
+    /// `switch idle` is known only when all tasks are.
+    columns: usize,
+    in_header: bool,
+}
+
+impl Litmus {
+    /// Reads a litmus test.
+    ///
+    /// # Errors
+    /// With line and column, if it is none.
+    pub fn parse(text: &str) -> Result<Litmus, LitmusError> {
+        let mut lines = text.lines().enumerate().map(|(index, text)| Line { number: index + 1, text });
+        let first = lines.next().unwrap_or(Line { number: 1, text: "" });
+        if first.text.trim_end() != MAGIC {
+            return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
+        }
+        let mut reader = Reader {
+            litmus: Litmus {
+                about: String::new(),
+                program: Program::default(),
+                machines: Rules::ALL.to_vec(),
+                memories: MemoryModel::ALL.to_vec(),
+                dropped: Vec::new(),
+                allowed: Vec::new(),
+                expected: Vec::new(),
+            },
+            columns: 0,
+            in_header: true,
+        };
+        let mut last = first.number;
+        for line in lines {
+            last = line.number;
+            reader.line(&line)?;
+        }
+        reader.finish(last)
+    }
+}
+
+impl Reader {
+    fn line(&mut self, line: &Line<'_>) -> Result<(), LitmusError> {
+        let (code, comment) = match line.text.split_once('#') {
+            Some((code, comment)) => (code, Some(comment)),
+            None => (line.text, None),
+        };
+        if let Some(comment) = comment
+            && code.trim().is_empty()
+            && self.in_header
+            && self.litmus.program.name.is_empty()
+        {
+            self.litmus.about.push_str(comment.trim());
+            self.litmus.about.push('\n');
+        }
+        if code.trim().is_empty() {
+            return Ok(());
+        }
+        let first = line.words(code).next().expect("it is not empty");
+        match first.text {
+            "cpu" => self.columns(line, code),
+            "allow" | "expect" => self.condition(line, code),
+            _ if self.columns > 0 => self.row(line, code),
+            _ => self.header(line, code),
+        }
+    }
+
+    fn header(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {
+        let mut words = line.words(code);
+        let key = words.next().expect("it is not empty");
+        let mut rest: Vec<Word<'_>> = words.collect();
+        let missing = |what: &str| line.error(line.end(code), format!("expected {what} after `{}`", key.text));
+        match key.text {
+            "name" => {
+                let [name] = rest[..] else { return Err(missing("one name")) };
+                self.litmus.program.name = name.text.to_owned();
+            }
+            "machine" => self.litmus.machines = parse_all(line, &rest, str::parse::<Rules>)?,
+            "memory" => {
+                let memory = |name: &str| {
+                    let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
+                    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso"))
+                };
+                self.litmus.memories = parse_all(line, &rest, memory)?;
+            }
+            "mm" => {
+                for word in &rest {
+                    if self.litmus.program.mms.iter().any(|mm| mm == word.text) {
+                        return Err(line.error(word.column, format!("there is an mm `{}` already", word.text)));
+                    }
+                    self.litmus.program.mms.push(word.text.to_owned());
+                }
+            }
+            "user" | "kthread" => {
+                let wanted = if key.text == "user" { 2 } else { 1 };
+                if rest.len() != wanted {
+                    return Err(missing(if wanted == 2 { "a task and its mm" } else { "one task" }));
+                }
+                let mm = if wanted == 2 { Some(self.mm(line, rest.remove(1))?) } else { None };
+                let task = rest[0];
+                if task.text == "idle" || self.task(task.text).is_some() {
+                    return Err(line.error(task.column, format!("there is a task `{}` already", task.text)));
+                }
+                self.litmus.program.tasks.push(TaskDecl { name: task.text.to_owned(), mm });
+            }
+            "check" => match rest[..] {
+                [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
+                _ => return Err(missing("`active_mm`")),
+            },
+            "drop" => self.litmus.dropped.extend(rest.iter().map(|word| word.text.to_owned())),
+            _ => {
+                return Err(line.error(
+                    key.column,
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, check, drop, or cpu", key.text),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn mm(&self, line: &Line<'_>, word: Word<'_>) -> Result<usize, LitmusError> {
+        let found = self.litmus.program.mms.iter().position(|mm| mm == word.text);
+        found.ok_or_else(|| line.error(word.column, format!("there is no mm `{}`", word.text)))
+    }
+
+    fn task(&self, name: &str) -> Option<usize> {
+        self.litmus.program.tasks.iter().position(|task| task.name == name)
+    }
+
+    /// `cpu TASK | cpu TASK`: what runs where at the start.
+    fn columns(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {
+        if self.columns > 0 {
+            return Err(line.error(1, "the columns are named already"));
+        }
+        self.in_header = false;
+        for cell in code.split('|') {
+            let words: Vec<Word<'_>> = line.words(cell).collect();
+            let [Word { text: "cpu", .. }, task] = words[..] else {
+                return Err(line.error(line.end(cell), "expected `cpu` and the task that it runs at the start"));
+            };
+            let start = match task.text {
+                "idle" => None,
+                name => {
+                    let number = self.task(name);
+                    Some(number.ok_or_else(|| line.error(task.column, format!("there is no task `{name}`")))?)
+                }
+            };
+            if start.is_some() && self.litmus.program.start.contains(&start) {
+                return Err(line.error(task.column, format!("`{}` runs on another CPU already", task.text)));
+            }
+            self.litmus.program.start.push(start);
+            self.litmus.program.scripts.push(Vec::new());
+            self.columns += 1;
+        }
+        const MOST: usize = 16;
+        if self.columns > MOST {
+            return Err(line.error(1, format!("a machine has at most {MOST} CPUs")));
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {
+        for (cpu, cell) in code.split('|').enumerate() {
+            let words: Vec<Word<'_>> = line.words(cell).collect();
+            let Some(&first) = words.first() else { continue };
+            if cpu >= self.columns {
+                return Err(line.error(first.column, format!("there are only {} columns", self.columns)));
+            }
+            let statement = self.statement(line, cell, cpu, &words)?;
+            self.litmus.program.scripts[cpu].push(statement);
+        }
+        Ok(())
+    }
+
+    fn statement(&self, line: &Line<'_>, cell: &str, cpu: usize, words: &[Word<'_>]) -> Result<Statement, LitmusError> {
+        let missing = |what: &str| Err(line.error(line.end(cell), format!("expected {what}")));
+        let key = words[0];
+        let statement = match (key.text, &words[1..]) {
+            ("switch", [task]) if task.text == "idle" => Statement::Switch(self.litmus.program.tasks.len() + cpu),
+            ("switch", [task]) => match self.task(task.text) {
+                Some(number) => Statement::Switch(number),
+                None => return Err(line.error(task.column, format!("there is no task `{}`", task.text))),
+            },
+            ("switch", _) => return missing("one task, or `idle`"),
+            ("exit", []) => Statement::Exit,
+            ("exec", [mm]) => Statement::Exec(self.mm(line, *mm)?),
+            ("use", [mm]) => Statement::UseMm(self.mm(line, *mm)?),
+            ("unuse", []) => Statement::UnuseMm,
+            ("mmput", [mm]) => Statement::Mmput(self.mm(line, *mm)?),
+            ("mmdrop", [mm]) => Statement::Mmdrop(self.mm(line, *mm)?),
+            ("flush", [mm]) => Statement::Flush(self.mm(line, *mm)?, false),
+            ("flush", [mm, Word { text: "freed", .. }]) => Statement::Flush(self.mm(line, *mm)?, true),
+            ("exec" | "use" | "mmput" | "mmdrop" | "flush", _) => return missing("one mm"),
+            ("look", []) => Statement::LookIntoActiveMm,
+            ("offline", []) => Statement::Offline,
+            ("online", []) => Statement::Online,
+            ("goto", [number]) => match number.text.parse::<usize>() {
+                Ok(target) if target >= 1 && target <= self.litmus.program.scripts[cpu].len() => {
+                    Statement::Goto(target - 1)
+                }
+                _ => return Err(line.error(number.column, "expected the number of an earlier statement of this CPU")),
+            },
+            ("exit" | "unuse" | "look" | "offline" | "online", [extra, ..]) => {
+                return Err(line.error(extra.column, format!("`{}` takes nothing", key.text)));
+            }
+            _ => {
+                return Err(line.error(
+                    key.column,
+                    format!(
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, look, offline, online or goto",
+                        key.text
+                    ),
+                ));
+            }
+        };
+        Ok(statement)
+    }
+
+    fn condition(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {
+        let mut words = line.words(code);
+        let key = words.next().expect("it is not empty");
+        let rest: Vec<Word<'_>> = words.collect();
+        if key.text == "allow" {
+            self.litmus.allowed.extend(parse_all(line, &rest, kind)?);
+            return Ok(());
+        }
+        let [strategy, rules, kinds @ ..] = &rest[..] else {
+            return Err(line.error(line.end(code), "expected a strategy, a machine, and what is found"));
+        };
+        self.litmus.expected.push(Expectation {
+            strategy: parse_one(line, *strategy, str::parse)?,
+            rules: parse_one(line, *rules, str::parse)?,
+            kinds: parse_all(line, kinds, kind)?,
+        });
+        Ok(())
+    }
+
+    fn finish(mut self, last: usize) -> Result<Litmus, LitmusError> {
+        let at_end =
+            |message: &str| LitmusError { line: last, column: 1, message: message.into(), text: String::new() };
+        if self.litmus.program.name.is_empty() {
+            return Err(at_end("the test has no name"));
+        }
+        if self.columns == 0 {
+            return Err(at_end("the test has no CPUs: expected a line such as `cpu TASK | cpu idle`"));
+        }
+        self.litmus.program = self.litmus.program.hold_what_is_put();
+        self.check_users().map_err(|message| at_end(&message))?;
+        Ok(self.litmus)
+    }
+
+    /// Every address space must come from somewhere: a task has it, a script holds it, or an exec makes it, once.
+    fn check_users(&self) -> Result<(), String> {
+        let program = &self.litmus.program;
+        for (mm, name) in program.mms.iter().enumerate() {
+            let execs = program.scripts.iter().flatten().filter(|&&statement| statement == Statement::Exec(mm)).count();
+            let tasks = program.tasks.iter().filter(|task| task.mm == Some(mm)).count();
+            let (users, references) = program.held[mm];
+            match (execs, tasks + users + references) {
+                (0, 0) => {
+                    return Err(format!(
+                        "mm `{name}` has no user: no task has it, no script holds it, no exec makes it"
+                    ));
+                }
+                (0, _) if tasks + users == 0 => {
+                    return Err(format!("mm `{name}` has references but no user at the start"));
+                }
+                (0, _) | (1, 0) => {}
+                (1, _) => return Err(format!("mm `{name}` is made by an exec, so nobody can have it at the start")),
+                _ => return Err(format!("mm `{name}` is made by more than one exec")),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kind(name: &str) -> Result<Kind, String> {
+    let found = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+    found.ok_or_else(|| {
+        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        format!("unknown verdict `{name}`; there are: {}", known.join(", "))
+    })
+}
+
+fn parse_one<T, E: fmt::Display>(
+    line: &Line<'_>,
+    word: Word<'_>,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<T, LitmusError> {
+    parse(word.text).map_err(|error| line.error(word.column, error.to_string()))
+}
+
+fn parse_all<T, E: fmt::Display>(
+    line: &Line<'_>,
+    words: &[Word<'_>],
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, LitmusError> {
+    words.iter().map(|&word| parse_one(line, word, &parse)).collect()
+}
