@@ -136,7 +136,10 @@ pub unsafe trait Platform: Memory + 'static {
     /// The CPU that runs this code. Context: pinned, else the answer is stale at once.
     fn smp_processor_id(self) -> CpuId;
 
-    /// Whether `cpu` takes interrupts. Context: any; stable only if hotplug is held off.
+    /// Whether `cpu` takes interrupts.
+    ///
+    /// Context: preemption off, and a CPU seen online stays so until preemption is on again: nobody must wait for an
+    /// interrupt that a CPU on its way out has lost. (Linux takes CPUs down in `stop_machine`, which waits for that.)
     fn cpu_online(self, cpu: CpuId) -> bool;
 
     /// Disables interrupts on this CPU and says what they were before. `label` names the section for the lab.

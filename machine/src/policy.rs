@@ -94,7 +94,9 @@ impl Dfs {
             self.budget = node.budget - u32::from(self.bound.is_some() && self.preempts(node, index, running));
             return Pick::Act(self.alternatives[index as usize]);
         }
-        if actions.len() > 1
+        // Where there is no choice, nothing is cut off by going on; but a loop must be recognised.
+        let loops = actions.len() == 1 && actions[0] == Action::Step(running as u8);
+        if (actions.len() > 1 || loops)
             && let Some(seen) = &mut self.seen
         {
             let key = crate::mix::fold(key(), u64::from(self.budget));

@@ -26,6 +26,10 @@
 //!   is a choice point while interrupts are on. With interrupts off the CPU's two contexts cannot alternate and do not
 //!   conflict. Disabling interrupts conflicts with every interrupt that is ever sent to the CPU.
 //!
+//! Stopping the machine waits for the other CPUs' flags, which are no words: where it is used, preemption and interrupt
+//! flags must not change behind its back. It is a choice point itself, and what it waits for can only come true by a
+//! step, fused or not, that some schedule orders before it and some after.
+//!
 //! Under TSO a store that enters its CPU's own buffer is noticed by no one until it is drained. It is fused unless the
 //! CPU's own handler could notice the difference or the object could be freed; its drain is the step that counts, and a
 //! drain to a word that only this CPU touches is done at once.

@@ -39,6 +39,8 @@ pub(crate) enum Next {
     Wait,
     /// Wait for an interrupt.
     Idle,
+    /// Do something while all other CPUs are stopped.
+    Stop,
 }
 
 /// One thing that can happen next.
@@ -268,14 +270,20 @@ impl State {
 
     /// Whether the place can do its next step now.
     #[inline]
-    pub(crate) fn enabled(&self, place: usize) -> bool {
-        let place = &self.places[place];
+    pub(crate) fn enabled(&self, id: usize) -> bool {
+        let place = &self.places[id];
         match place.next {
             Next::Fence | Next::Rmw { .. } | Next::Ipi | Next::Heap => place.buffer.is_empty(),
             Next::Wait => self.tasks[place.task].dirty,
             Next::Idle => false,
+            Next::Stop => place.buffer.is_empty() && self.others_can_be_stopped(id),
             _ => true,
         }
+    }
+
+    fn others_can_be_stopped(&self, me: usize) -> bool {
+        let stoppable = |place: &Place| place.agent || (place.irqs_on && place.in_irq == 0 && place.preempt_count == 0);
+        self.places.iter().enumerate().all(|(id, place)| id == me || stoppable(place))
     }
 
     /// All that can happen now, the place that runs first.

@@ -78,6 +78,7 @@ mod sort {
     pub(super) const PICK: u64 = 12;
     pub(super) const HANDLER: u64 = 13;
     pub(super) const DONE: u64 = 14;
+    pub(super) const STOP: u64 = 15;
 }
 
 impl Machine {
@@ -154,7 +155,9 @@ impl Machine {
             let point = state.points;
             let pick = {
                 let mut policy = self.policy.borrow_mut();
-                let forced = actions.len() == 1 && actions[0] == Action::Step(state.running as u8);
+                // A loop that is come back to is compared with what was seen even if nobody else can go.
+                let loops = state.places[state.running].next == Next::Checkpoint;
+                let forced = actions.len() == 1 && actions[0] == Action::Step(state.running as u8) && !loops;
                 // A replay is asked all the same: it counts.
                 if forced && !matches!(&*policy, Policy::Replay(_)) {
                     Pick::Act(actions[0])
@@ -469,6 +472,14 @@ impl Machine {
         drop(state);
         self.restart_if_wrong();
         self.note(|| format!("interrupt {vector} to mask {mask:#x}"));
+    }
+
+    /// Runs `f` as one step, at a moment when every other CPU could be stopped: none has preemption or interrupts off, or
+    /// is in an interrupt (Linux `stop_machine`).
+    pub fn stop_machine(&self, f: impl FnOnce(&Machine)) {
+        self.point(Next::Stop);
+        self.state.borrow_mut().observe(sort::STOP, 0);
+        f(self);
     }
 
     /// Runs the handler on the interrupted task's stack.

@@ -371,10 +371,13 @@ where
                 self.switcher.flush_tlb_mm_range(self.mm(mm), FlushRange::All, freed);
             }
             Statement::LookIntoActiveMm => {
+                let were_on = Machine::with(Machine::irq_save);
                 let cpu = CpuId::new(Machine::with(Machine::this_cpu));
                 let active = MmPtr::new(self.switcher.cpu(cpu).active_mm_word().get());
-                // SAFETY: not at all: the statement is there to be caught. The memory stays in the arena.
+                // SAFETY: true under the strategies that keep active_mm alive; for the others the statement is there to
+                // be caught. The memory stays in the arena.
                 active.map(|mm| unsafe { mm.as_ref() }.root());
+                Machine::with(|machine| machine.irq_restore(were_on));
             }
             Statement::Offline => self.go_offline(),
             Statement::Online => self.come_online(task),
@@ -422,11 +425,8 @@ where
 
     fn go_offline(&self) {
         self.switcher.sched_cpu_wait_empty();
-        Machine::with(|machine| {
-            let were_on = machine.irq_save();
-            machine.set_online(machine.this_cpu(), false);
-            machine.irq_restore(were_on);
-        });
+        // A CPU goes while all others are stopped, so nobody waits for it who has just seen it online.
+        Machine::with(|machine| machine.stop_machine(|machine| machine.set_online(machine.this_cpu(), false)));
     }
 
     fn come_online(&self, task: usize) {

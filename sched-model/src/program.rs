@@ -24,7 +24,7 @@ pub enum Statement {
     Mmdrop(usize),
     /// Translations of an address space are flushed; with `true`, page tables are about to be freed.
     Flush(usize, bool),
-    /// The running task looks into `active_mm`, as a kernel thread should not.
+    /// The running task looks into `active_mm`, with interrupts off.
     LookIntoActiveMm,
     /// The CPU goes offline: it leaves what it borrows and takes no more interrupts. Nothing may follow but `online`.
     Offline,
