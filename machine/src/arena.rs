@@ -26,6 +26,8 @@ pub(crate) struct Arena {
     /// The execution in which each word was journalled last.
     journalled: Vec<Cell<u32>>,
     execution: Cell<u32>,
+    /// Whether the hash is kept.
+    hashing: Cell<bool>,
 }
 
 impl Arena {
@@ -42,6 +44,7 @@ impl Arena {
             journal: RefCell::default(),
             journalled: vec![Cell::new(0); words],
             execution: Cell::new(1),
+            hashing: Cell::new(true),
         }
     }
 
@@ -93,6 +96,9 @@ impl Arena {
         if self.journalled[index].replace(execution) != execution {
             self.journal.borrow_mut().push((index, old));
         }
+        if !self.hashing.get() {
+            return true;
+        }
         let id = index as u64;
         self.hash.set(self.hash.get() ^ term(id, self.portable(old)) ^ term(id, self.portable(value)));
         true
@@ -109,6 +115,11 @@ impl Arena {
     pub(crate) fn offset(&self, value: u64) -> Option<usize> {
         let offset = value.wrapping_sub(self.base.addr().get() as u64);
         (offset < self.len() as u64).then_some(offset as usize)
+    }
+
+    /// Says whether anybody will ask for the hash.
+    pub(crate) fn set_hashing(&self, hashing: bool) {
+        self.hashing.set(hashing);
     }
 
     #[inline]

@@ -3,7 +3,7 @@
 //! One machine runs on one thread. While it runs, [`Sim`](crate::Sim) finds it through a thread local; set-up and
 //! inspection happen outside a run and act on memory directly.
 
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, Ref, RefCell};
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -69,6 +69,9 @@ pub struct Config {
     pub dropped: Vec<String>,
     /// How many steps an execution may have.
     pub max_steps: u64,
+    /// How many stores a CPU's buffer holds under [`MemoryModel::Tso`]; one more waits. Without a bound a loop that
+    /// stores and never fences would have no end of states.
+    pub store_buffer: usize,
 }
 
 impl Default for Config {
@@ -80,6 +83,7 @@ impl Default for Config {
             quarantine: 0,
             dropped: Vec::new(),
             max_steps: 20_000,
+            store_buffer: 8,
         }
     }
 }
@@ -108,7 +112,7 @@ type Body = Rc<dyn Fn()>;
 /// Something that the program sets.
 pub(crate) type Hook<F> = RefCell<Option<Rc<F>>>;
 /// What the outcome of an execution is.
-pub(crate) type Reader = dyn Fn(&Machine) -> Vec<u64>;
+pub(crate) type Reader = dyn Fn(&Machine, &mut Vec<u64>);
 type YielderPtr = NonNull<Yielder<(), ()>>;
 type Stack = Coroutine<(), (), (), DefaultStack>;
 
@@ -123,8 +127,8 @@ pub struct Machine {
     /// What happened in this execution.
     pub(crate) record: RefCell<Schedule>,
     pub(crate) actions: Cell<Vec<Action>>,
-    /// Every place runs up to its first step.
-    pub(crate) starting: Cell<bool>,
+    /// The task that runs has just been started, which is one with its first step.
+    pub(crate) granted: Cell<bool>,
     /// The task that was running gave its place to another.
     pub(crate) switching: Cell<bool>,
     pub(crate) stale: Cell<Option<&'static str>>,
@@ -138,7 +142,7 @@ pub struct Machine {
     /// The dropped labels that were met.
     pub(crate) met: RefCell<Vec<bool>>,
     bodies: RefCell<Vec<Body>>,
-    coroutines: RefCell<Vec<Option<Stack>>>,
+    coroutines: RefCell<Vec<RefCell<Option<Stack>>>>,
     stacks: RefCell<Vec<DefaultStack>>,
     yielders: RefCell<Vec<Option<YielderPtr>>>,
     sealed: Cell<bool>,
@@ -193,7 +197,7 @@ impl Machine {
             handler: RefCell::default(),
             record: RefCell::default(),
             actions: Cell::default(),
-            starting: Cell::new(false),
+            granted: Cell::new(false),
             switching: Cell::new(false),
             stale: Cell::new(None),
             recording: Cell::new(false),
@@ -318,7 +322,7 @@ impl Machine {
         let id = state.tasks.len();
         state.tasks.push(Task::new(name, id as u32));
         self.bodies.borrow_mut().push(Rc::new(body));
-        self.coroutines.borrow_mut().push(None);
+        self.coroutines.borrow_mut().push(RefCell::default());
         self.yielders.borrow_mut().push(None);
         TaskId(id)
     }
@@ -356,8 +360,8 @@ impl Machine {
         *self.at_end.borrow_mut() = Some(Rc::new(check));
     }
 
-    /// Sets what an execution's outcome is, besides its verdicts.
-    pub fn outcome(&self, outcome: impl Fn(&Machine) -> Vec<u64> + 'static) {
+    /// Sets what an execution's outcome is, besides its verdicts: numbers that it adds to the list.
+    pub fn outcome(&self, outcome: impl Fn(&Machine, &mut Vec<u64>) + 'static) {
         *self.outcome.borrow_mut() = Some(Rc::new(outcome));
     }
 
@@ -540,6 +544,7 @@ impl Machine {
     // Running.
 
     /// Suspends the running task's coroutine.
+    #[inline(always)]
     pub(crate) fn suspend(&self) {
         let task = {
             let state = self.state.borrow();
@@ -551,6 +556,7 @@ impl Machine {
         unsafe { yielder.as_ref() }.suspend(());
     }
 
+    #[cold]
     pub(crate) fn suspend_for_ever(&self) -> ! {
         loop {
             self.suspend();
@@ -558,20 +564,22 @@ impl Machine {
     }
 
     /// Starts or continues a task's coroutine until it suspends.
+    #[inline(always)]
     fn resume(&self, task: usize) {
-        let stack = self.coroutines.borrow_mut()[task].take();
-        let mut coroutine = stack.unwrap_or_else(|| self.new_coroutine(task));
+        // No task is added while an execution runs, and a task never resumes another: the borrows meet nobody.
+        let coroutines = self.coroutines.borrow();
+        let mut slot = coroutines[task].borrow_mut();
+        let coroutine = slot.get_or_insert_with(|| self.new_coroutine(task));
         self.on_stack.set(Some(task));
         let result = coroutine.resume(());
         self.on_stack.set(None);
         debug_assert!(result.as_yield().is_some(), "a body never returns: its CPU goes on idling");
-        self.coroutines.borrow_mut()[task] = Some(coroutine);
     }
 
+    #[inline(never)]
     fn new_coroutine(&self, task: usize) -> Stack {
         let stack = self.stacks.borrow_mut().pop();
         let stack = stack.unwrap_or_else(|| DefaultStack::new(STACK_BYTES).expect("memory for a stack"));
-        self.state.borrow_mut().tasks[task].started = true;
         let machine: *const Machine = self;
         Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
             // SAFETY: coroutines are reset before `execute` returns, which borrows the machine.
@@ -582,6 +590,7 @@ impl Machine {
     }
 
     fn run_body(&self, task: usize) {
+        self.start();
         let body: *const dyn Fn() = Rc::as_ptr(&self.bodies.borrow()[task]);
         // SAFETY: bodies are never removed. A counted pointer would be lost with the stack.
         let body = unsafe { &*body };
@@ -601,8 +610,8 @@ impl Machine {
         self.kasan.borrow_mut().seal();
     }
 
-    pub(crate) fn set_summary(&self, active: bool) {
-        self.state.borrow_mut().summary = Summary::new(self.arena.len() / WORD, active);
+    pub(crate) fn set_summary(&self, active: bool, restarts: bool) {
+        self.state.borrow_mut().summary = Summary::new(self.arena.len() / WORD, active, restarts);
     }
 
     /// Runs one execution by the policy. Afterwards the state is that of its end.
@@ -617,7 +626,7 @@ impl Machine {
         self.abandon();
         let end = self.state.borrow().end.expect("it has ended");
         if end == End::Complete
-            && let Some(check) = self.at_end.borrow().clone()
+            && let Some(check) = &*self.at_end.borrow()
         {
             check(self);
         }
@@ -633,28 +642,16 @@ impl Machine {
         self.report.borrow_mut().take();
         self.tracing.set(0);
         self.stale.set(None);
+        self.granted.set(false);
     }
 
     fn run_to_end(&self) {
-        // Up to the first step of each place nothing can be noticed: it is no choice.
-        self.starting.set(true);
-        for place in 0..self.places() {
-            self.state.borrow_mut().running = place;
-            let task = self.state.borrow().places[place].task;
-            self.resume(task);
-            if self.state.borrow().end.is_some() {
-                break;
-            }
-        }
-        self.starting.set(false);
         {
             let mut state = self.state.borrow_mut();
             state.running = 0;
-            if state.end.is_none() {
-                match self.pick(&mut state) {
-                    Some(action) => state.action = action,
-                    None => return,
-                }
+            match self.pick(&mut state) {
+                Some(action) => state.action = action,
+                None => return,
             }
         }
         loop {
@@ -679,7 +676,7 @@ impl Machine {
 
     /// Takes the stacks back. Nothing on them owns anything, so they need not be unwound.
     fn abandon(&self) {
-        for slot in self.coroutines.borrow_mut().iter_mut() {
+        for slot in self.coroutines.borrow().iter() {
             if let Some(mut coroutine) = slot.take() {
                 // SAFETY: strategies and bodies own nothing on their stacks that must be dropped; see `add_task`.
                 unsafe { coroutine.force_reset() };
@@ -690,13 +687,14 @@ impl Machine {
     }
 
     /// The outcome of the execution that has ended.
-    pub(crate) fn read_outcome(&self) -> Vec<u64> {
-        let outcome = self.outcome.borrow().clone();
-        outcome.map_or_else(Vec::new, |outcome| outcome(self))
+    pub(crate) fn read_outcome(&self, values: &mut Vec<u64>) {
+        if let Some(outcome) = &*self.outcome.borrow() {
+            outcome(self, values);
+        }
     }
 
-    pub(crate) fn verdicts(&self) -> Vec<Verdict> {
-        self.state.borrow().verdicts.clone()
+    pub(crate) fn verdicts(&self) -> Ref<'_, [Verdict]> {
+        Ref::map(self.state.borrow(), |state| &state.verdicts[..])
     }
 }
 
@@ -710,6 +708,11 @@ impl Machine {
 
     pub(crate) fn set_policy(&self, policy: Policy) {
         *self.policy.borrow_mut() = policy;
+    }
+
+    pub(crate) fn set_hashing(&self, hashing: bool) {
+        self.state.borrow_mut().hashing = hashing;
+        self.arena.set_hashing(hashing);
     }
 
     pub(crate) fn set_recording(&self, recording: bool) {

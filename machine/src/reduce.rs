@@ -32,7 +32,11 @@
 //!
 //! Under TSO a store that enters its CPU's own buffer is noticed by no one until it is drained. It is fused unless the
 //! CPU's own handler could notice the difference or the object could be freed; its drain is the step that counts, and a
-//! drain to a word that only this CPU touches is done at once.
+//! drain to a word that only this CPU touches is done at once. Room in the buffer changes nothing of that: a store that
+//! finds room commutes with the drains of its own CPU, which happen at the other end.
+//!
+//! A random search uses the same knowledge as far as it has it, and never starts again: an execution in which too much
+//! was fused is an execution all the same.
 //!
 //! A test compares the set of outcomes with that of a search without any reduction, for every small program.
 
@@ -59,12 +63,20 @@ pub(crate) struct Summary {
     /// Whether steps are fused at all.
     pub(crate) active: bool,
     /// Something was learned that an earlier decision was wrong about.
-    pub(crate) wrong: bool,
+    wrong: bool,
+    /// Whether the search starts again then. A random one does not: it has only been less fine than it could.
+    restarts: bool,
 }
 
 impl Summary {
-    pub(crate) fn new(words: usize, active: bool) -> Summary {
-        Summary { words: vec![Word::default(); words], active, ..Summary::default() }
+    pub(crate) fn new(words: usize, active: bool, restarts: bool) -> Summary {
+        Summary { words: vec![Word::default(); words], active, restarts, ..Summary::default() }
+    }
+
+    /// Whether the search must start again.
+    #[inline]
+    pub(crate) fn must_restart(&self) -> bool {
+        self.wrong & self.restarts
     }
 
     /// Keeps what is known and forgets what was relied on, for the next attempt.
@@ -154,9 +166,10 @@ impl State {
                 quiet
             }
             Next::Store { word, local } if buffers && !local && !place.agent => {
+                let has_room = !self.buffer_is_full(me);
                 let word = &mut self.summary.words[word];
                 let own_handler = Summary::own(me) & !mine;
-                let quiet = (word.readers | word.writers) & own_handler == 0 && word.freers & !mine == 0;
+                let quiet = has_room && (word.readers | word.writers) & own_handler == 0 && word.freers & !mine == 0;
                 word.relied |= quiet;
                 quiet
             }

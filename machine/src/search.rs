@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::machine::Machine;
-use crate::policy::{Dfs, Pct, Policy};
+use crate::mix::fold;
+use crate::policy::{Dfs, Keys, Pct, Policy};
 use crate::record::LogLine;
 use crate::schedule::{Schedule, ScheduleError};
 use crate::state::End;
@@ -141,7 +142,9 @@ impl Machine {
             Search::Bounded(_) => Reduction::States,
             _ => Reduction::None,
         };
-        self.set_summary(reduction == Reduction::Full);
+        let exhaustive = matches!(search, Search::Exhaustive(Reduction::Full));
+        self.set_summary(exhaustive || matches!(search, Search::Random { .. }), exhaustive);
+        self.set_hashing(reduction != Reduction::None);
         let mut run = Run::new(self, limits);
         match search {
             Search::Exhaustive(_) => run.depth_first(Dfs::new(None, reduction != Reduction::None), &mut progress),
@@ -192,16 +195,18 @@ impl Machine {
     /// Runs a schedule without asking whether it fits in all.
     fn record(&self, schedule: &Schedule) -> Result<Recording, String> {
         self.seal_once();
-        self.set_summary(false);
+        self.set_summary(false, false);
         self.set_policy(Policy::Replay(schedule.cursor()));
         self.set_recording(true);
         let end = self.execute();
         let stale = self.stale.take();
+        let mut outcome = Vec::new();
+        self.read_outcome(&mut outcome);
         let recording = Recording {
-            verdicts: self.verdicts(),
+            verdicts: self.verdicts().to_vec(),
             log: self.log.take(),
             report: self.report.take(),
-            outcome: self.read_outcome(),
+            outcome,
             schedule: schedule.with_trace(self.tracing.get()),
         };
         self.set_recording(false);
@@ -244,7 +249,16 @@ struct Run<'a> {
     limits: Limits,
     started: Instant,
     result: Exploration,
+    /// Hashes of the outcomes so far.
+    known_outcomes: Keys,
+    /// The values of the last execution.
+    values: Vec<u64>,
     stopped: bool,
+}
+
+/// A hash of what was found; the order in which it was found does not matter.
+fn hash_of(verdicts: &[Verdict]) -> u64 {
+    verdicts.iter().fold(0, |sum, verdict| sum ^ verdict.hash())
 }
 
 /// How often the clock is looked at.
@@ -264,7 +278,15 @@ impl<'a> Run<'a> {
             outcomes: BTreeSet::new(),
             never_met: Vec::new(),
         };
-        Run { machine, limits, started: Instant::now(), result, stopped: false }
+        Run {
+            machine,
+            limits,
+            started: Instant::now(),
+            result,
+            known_outcomes: Keys::default(),
+            values: Vec::new(),
+            stopped: false,
+        }
     }
 
     /// One execution; its result is added up.
@@ -278,13 +300,16 @@ impl<'a> Run<'a> {
         let verdicts = self.machine.verdicts();
         if matches!(end, End::Complete | End::Error) {
             // Where an error stopped it, how far the others had come is an accident of the order of unrelated steps.
-            let values = if end == End::Complete { self.machine.read_outcome() } else { Vec::new() };
-            let outcome = (verdicts.iter().cloned().collect(), values);
-            if !self.result.outcomes.contains(&outcome) {
-                self.result.outcomes.insert(outcome);
+            self.values.clear();
+            if end == End::Complete {
+                self.machine.read_outcome(&mut self.values);
+            }
+            let key = self.values.iter().fold(hash_of(&verdicts), |hash, &value| fold(hash, value));
+            if self.known_outcomes.insert(key) {
+                self.result.outcomes.insert((verdicts.iter().cloned().collect(), self.values.clone()));
             }
         }
-        for verdict in verdicts {
+        for verdict in verdicts.iter().cloned() {
             if !self.result.found.iter().any(|found| found.verdict == verdict) {
                 self.stopped |= self.limits.stop_at_first && !verdict.kind.is_finding();
                 self.result.found.push(Found { verdict, schedule: self.machine.record.borrow().clone() });
@@ -312,6 +337,7 @@ impl<'a> Run<'a> {
                 self.result.restarts += 1;
                 self.result.found.clear();
                 self.result.outcomes.clear();
+                self.known_outcomes.clear();
                 self.stopped = false;
             } else if !dfs.advance() {
                 self.result.complete = !dfs.cut;

@@ -13,7 +13,7 @@ use crate::verdict::Verdict;
 /// What a place is about to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
-    /// Not asked yet in this execution.
+    /// Begin the task that the place boots with, and do its first step.
     Start,
     /// Read a word.
     Load { word: usize, local: bool },
@@ -44,7 +44,7 @@ pub(crate) enum Next {
 }
 
 /// One thing that can happen next.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
     /// A place does its next step.
     Step(u8),
@@ -54,6 +54,52 @@ pub enum Action {
     Drain(u8),
     /// The running task picks one of several values.
     Pick(u8),
+}
+
+/// What decides who can go on, a bit for each place.
+#[derive(Clone, Copy, Default, Debug)]
+struct Flow {
+    /// The next step needs nobody else.
+    plain: u32,
+    /// It needs the own buffer empty.
+    drained: u32,
+    /// It needs others to do something first.
+    special: u32,
+    /// It needs room in the own buffer.
+    stores: u32,
+    /// The buffer is not empty.
+    buffered: u32,
+    /// The buffer has no room.
+    full: u32,
+    /// An interrupt waits.
+    pending: u32,
+    /// Interrupts are on.
+    irqs_on: u32,
+}
+
+/// What can happen next: a bit for each place that can do its step, then one for each interrupt, then one for each
+/// drain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready(u64);
+
+impl Ready {
+    const IRQS: u32 = 16;
+    const DRAINS: u32 = 32;
+
+    /// How many things.
+    #[inline]
+    pub(crate) fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+}
+
+/// The place of the bit that has `index` set bits below it.
+#[inline]
+fn nth_bit(mut bits: u64, index: u32) -> u32 {
+    for _ in 0..index {
+        bits &= bits - 1;
+    }
+    bits.trailing_zeros()
 }
 
 #[derive(Debug)]
@@ -97,10 +143,9 @@ impl Place {
         self.buffer.clear();
     }
 
-    /// The lowest vector that can be delivered now. An interrupt finds the buffer drained: its entry is a barrier.
-    pub(crate) fn deliverable(&self) -> Option<u8> {
-        let can = self.irqs_on && self.pending != 0 && self.buffer.is_empty();
-        can.then(|| self.pending.trailing_zeros() as u8)
+    /// The vector that is delivered next: the lowest.
+    fn vector(&self) -> u8 {
+        self.pending.trailing_zeros() as u8
     }
 }
 
@@ -128,7 +173,6 @@ pub(crate) struct Task {
     /// Whether one of them has changed since.
     pub(crate) dirty: bool,
     pub(crate) round_start: u64,
-    pub(crate) started: bool,
     pub(crate) calls: Vec<Call>,
 }
 
@@ -144,7 +188,6 @@ impl Task {
             watching: false,
             dirty: false,
             round_start: 0,
-            started: false,
             calls: Vec::new(),
         }
     }
@@ -156,7 +199,6 @@ impl Task {
         self.reads.clear();
         self.watching = false;
         self.dirty = false;
-        self.started = false;
         self.calls.clear();
     }
 }
@@ -195,6 +237,9 @@ pub(crate) struct State {
     pub(crate) findings: u64,
     pub(crate) summary: Summary,
     pub(crate) lost_ipis: u64,
+    /// Whether states are compared, so that histories are kept.
+    pub(crate) hashing: bool,
+    flow: Flow,
 }
 
 impl State {
@@ -212,6 +257,8 @@ impl State {
             findings: 0,
             summary: Summary::default(),
             lost_ipis: 0,
+            hashing: true,
+            flow: Flow::default(),
         }
     }
 
@@ -219,10 +266,13 @@ impl State {
         for (id, task) in self.tasks.iter_mut().enumerate() {
             task.reset(id);
         }
+        self.flow = Flow::default();
         for (id, place) in self.places.iter_mut().enumerate() {
             let (task, online) = self.boot[id];
             place.reset(task, online);
             self.tasks[task].place = Some(id);
+            self.flow.plain |= 1 << id;
+            self.flow.irqs_on |= u32::from(place.irqs_on) << id;
         }
         self.steps = 0;
         self.points = 0;
@@ -244,6 +294,9 @@ impl State {
     /// The running task saw `value` at a step of this sort.
     #[inline]
     pub(crate) fn observe(&mut self, sort: u64, value: u64) {
+        if !self.hashing {
+            return;
+        }
         let task = self.current();
         task.history = fold(fold(task.history, sort), value);
     }
@@ -268,16 +321,74 @@ impl State {
         }
     }
 
-    /// Whether the place can do its next step now.
+    /// Says what the running place is about to do.
     #[inline]
-    pub(crate) fn enabled(&self, id: usize) -> bool {
+    pub(crate) fn announce(&mut self, next: Next) {
+        let me = self.running;
+        self.places[me].next = next;
+        let bit = 1 << me;
+        let set = |mask: &mut u32, on: bool| *mask = *mask & !bit | u32::from(on) << me;
+        set(&mut self.flow.plain, !matches!(next, Next::Wait | Next::Idle | Next::Stop));
+        set(&mut self.flow.drained, matches!(next, Next::Fence | Next::Rmw { .. } | Next::Ipi | Next::Heap));
+        set(&mut self.flow.stores, matches!(next, Next::Store { local: false, .. }));
+        set(&mut self.flow.special, matches!(next, Next::Wait | Next::Stop));
+    }
+
+    /// Turns the interrupts of the running CPU on or off; says what they were.
+    #[inline]
+    pub(crate) fn set_irqs(&mut self, on: bool) -> bool {
+        self.flow.irqs_on = self.flow.irqs_on & !(1 << self.running) | u32::from(on) << self.running;
+        core::mem::replace(&mut self.me().irqs_on, on)
+    }
+
+    /// Whether a CPU's buffer has no room for another store.
+    #[inline]
+    pub(crate) fn buffer_is_full(&self, place: usize) -> bool {
+        self.flow.full & 1 << place != 0
+    }
+
+    /// An interrupt waits to be delivered.
+    pub(crate) fn post(&mut self, place: usize, vector: u8) {
+        self.places[place].pending |= 1 << vector;
+        self.flow.pending |= 1 << place;
+    }
+
+    /// The running CPU takes an interrupt.
+    pub(crate) fn take(&mut self, vector: u8) {
+        let me = self.running;
+        let pending = &mut self.places[me].pending;
+        *pending &= !(1 << vector);
+        if *pending == 0 {
+            self.flow.pending &= !(1 << me);
+        }
+    }
+
+    /// A store enters the running CPU's buffer.
+    #[inline]
+    pub(crate) fn buffer(&mut self, word: usize, value: u64, room: usize) {
+        self.flow.buffered |= 1 << self.running;
+        self.me().buffer.push_back((word, value));
+        self.flow.full |= u32::from(self.me().buffer.len() >= room) << self.running;
+    }
+
+    /// A CPU's oldest store leaves its buffer.
+    #[inline]
+    pub(crate) fn unbuffer(&mut self, place: usize) -> Option<(usize, u64)> {
+        let store = self.places[place].buffer.pop_front();
+        self.flow.full &= !(1 << place);
+        if self.places[place].buffer.is_empty() {
+            self.flow.buffered &= !(1 << place);
+        }
+        store
+    }
+
+    /// Whether a place that waits for others can go on now.
+    fn can_go_on(&self, id: usize) -> bool {
         let place = &self.places[id];
         match place.next {
-            Next::Fence | Next::Rmw { .. } | Next::Ipi | Next::Heap => place.buffer.is_empty(),
             Next::Wait => self.tasks[place.task].dirty,
-            Next::Idle => false,
             Next::Stop => place.buffer.is_empty() && self.others_can_be_stopped(id),
-            _ => true,
+            _ => false,
         }
     }
 
@@ -286,27 +397,43 @@ impl State {
         self.places.iter().enumerate().all(|(id, place)| id == me || stoppable(place))
     }
 
-    /// All that can happen now, the place that runs first.
+    /// All that can happen now.
+    #[inline]
+    pub(crate) fn ready(&self) -> Ready {
+        let Flow { plain, drained, stores, mut special, buffered, full, pending, irqs_on } = self.flow;
+        let mut steps = plain & !(drained & buffered) & !(stores & full);
+        while special != 0 {
+            let id = special.trailing_zeros();
+            steps |= u32::from(self.can_go_on(id as usize)) << id;
+            special &= special - 1;
+        }
+        // An interrupt finds the buffer drained: its entry is a barrier.
+        let irqs = pending & irqs_on & !buffered;
+        Ready(u64::from(steps) | u64::from(irqs) << Ready::IRQS | u64::from(buffered) << Ready::DRAINS)
+    }
+
+    /// One of them, by its number.
+    #[inline]
+    pub(crate) fn action(&self, ready: Ready, index: u32) -> Action {
+        let bit = nth_bit(ready.0, index);
+        match bit {
+            0..Ready::IRQS => Action::Step(bit as u8),
+            Ready::IRQS..Ready::DRAINS => {
+                let place = bit - Ready::IRQS;
+                Action::Irq(place as u8, self.places[place as usize].vector())
+            }
+            _ => Action::Drain((bit - Ready::DRAINS) as u8),
+        }
+    }
+
+    /// All of them as a list, a step of the place that runs first.
     pub(crate) fn actions(&self, out: &mut Vec<Action>) {
+        let ready = self.ready();
         out.clear();
-        let places = self.places.len();
-        for offset in 0..places {
-            let place =
-                if self.running + offset < places { self.running + offset } else { self.running + offset - places };
-            if self.enabled(place) {
-                out.push(Action::Step(place as u8));
-            }
-        }
-        for (id, place) in self.places.iter().enumerate() {
-            if let Some(vector) = place.deliverable() {
-                out.push(Action::Irq(id as u8, vector));
-            }
-        }
-        for (id, place) in self.places.iter().enumerate() {
-            if !place.buffer.is_empty() {
-                out.push(Action::Drain(id as u8));
-            }
-        }
+        out.extend((0..ready.count()).map(|index| self.action(ready, index)));
+        let steps = out.iter().take_while(|action| matches!(action, Action::Step(_))).count();
+        let before = out[..steps].iter().take_while(|&&action| action < Action::Step(self.running as u8)).count();
+        out[..steps].rotate_left(before);
     }
 
     /// The context that runs: a task on its place, or an interrupt handler there. A bit for the summary.

@@ -79,6 +79,7 @@ mod sort {
     pub(super) const HANDLER: u64 = 13;
     pub(super) const DONE: u64 = 14;
     pub(super) const STOP: u64 = 15;
+    pub(super) const CHECKPOINT: u64 = 16;
 }
 
 impl Machine {
@@ -92,56 +93,70 @@ impl Machine {
     }
 
     /// Lets others go first, if the policy says so, and returns when the running task may do its `next` step.
-    #[inline]
+    ///
+    /// Inlined with all that lies between here and the switch of stacks: a processor predicts returns by the calls it
+    /// has seen, and after a switch each return goes somewhere else.
+    #[inline(always)]
     pub(crate) fn point(&self, next: Next) {
-        let mut state = self.state.borrow_mut();
-        let me = state.running;
-        state.places[me].next = next;
-        if self.starting.get() {
-            drop(state);
-            self.suspend();
-            state = self.state.borrow_mut();
-            if let Action::Irq(_, vector) = state.action {
-                drop(state);
-                self.interrupt(vector);
-                return self.point(next);
+        if self.granted.replace(false) && !matches!(next, Next::Wait | Next::Stop) {
+            return;
+        }
+        loop {
+            let mut state = self.state.borrow_mut();
+            let me = state.running;
+            state.announce(next);
+            state.points += 1;
+            if state.fuses(self.config.memory == MemoryModel::Tso) || self.policy.borrow().passes(state.points) {
+                return self.count_step(state);
             }
-            return self.count_step(state);
+            let Some(action) = self.pick(&mut state) else {
+                drop(state);
+                self.suspend_for_ever()
+            };
+            state.action = action;
+            let mine = matches!(action, Action::Step(place) | Action::Irq(place, _) if usize::from(place) == me);
+            if !mine {
+                drop(state);
+                self.suspend();
+                state = self.state.borrow_mut();
+            }
+            let Action::Irq(_, vector) = state.action else { return self.count_step(state) };
+            drop(state);
+            self.interrupt(vector);
         }
-        state.points += 1;
-        if state.fuses(self.config.memory == MemoryModel::Tso) {
-            return self.count_step(state);
-        }
-        self.choose_next(state, me, next)
     }
 
-    fn choose_next<'a>(&'a self, mut state: core::cell::RefMut<'a, State>, me: usize, next: Next) {
-        if self.policy.borrow().passes(state.points) {
-            return self.count_step(state);
-        }
-        let Some(action) = self.pick(&mut state) else {
-            drop(state);
-            self.suspend_for_ever()
-        };
-        state.action = action;
-        let mine = matches!(action, Action::Step(place) | Action::Irq(place, _) if usize::from(place) == me);
-        if !mine {
-            drop(state);
-            self.suspend();
-            state = self.state.borrow_mut();
+    /// A stack begins to run. If its place was picked to start, that is one with the task's first step: nobody can
+    /// notice a start.
+    pub(crate) fn start(&self) {
+        let state = self.state.borrow();
+        if state.places[state.running].next != Next::Start {
+            return;
         }
         match state.action {
             Action::Irq(_, vector) => {
                 drop(state);
                 self.interrupt(vector);
-                self.point(next)
+                self.point(Next::Start);
             }
-            _ => self.count_step(state),
+            _ => {
+                drop(state);
+                self.count_step(self.state.borrow_mut());
+            }
         }
+        self.granted.set(true);
     }
 
     /// Picks what happens next, doing what needs no coroutine at once. `None` if the execution is over.
+    #[inline]
     pub(crate) fn pick(&self, state: &mut State) -> Option<Action> {
+        if let Policy::Random(rng) = &mut *self.policy.borrow_mut() {
+            return self.pick_at_random(state, rng);
+        }
+        self.pick_from_list(state)
+    }
+
+    fn pick_from_list(&self, state: &mut State) -> Option<Action> {
         let mut actions = self.actions.take();
         let picked = loop {
             state.actions(&mut actions);
@@ -191,6 +206,28 @@ impl Machine {
         picked
     }
 
+    /// As [`pick`](Self::pick), where nobody needs the list of what could happen.
+    #[inline]
+    fn pick_at_random(&self, state: &mut State, rng: &mut fastrand::Rng) -> Option<Action> {
+        loop {
+            let ready = state.ready();
+            let count = ready.count();
+            if count == 0 {
+                self.all_wait(state);
+                return None;
+            }
+            // A fraction of the count: the bias of one in 2^32 is nobody's concern.
+            let index = (u64::from(rng.u32(..)) * u64::from(count)) >> 32;
+            match state.action(ready, index as u32) {
+                Action::Drain(place) => {
+                    self.drain(state, usize::from(place));
+                    state.points += 1;
+                }
+                action => return Some(action),
+            }
+        }
+    }
+
     /// Nothing can happen any more: the end, or a deadlock.
     fn all_wait(&self, state: &mut State) {
         let waits = |place: &&crate::state::Place| matches!(place.next, Next::Wait);
@@ -205,7 +242,7 @@ impl Machine {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn count_step(&self, mut state: core::cell::RefMut<'_, State>) {
         state.steps += 1;
         let me = state.running as u8;
@@ -219,7 +256,7 @@ impl Machine {
     /// The oldest buffered store of a CPU reaches memory.
     fn drain(&self, state: &mut State, place: usize) {
         self.record.borrow_mut().push(Event::Did(Action::Drain(place as u8)));
-        let Some((word, value)) = state.places[place].buffer.pop_front() else { return };
+        let Some((word, value)) = state.unbuffer(place) else { return };
         self.commit(state, word, value);
         if self.recording.get() {
             let what = format!("{} = {} reaches memory", self.name_of(word), self.show(value));
@@ -315,7 +352,7 @@ impl Machine {
             state.observe(sort::STORE + (word as u64) * 16, self.arena.portable(value as u64));
             let me = state.running;
             if self.config.memory == MemoryModel::Tso && !order.local && !state.places[me].agent {
-                state.places[me].buffer.push_back((word, value as u64));
+                state.buffer(word, value as u64, self.config.store_buffer);
                 self.drain_private(state, me);
             } else {
                 self.commit(state, word, value as u64);
@@ -435,7 +472,7 @@ impl Machine {
     pub fn irq_save(&self) -> bool {
         self.point(Next::IrqOff);
         let mut state = self.state.borrow_mut();
-        let was_on = core::mem::replace(&mut state.me().irqs_on, false);
+        let was_on = state.set_irqs(false);
         state.observe(sort::IRQ_OFF, u64::from(was_on));
         was_on
     }
@@ -447,7 +484,7 @@ impl Machine {
         }
         self.point(Next::IrqOn);
         let mut state = self.state.borrow_mut();
-        state.me().irqs_on = true;
+        state.set_irqs(true);
         state.observe(sort::IRQ_ON, 0);
     }
 
@@ -463,7 +500,7 @@ impl Machine {
             }
             state.summary.kick(place);
             if state.places[place].online {
-                state.places[place].pending |= 1 << vector;
+                state.post(place, vector);
             } else {
                 state.lost_ipis += 1;
             }
@@ -483,15 +520,15 @@ impl Machine {
     }
 
     /// Runs the handler on the interrupted task's stack.
+    #[cold]
     fn interrupt(&self, vector: u8) {
         let interrupted = {
             let mut state = self.state.borrow_mut();
             let me = state.running as u8;
             self.record.borrow_mut().push(Event::Did(Action::Irq(me, vector)));
-            let place = state.me();
-            place.pending &= !(1 << vector);
-            place.irqs_on = false;
-            place.in_irq += 1;
+            state.take(vector);
+            state.set_irqs(false);
+            state.me().in_irq += 1;
             let task = state.current();
             let interrupted = (task.history, task.interrupted);
             task.interrupted = fold(task.interrupted, task.history);
@@ -510,36 +547,31 @@ impl Machine {
             self.point(Next::Fence);
         }
         let mut state = self.state.borrow_mut();
-        let place = state.me();
-        place.in_irq -= 1;
-        place.irqs_on = true;
+        state.me().in_irq -= 1;
+        state.set_irqs(true);
         let task = state.current();
         (task.history, task.interrupted) = interrupted;
     }
 
     /// Waits for an interrupt and returns when one was handled.
     pub fn idle(&self) {
+        self.granted.set(false);
         {
             let mut state = self.state.borrow_mut();
             let me = state.running;
-            state.places[me].next = Next::Idle;
-            if self.starting.get() {
-                drop(state);
-                self.suspend();
-            } else {
-                state.points += 1;
-                match self.pick(&mut state) {
-                    None => {
-                        drop(state);
-                        self.suspend_for_ever()
-                    }
-                    Some(action) => {
-                        state.action = action;
-                        let mine = matches!(action, Action::Irq(place, _) if usize::from(place) == me);
-                        drop(state);
-                        if !mine {
-                            self.suspend();
-                        }
+            state.announce(Next::Idle);
+            state.points += 1;
+            match self.pick(&mut state) {
+                None => {
+                    drop(state);
+                    self.suspend_for_ever()
+                }
+                Some(action) => {
+                    state.action = action;
+                    let mine = matches!(action, Action::Irq(place, _) if usize::from(place) == me);
+                    drop(state);
+                    if !mine {
+                        self.suspend();
                     }
                 }
             }
@@ -570,6 +602,8 @@ impl Machine {
         }
         if loops {
             self.point(Next::Checkpoint);
+            // Every step changes the key, else the state behind it looks seen and is not gone on from.
+            self.state.borrow_mut().observe(sort::CHECKPOINT, 0);
         }
     }
 
@@ -651,7 +685,7 @@ impl Machine {
     #[inline]
     fn restart_if_wrong(&self) {
         let mut state = self.state.borrow_mut();
-        if state.summary.wrong {
+        if state.summary.must_restart() {
             state.end = Some(End::Restart);
             drop(state);
             self.suspend_for_ever()
@@ -664,8 +698,7 @@ impl Machine {
         let mut state = self.state.borrow_mut();
         if kind.is_finding() {
             if !state.verdicts.contains(&verdict) {
-                let hash = verdict.message.bytes().fold(kind as u64, |hash, byte| fold(hash, u64::from(byte)));
-                state.findings ^= hash;
+                state.findings ^= verdict.hash();
                 state.verdicts.push(verdict);
             }
             return;

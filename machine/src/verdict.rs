@@ -3,6 +3,8 @@
 
 use core::fmt;
 
+use crate::mix::fold;
+
 /// What was found.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
@@ -95,6 +97,13 @@ pub struct Verdict {
     pub kind: Kind,
     /// In words.
     pub message: String,
+}
+
+impl Verdict {
+    /// The same in every process.
+    pub(crate) fn hash(&self) -> u64 {
+        self.message.bytes().fold(self.kind as u64, |hash, byte| fold(hash, u64::from(byte)))
+    }
 }
 
 impl fmt::Display for Verdict {

@@ -289,7 +289,7 @@ where
         let ends = Rc::clone(world);
         machine.at_end(move |machine| ends.audit(machine));
         let outcomes = Rc::clone(world);
-        machine.outcome(move |machine| outcomes.outcome(machine));
+        machine.outcome(move |machine, values| outcomes.outcome(machine, values));
         let active_mm = move |cpu| peek(switcher.cpu(CpuId::new(cpu)).active_mm_word()).addr();
         let (named, described) = (Rc::clone(world), Rc::clone(world));
         let describe = move |machine: &Machine| described.facts(machine);
@@ -513,13 +513,13 @@ where
     }
 
     /// What is left at the end: which mms are alive, and what each CPU is on.
-    fn outcome(&self, machine: &Machine) -> Vec<u64> {
+    fn outcome(&self, machine: &Machine, values: &mut Vec<u64>) {
         let live = self.named.iter().map(|named| u64::from(!named.peek().is_null() && machine.is_live(named.peek())));
         let active = (0..self.program.cpus()).map(|cpu| {
             let active = peek(self.switcher.cpu(CpuId::new(cpu)).active_mm_word()).addr();
             let named = self.named.iter().position(|named| named.peek().addr() == active);
             named.map_or(self.named.len() as u64, |index| index as u64)
         });
-        live.chain(active).collect()
+        values.extend(live.chain(active));
     }
 }

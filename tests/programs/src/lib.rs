@@ -10,13 +10,13 @@ pub const READER_FENCE: Label = Label::new("test.reader_fence");
 /// Orders the writer's unpublishing before its scan.
 pub const WRITER_FENCE: Label = Label::new("test.writer_fence");
 
-/// One round of a reader of the textbook hazard pointer: protect, look again, use, release. Says what it read, if it
-/// read.
+/// One round of a reader of the textbook hazard pointer: protect, look again, `look` at the object, release. Says what it
+/// saw, if it looked.
 pub fn read<M: Memory>(
     memory: M,
     published: &M::AtomicUsize,
     slot: &M::AtomicUsize,
-    body: &M::AtomicUsize,
+    look: impl FnOnce() -> usize,
 ) -> Option<usize> {
     let seen = published.load(Relaxed);
     if seen == 0 {
@@ -24,7 +24,7 @@ pub fn read<M: Memory>(
     }
     slot.store(seen, Release);
     memory.fence(SeqCst.at(READER_FENCE));
-    let value = (published.load(Acquire) == seen).then(|| body.load(Relaxed));
+    let value = (published.load(Acquire) == seen).then(look);
     slot.store(0, Release);
     value
 }
@@ -78,7 +78,7 @@ pub fn hazard(readers: usize, rounds: usize, memory: MemoryModel, dropped: &[Lab
             let body = unsafe { body.as_ref() };
             let mut seen = 1;
             for _ in 0..rounds {
-                let value = read(Sim, &words.published, &words.slots[reader], body);
+                let value = read(Sim, &words.published, &words.slots[reader], || body.load(Relaxed));
                 seen = seen * 10 + value.map_or(0, |value| value - 6);
             }
             words.results[reader].set(seen);
@@ -92,7 +92,7 @@ pub fn hazard(readers: usize, rounds: usize, memory: MemoryModel, dropped: &[Lab
         }
     });
     machine.boot(writer, true);
-    machine.outcome(move |_| words.results.iter().map(|word| word.peek() as u64).collect());
+    machine.outcome(move |_, values| values.extend(words.results.iter().map(|word| word.peek() as u64)));
     machine
 }
 
@@ -143,7 +143,7 @@ pub fn shootdown(lazies: usize, rounds: usize, memory: MemoryModel, forgets_to_w
         cpus[cpu].holds.set(0);
         acks.fetch_add(1, AcqRel);
     });
-    machine.outcome(move |_| cpus.iter().map(|cpu| cpu.looks.peek() as u64).collect());
+    machine.outcome(move |_, values| values.extend(cpus.iter().map(|cpu| cpu.looks.peek() as u64)));
     machine
 }
 

@@ -106,6 +106,11 @@ impl Free {
     fn by(free: fn(*mut ())) -> Free {
         Free { allocation: Cell::new(core::ptr::null_mut()), free }
     }
+
+    /// Frees the mm, of which it is part.
+    pub fn run(&self) {
+        (self.free)(self.allocation.get());
+    }
 }
 
 /// A platform names its architecture, so each rule is a platform of its own; they differ in nothing else.
@@ -191,7 +196,7 @@ macro_rules! platform {
                 // SAFETY: it is alive until the call below.
                 let mm = unsafe { mm.as_ref() };
                 HW.with(|hw| hw.freed.borrow_mut().push(mm.root().0));
-                (mm.data().free)(mm.data().allocation.get());
+                mm.data().run();
             }
 
             fn warn(self, warning: Warning) {
