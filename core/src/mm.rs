@@ -20,11 +20,13 @@ use core::ptr::NonNull;
 
 use crate::cpumask::CpuMask;
 use crate::lazy_tlb::LazyTlb;
-use crate::memory::{AtomicInt, AtomicWord, Label, Ordering::*};
+use crate::memory::{AtomicInt, AtomicWord, Label, Labelled, Ordering::*};
 use crate::mm_switch::MmSwitch;
 use crate::platform::{Platform, Root, Warning};
 use crate::switcher::Switcher;
 
+/// The increment of `count`. Relaxed: who adds holds a reference or a user already.
+pub const MMGRAB: Label = Label::new("mm.mmgrab");
 /// The decrement of `count`. Full barrier: sys_membarrier borrows it when the drop ends a lazy borrow, and whoever
 /// frees must see all that the other droppers did.
 pub const MMDROP: Label = Label::new("mm.mmdrop");
@@ -90,7 +92,7 @@ impl<P: Platform> MmCore<P> {
     #[track_caller]
     #[inline]
     pub fn count_add(&self, n: usize) {
-        self.count.0.fetch_add(n, Relaxed);
+        self.count.0.fetch_add(n, Relaxed.at(MMGRAB));
     }
 
     /// Takes back `n` references that the caller owns beside at least one more.

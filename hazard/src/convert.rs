@@ -69,6 +69,11 @@ impl<P: Platform> HazardSlot<P> {
         HazardSlot { lazy_mm, drop_mm }
     }
 
+    /// The exchange with which a reference is left with this CPU: counted already, and with `older` taken over.
+    pub fn give(&self, older: *mut MmCore<P>, mm: &MmCore<P>) -> bool {
+        self.drop_mm.compare_exchange(older, MmPtr::from(mm).as_ptr(), AcqRel.at(GIVE), Relaxed).is_ok()
+    }
+
     /// What this CPU publishes, for those who watch the machine from outside.
     pub fn lazy_mm(&self) -> Option<MmPtr<P>> {
         MmPtr::new(self.lazy_mm.load(Relaxed))
@@ -114,6 +119,16 @@ pub trait ConvertSteps<P: Platform>: 'static {
     /// The references that the scan may hand out are added to the count, before any is handed out.
     fn raise_count(mm: &MmCore<P>, references: usize) {
         mm.count_add(references);
+    }
+
+    /// A reference is left with a CPU, in the place of an `older` one. Says whether the CPU's word was as it was.
+    fn hand_out(slot: &HazardSlot<P>, older: *mut MmCore<P>, mm: &MmCore<P>) -> bool {
+        slot.give(older, mm)
+    }
+
+    /// What was not handed out is taken from the count again.
+    fn lower_count(mm: &MmCore<P>, references: usize) {
+        mm.count_sub(references);
     }
 
     /// Whether the CPU still borrows `mm`, asked after its `drop_mm` was read; `seen` is what the scan read before.
@@ -229,7 +244,7 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
                 in_hand = cpus - cpu;
                 Steps::raise_count(mm, in_hand);
             }
-            match give::<P, Steps>(slot, mm_ptr, seen) {
+            match give::<P, Steps>(slot, mm, seen) {
                 Given::Nothing => {}
                 Given::To(older) => {
                     in_hand -= 1;
@@ -240,7 +255,7 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
             }
         }
         if in_hand > 0 {
-            mm.count_sub(in_hand);
+            Steps::lower_count(mm, in_hand);
         }
     }
 }
@@ -256,15 +271,16 @@ enum Given<P: Platform> {
 /// Leaves a reference to `mm` with the CPU of `slot`, which was seen borrowing it.
 fn give<P: Platform, Steps: ConvertSteps<P>>(
     slot: &HazardSlot<P>,
-    mm: *mut MmCore<P>,
+    mm: &MmCore<P>,
     seen: *mut MmCore<P>,
 ) -> Given<P> {
+    let mm_ptr = MmPtr::from(mm).as_ptr();
     loop {
         let older = slot.drop_mm.load(Acquire.at(LOAD_DROP));
-        if !older.is_null() && !Steps::borrows_still(slot, mm, seen) {
+        if !older.is_null() && !Steps::borrows_still(slot, mm_ptr, seen) {
             return Given::Nothing;
         }
-        if slot.drop_mm.compare_exchange(older, mm, AcqRel.at(GIVE), Relaxed).is_ok() {
+        if Steps::hand_out(slot, older, mm) {
             // SAFETY: the CPU borrows `mm` and so is done with `older`, and the exchange took over its reference.
             return Given::To(MmPtr::new(older).map(|older| unsafe { CountRef::new(older) }));
         }

@@ -166,13 +166,13 @@ fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
     let mut runs = Vec::new();
     for litmus in load(&arguments.tests)? {
         // A test with a planted bug is not a test of the strategies.
-        if !litmus.dropped.is_empty() {
+        if litmus.is_mutation() {
             continue;
         }
         for &rules in litmus.machines.iter().filter(|&rules| among(rules, &arguments.machine)) {
             for &memory in litmus.memories.iter().filter(|&memory| among(memory, &arguments.memory)) {
                 for strategy in wanted(&Strategy::ALL) {
-                    let setting = Setting { strategy, rules, memory, dropped: litmus.dropped.clone() };
+                    let setting = litmus.setting(strategy, rules, memory);
                     runs.push(Run { litmus: litmus.clone(), setting });
                 }
             }
@@ -202,7 +202,7 @@ fn explore(run: &Run, arguments: &Arguments, bar: &ProgressBar) -> Result<(Row, 
         (false, true) => Verdict::Pass,
         (false, false) => Verdict::Incomplete,
     };
-    let told = litmus.expected.iter().find(|one| (one.strategy, one.rules) == (setting.strategy, setting.rules));
+    let told = litmus.expectation(setting.strategy, setting.rules);
     let expected = match told {
         _ if claimed => verdict == Verdict::Pass,
         Some(told) => kinds == told.kinds.iter().copied().collect(),

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 use lazytlb_core::memory::Label;
+use lazytlb_core::platform::Context;
 use lazytlb_kasan::{Addr, BadFree, CacheId, Geometry, Kasan, ObjectKind, Track};
 
 use crate::arena::{Arena, WORD};
@@ -22,7 +23,7 @@ use crate::policy::{Dfs, Policy};
 use crate::record::LogLine;
 use crate::reduce::Summary;
 use crate::schedule::Schedule;
-use crate::state::{Action, End, Place, State, Task};
+use crate::state::{Action, End, Next, Place, State, Task};
 use crate::verdict::{Kind, Verdict};
 
 /// How stores reach memory.
@@ -92,6 +93,13 @@ impl Default for Config {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TaskId(pub(crate) usize);
 
+impl TaskId {
+    /// Its number, from 0 in the order in which tasks were added.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// A cache of `T`s in the arena.
 #[derive(Debug)]
 pub struct Cache<T> {
@@ -124,6 +132,10 @@ pub struct Machine {
     pub(crate) state: RefCell<State>,
     pub(crate) policy: RefCell<Policy>,
     pub(crate) handler: Hook<dyn Fn(u8)>,
+    pub(crate) nmi_handler: Hook<dyn Fn(u8)>,
+    pub(crate) irq_exit: Hook<dyn Fn()>,
+    /// Tasks are preempted.
+    preemption: Hook<dyn Fn()>,
     /// What happened in this execution.
     pub(crate) record: RefCell<Schedule>,
     pub(crate) actions: Cell<Vec<Action>>,
@@ -195,6 +207,9 @@ impl Machine {
             state: RefCell::new(State::new()),
             policy: RefCell::new(Policy::Dfs(Dfs::new(None, true))),
             handler: RefCell::default(),
+            nmi_handler: RefCell::default(),
+            irq_exit: RefCell::default(),
+            preemption: RefCell::default(),
             record: RefCell::default(),
             actions: Cell::default(),
             granted: Cell::new(false),
@@ -355,6 +370,23 @@ impl Machine {
         *self.handler.borrow_mut() = Some(Rc::new(handler));
     }
 
+    /// Sets what a non-maskable interrupt runs: it gets the vector.
+    pub fn on_nmi(&self, handler: impl Fn(u8) + 'static) {
+        *self.nmi_handler.borrow_mut() = Some(Rc::new(handler));
+    }
+
+    /// Sets what runs at the end of each interrupt, with interrupts off and no longer in the interrupt:
+    /// [`softirq`](Self::softirq)s, and preemption by [`preempted`](Self::preempted).
+    pub fn on_irq_exit(&self, exit: impl Fn() + 'static) {
+        *self.irq_exit.borrow_mut() = Some(Rc::new(exit));
+    }
+
+    /// Sets what runs when preemption is enabled again, outside interrupts and with interrupts on: a preemption that had
+    /// to wait. Disabling preemption is a step from then on.
+    pub fn on_preempt_enable(&self, resched: impl Fn() + 'static) {
+        *self.preemption.borrow_mut() = Some(Rc::new(resched));
+    }
+
     /// Sets what is checked when an execution is over: it may look, and [`fail`](Self::fail), but not write.
     pub fn at_end(&self, check: impl Fn(&Machine) + 'static) {
         *self.at_end.borrow_mut() = Some(Rc::new(check));
@@ -387,6 +419,11 @@ impl Machine {
         TaskId(index)
     }
 
+    /// Whether some CPU runs the task.
+    pub fn runs(&self, task: TaskId) -> bool {
+        self.state.borrow().tasks[task.0].place.is_some()
+    }
+
     /// What a task is called.
     pub fn task_name(&self, task: TaskId) -> String {
         self.state.borrow().tasks[task.0].name.clone()
@@ -402,36 +439,48 @@ impl Machine {
         self.state.borrow_mut().places[cpu].online = online;
     }
 
-    /// Disables preemption; nests. Not a step.
+    /// Disables preemption; nests. A step only where tasks can be preempted.
     pub fn preempt_disable(&self) {
+        if self.preemption.borrow().is_some() && self.state.borrow_mut().me().preempt_count == 0 {
+            self.point(Next::PreemptOff);
+        }
         self.state.borrow_mut().me().preempt_count += 1;
     }
 
     /// Enables preemption again. Not a step.
     pub fn preempt_enable(&self) {
-        let unbalanced = {
+        let (unbalanced, preemptible) = {
             let mut state = self.state.borrow_mut();
-            let count = &mut state.me().preempt_count;
-            let unbalanced = *count == 0;
-            *count = count.saturating_sub(1);
-            unbalanced
+            let place = state.me();
+            let unbalanced = place.preempt_count == 0;
+            place.preempt_count = place.preempt_count.saturating_sub(1);
+            (unbalanced, place.preempt_count == 0 && place.irqs_on && !place.in_handler() && place.in_softirq == 0)
         };
         if unbalanced {
             self.fail(Kind::WrongContext, "preempt_enable without preempt_disable");
         }
+        if preemptible && let Some(resched) = self.preemption.borrow().clone() {
+            resched();
+        }
     }
 
-    /// The running context: in an interrupt, with preemption off, with interrupts off.
-    pub fn context(&self) -> (bool, bool, bool) {
+    /// Where the running code is.
+    pub fn context(&self) -> Context {
         let mut state = self.state.borrow_mut();
         let place = state.me();
-        (place.in_irq > 0, place.preempt_count > 0, !place.irqs_on)
+        Context {
+            in_nmi: place.in_nmi,
+            in_hardirq: place.in_irq > 0,
+            in_softirq: place.in_softirq > 0,
+            preempt_disabled: place.preempt_count > 0,
+            irqs_disabled: !place.irqs_on,
+        }
     }
 
     /// Says that the caller may sleep: a verdict if it must not here.
     pub fn might_sleep(&self) {
-        let (in_irq, no_preempt, irqs_off) = self.context();
-        if in_irq || no_preempt || irqs_off {
+        let Context { in_nmi, in_hardirq, in_softirq, preempt_disabled, irqs_disabled } = self.context();
+        if in_nmi || in_hardirq || in_softirq || preempt_disabled || irqs_disabled {
             let function = self.function();
             self.fail(Kind::SleepingWhileAtomic, format!("{function} may sleep, and must not here"));
         }
@@ -535,6 +584,11 @@ impl Machine {
         let Some(index) = self.config.dropped.iter().position(|dropped| dropped == label.name()) else { return false };
         self.met.borrow_mut()[index] = true;
         true
+    }
+
+    /// Whether what happens under this label is to have no effect.
+    pub fn drops(&self, label: Label) -> bool {
+        self.is_dropped(label)
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -662,11 +716,7 @@ impl Machine {
                 }
                 // A task that gave its CPU away leaves `running` as it is; else the action says who is next.
                 if !self.switching.replace(false) {
-                    state.running = match state.action {
-                        Action::Step(place) | Action::Irq(place, _) | Action::Drain(place) | Action::Pick(place) => {
-                            place.into()
-                        }
-                    };
+                    state.running = state.action.place();
                 }
                 state.places[state.running].task
             };

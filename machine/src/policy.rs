@@ -170,7 +170,7 @@ impl Pct {
     fn slot(action: Action) -> usize {
         match action {
             Action::Step(place) | Action::Pick(place) => 3 * usize::from(place),
-            Action::Irq(place, _) => 3 * usize::from(place) + 1,
+            Action::Irq(place, _) | Action::Nmi(place, _) => 3 * usize::from(place) + 1,
             Action::Drain(place) => 3 * usize::from(place) + 2,
         }
     }

@@ -3,7 +3,8 @@
 //! A step commutes with all that others can do before they notice it, so exploring it at once loses nothing: an ample
 //! set of one independent transition (Clarke, Grumberg, Peled, "Model Checking", chapter 10). Which words a context
 //! shares is not declared but *inferred*. The [`Summary`] keeps, over the whole search, which contexts read and wrote
-//! each word; a context is a CPU's tasks, a CPU's interrupt handlers, or an agent. A step on a word that no other
+//! each word; a context is a CPU's tasks, its tasks while one is preempted there, its interrupt handlers, its handlers of
+//! non-maskable interrupts, or an agent. A step on a word that no other
 //! context conflicts with is *fused* with the one before it. When some execution shows a conflict on a word for which a
 //! step was fused already, the search starts again with what it has learned. Restarts are few and come early, because
 //! first executions touch nearly everything.
@@ -23,8 +24,10 @@
 //! * *Nobody is ignored.* A cycle of fused steps alone would starve the others. A checkpoint that a loop comes back to
 //!   is a choice point, and so is every wait; a loop without either exceeds the step limit, which is a verdict.
 //! * *Interrupts.* A handler is a context of its own, so a task-level step on a word that the CPU's own handlers touch
-//!   is a choice point while interrupts are on. With interrupts off the CPU's two contexts cannot alternate and do not
-//!   conflict. Disabling interrupts conflicts with every interrupt that is ever sent to the CPU.
+//!   is a choice point while interrupts are on. With interrupts off the CPU's contexts cannot alternate and do not
+//!   conflict, but for non-maskable ones. Disabling interrupts conflicts with every interrupt that is ever sent to the
+//!   CPU, and so does disabling preemption where tasks can be preempted. What runs on a CPU while one of its tasks is
+//!   preempted is a context of its own, because it comes between that task's steps.
 //!
 //! Stopping the machine waits for the other CPUs' flags, which are no words: where it is used, preemption and interrupt
 //! flags must not change behind its back. It is a choice point itself, and what it waits for can only come true by a
@@ -40,7 +43,7 @@
 //!
 //! A test compares the set of outcomes with that of a search without any reduction, for every small program.
 
-use crate::state::{Next, State};
+use crate::state::{Context, Next, State};
 
 /// What is known of one word.
 #[derive(Clone, Copy, Debug, Default)]
@@ -131,9 +134,20 @@ impl Summary {
         }
     }
 
-    /// Both contexts of a CPU.
+    /// All contexts of a place.
     fn own(place: usize) -> u64 {
-        0b11 << (2 * place)
+        (Context::TASK | Context::PREEMPTING | Context::IRQ | Context::NMI) << (Context::KINDS * place)
+    }
+
+    /// The contexts of the running place that can come in between its steps no more than the running one itself.
+    fn mine(state: &State) -> u64 {
+        let me = state.running;
+        let place = &state.places[me];
+        match (place.in_nmi, place.irqs_on) {
+            (true, _) => Self::own(me),
+            (false, false) => Self::own(me) & !(Context::NMI << (Context::KINDS * me)),
+            (false, true) => state.context_bit(),
+        }
     }
 
     /// Whether a drain of this CPU to this word can be done at once.
@@ -155,9 +169,7 @@ impl State {
         }
         let me = self.running;
         let place = &self.places[me];
-        let context = self.context_bit();
-        // With interrupts off the CPU's other context cannot come in between.
-        let mine = if place.irqs_on { context } else { Summary::own(me) };
+        let mine = Summary::mine(self);
         match place.next {
             Next::Load { word, .. } => {
                 let word = &mut self.summary.words[word];
@@ -182,7 +194,7 @@ impl State {
             }
             Next::Fence => place.buffer.is_empty(),
             Next::IrqOn => true,
-            Next::IrqOff => {
+            Next::IrqOff | Next::PreemptOff => {
                 let quiet = !place.irqs_on || self.summary.kicked & 1 << me == 0;
                 self.summary.relied_on_silence |= u32::from(quiet) << me;
                 quiet

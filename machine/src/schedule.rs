@@ -11,7 +11,7 @@
 //! ```
 //!
 //! `cpu0*17` is 17 steps of place 0 (agents are numbered after the CPUs), `drain0` the oldest buffered store of CPU 0
-//! reaching memory, `irq1.2` vector 2 interrupting CPU 1, `pick0=1` a value picked by the program. `program` names what
+//! reaching memory, `irq1.2` vector 2 interrupting CPU 1, `nmi1.0` the same where interrupts are off, `pick0=1` a value picked by the program. `program` names what
 //! the schedule is for, `trace` is a hash of all that the steps did; a schedule that does not fit either is refused.
 
 use core::fmt;
@@ -121,6 +121,7 @@ impl fmt::Display for Schedule {
             match event {
                 Event::Did(Action::Step(place) | Action::Pick(place)) => write!(f, "cpu{place}")?,
                 Event::Did(Action::Irq(place, vector)) => write!(f, "irq{place}.{vector}")?,
+                Event::Did(Action::Nmi(place, vector)) => write!(f, "nmi{place}.{vector}")?,
                 Event::Did(Action::Drain(place)) => write!(f, "drain{place}")?,
                 Event::Picked(place, value) => write!(f, "pick{place}={value}")?,
             }
@@ -178,7 +179,7 @@ impl FromStr for Schedule {
                     error(
                         number + 1,
                         column,
-                        &format!("`{word}` is no step; expected cpuN, drainN, irqN.V or pickN=V, and *COUNT"),
+                        &format!("`{word}` is no step; expected cpuN, drainN, irqN.V, nmiN.V or pickN=V, and *COUNT"),
                     )
                 })?;
                 schedule.runs.push(run);
@@ -200,6 +201,9 @@ fn parse_run(word: &str) -> Option<(Event, u32)> {
     } else if let Some(rest) = event.strip_prefix("irq") {
         let (place, vector) = rest.split_once('.')?;
         Event::Did(Action::Irq(place.parse().ok()?, vector.parse().ok()?))
+    } else if let Some(rest) = event.strip_prefix("nmi") {
+        let (place, vector) = rest.split_once('.')?;
+        Event::Did(Action::Nmi(place.parse().ok()?, vector.parse().ok()?))
     } else {
         let (place, value) = event.strip_prefix("pick")?.split_once('=')?;
         Event::Picked(place.parse().ok()?, value.parse().ok()?)

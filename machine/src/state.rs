@@ -27,6 +27,8 @@ pub(crate) enum Next {
     IrqOff,
     /// Enable them.
     IrqOn,
+    /// Disable preemption.
+    PreemptOff,
     /// Send an interrupt.
     Ipi,
     /// Allocate or free.
@@ -43,6 +45,17 @@ pub(crate) enum Next {
     Stop,
 }
 
+/// Contexts of a place, a bit each.
+pub(crate) struct Context;
+
+impl Context {
+    pub(crate) const KINDS: usize = 4;
+    pub(crate) const TASK: u64 = 1;
+    pub(crate) const PREEMPTING: u64 = 2;
+    pub(crate) const IRQ: u64 = 4;
+    pub(crate) const NMI: u64 = 8;
+}
+
 /// One thing that can happen next.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
@@ -50,6 +63,8 @@ pub enum Action {
     Step(u8),
     /// A CPU takes an interrupt.
     Irq(u8, u8),
+    /// A CPU takes a non-maskable interrupt.
+    Nmi(u8, u8),
     /// A CPU's oldest buffered store reaches memory.
     Drain(u8),
     /// The running task picks one of several values.
@@ -75,16 +90,19 @@ struct Flow {
     pending: u32,
     /// Interrupts are on.
     irqs_on: u32,
+    /// A non-maskable interrupt waits, and none is being handled.
+    nmis: u32,
 }
 
 /// What can happen next: a bit for each place that can do its step, then one for each interrupt, then one for each
-/// drain.
+/// drain, then one for each non-maskable interrupt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ready(u64);
 
 impl Ready {
     const IRQS: u32 = 16;
     const DRAINS: u32 = 32;
+    const NMIS: u32 = 48;
 
     /// How many things.
     #[inline]
@@ -102,6 +120,20 @@ fn nth_bit(mut bits: u64, index: u32) -> u32 {
     bits.trailing_zeros()
 }
 
+impl Action {
+    /// The place that it is about.
+    #[inline]
+    pub(crate) fn place(self) -> usize {
+        match self {
+            Action::Step(place)
+            | Action::Irq(place, _)
+            | Action::Nmi(place, _)
+            | Action::Drain(place)
+            | Action::Pick(place) => place.into(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) agent: bool,
@@ -110,8 +142,14 @@ pub(crate) struct Place {
     pub(crate) irqs_on: bool,
     pub(crate) in_irq: u32,
     pub(crate) preempt_count: u32,
+    /// In a softirq, or with bottom halves off.
+    pub(crate) in_softirq: u32,
+    pub(crate) in_nmi: bool,
+    /// Tasks that were preempted here and have not run since.
+    pub(crate) preempted: u32,
     /// Vectors that wait to be delivered, a bit each.
     pub(crate) pending: u32,
+    pub(crate) pending_nmis: u32,
     pub(crate) online: bool,
     /// Stores on their way to memory, oldest first: word and value.
     pub(crate) buffer: VecDeque<(usize, u64)>,
@@ -126,7 +164,11 @@ impl Place {
             irqs_on: !agent,
             in_irq: 0,
             preempt_count: 0,
+            in_softirq: 0,
+            in_nmi: false,
+            preempted: 0,
             pending: 0,
+            pending_nmis: 0,
             online: true,
             buffer: VecDeque::new(),
         }
@@ -138,14 +180,18 @@ impl Place {
         self.irqs_on = !self.agent;
         self.in_irq = 0;
         self.preempt_count = 0;
+        self.in_softirq = 0;
+        self.in_nmi = false;
+        self.preempted = 0;
         self.pending = 0;
+        self.pending_nmis = 0;
         self.online = online;
         self.buffer.clear();
     }
 
-    /// The vector that is delivered next: the lowest.
-    fn vector(&self) -> u8 {
-        self.pending.trailing_zeros() as u8
+    /// Whether code here runs as an interrupt handler.
+    pub(crate) fn in_handler(&self) -> bool {
+        self.in_irq > 0 || self.in_nmi
     }
 }
 
@@ -304,7 +350,7 @@ impl State {
     /// The running task has read a word: a waiting loop goes on when it changes.
     #[inline]
     pub(crate) fn watch(&mut self, word: usize) {
-        let handler = self.me().in_irq > 0;
+        let handler = self.me().in_handler();
         let task = self.current();
         if task.watching && !handler && !task.reads.contains(&word) {
             task.reads.push(word);
@@ -353,6 +399,27 @@ impl State {
         self.flow.pending |= 1 << place;
     }
 
+    /// A non-maskable interrupt waits to be delivered.
+    pub(crate) fn post_nmi(&mut self, place: usize, vector: u8) {
+        self.places[place].pending_nmis |= 1 << vector;
+        self.flow.nmis |= u32::from(!self.places[place].in_nmi) << place;
+    }
+
+    /// The running CPU takes a non-maskable interrupt; until it is handled no other is taken.
+    pub(crate) fn enter_nmi(&mut self, vector: u8) {
+        let me = self.running;
+        self.places[me].pending_nmis &= !(1 << vector);
+        self.places[me].in_nmi = true;
+        self.flow.nmis &= !(1 << me);
+    }
+
+    /// It is handled.
+    pub(crate) fn leave_nmi(&mut self) {
+        let me = self.running;
+        self.places[me].in_nmi = false;
+        self.flow.nmis |= u32::from(self.places[me].pending_nmis != 0) << me;
+    }
+
     /// The running CPU takes an interrupt.
     pub(crate) fn take(&mut self, vector: u8) {
         let me = self.running;
@@ -393,14 +460,14 @@ impl State {
     }
 
     fn others_can_be_stopped(&self, me: usize) -> bool {
-        let stoppable = |place: &Place| place.agent || (place.irqs_on && place.in_irq == 0 && place.preempt_count == 0);
+        let stoppable = |place: &Place| place.agent || (place.irqs_on && !place.in_handler() && place.preempt_count == 0 && place.in_softirq == 0);
         self.places.iter().enumerate().all(|(id, place)| id == me || stoppable(place))
     }
 
     /// All that can happen now.
     #[inline]
     pub(crate) fn ready(&self) -> Ready {
-        let Flow { plain, drained, stores, mut special, buffered, full, pending, irqs_on } = self.flow;
+        let Flow { plain, drained, stores, mut special, buffered, full, pending, irqs_on, nmis } = self.flow;
         let mut steps = plain & !(drained & buffered) & !(stores & full);
         while special != 0 {
             let id = special.trailing_zeros();
@@ -409,7 +476,13 @@ impl State {
         }
         // An interrupt finds the buffer drained: its entry is a barrier.
         let irqs = pending & irqs_on & !buffered;
-        Ready(u64::from(steps) | u64::from(irqs) << Ready::IRQS | u64::from(buffered) << Ready::DRAINS)
+        let nmis = nmis & !buffered;
+        Ready(
+            u64::from(steps)
+                | u64::from(irqs) << Ready::IRQS
+                | u64::from(buffered) << Ready::DRAINS
+                | u64::from(nmis) << Ready::NMIS,
+        )
     }
 
     /// One of them, by its number.
@@ -420,9 +493,14 @@ impl State {
             0..Ready::IRQS => Action::Step(bit as u8),
             Ready::IRQS..Ready::DRAINS => {
                 let place = bit - Ready::IRQS;
-                Action::Irq(place as u8, self.places[place as usize].vector())
+                // The lowest vector comes first.
+                Action::Irq(place as u8, self.places[place as usize].pending.trailing_zeros() as u8)
             }
-            _ => Action::Drain((bit - Ready::DRAINS) as u8),
+            Ready::DRAINS..Ready::NMIS => Action::Drain((bit - Ready::DRAINS) as u8),
+            _ => {
+                let place = bit - Ready::NMIS;
+                Action::Nmi(place as u8, self.places[place as usize].pending_nmis.trailing_zeros() as u8)
+            }
         }
     }
 
@@ -436,11 +514,21 @@ impl State {
         out[..steps].rotate_left(before);
     }
 
-    /// The context that runs: a task on its place, or an interrupt handler there. A bit for the summary.
+    /// The context that runs, a bit for the summary: on each place a task, a task while another is preempted there, an
+    /// interrupt handler, or a handler of a non-maskable interrupt.
     #[inline]
     pub(crate) fn context_bit(&self) -> u64 {
         let place = &self.places[self.running];
-        1 << (2 * self.running + usize::from(place.in_irq > 0))
+        let kind = if place.in_nmi {
+            Context::NMI
+        } else if place.in_irq > 0 {
+            Context::IRQ
+        } else if place.preempted > 0 {
+            Context::PREEMPTING
+        } else {
+            Context::TASK
+        };
+        kind << (Context::KINDS * self.running)
     }
 
     /// A hash of everything that the future depends on, apart from memory and objects.
@@ -452,7 +540,11 @@ impl State {
                 | u64::from(place.in_irq) << 8
                 | u64::from(place.preempt_count) << 16
                 | u64::from(place.pending) << 32;
-            let mut one = fold(place.task as u64, flags);
+            let more = u64::from(place.pending_nmis)
+                | u64::from(place.in_nmi) << 32
+                | u64::from(place.in_softirq) << 40
+                | u64::from(place.preempted) << 48;
+            let mut one = fold(fold(place.task as u64, flags), more);
             for &(word, value) in &place.buffer {
                 one = fold(fold(one, word as u64), portable(value));
             }

@@ -114,15 +114,18 @@ impl Machine {
                 self.suspend_for_ever()
             };
             state.action = action;
-            let mine = matches!(action, Action::Step(place) | Action::Irq(place, _) if usize::from(place) == me);
+            let mine = action != Action::Drain(me as u8) && action.place() == me;
             if !mine {
                 drop(state);
                 self.suspend();
                 state = self.state.borrow_mut();
             }
-            let Action::Irq(_, vector) = state.action else { return self.count_step(state) };
+            let action = state.action;
+            if matches!(action, Action::Step(_)) {
+                return self.count_step(state);
+            }
             drop(state);
-            self.interrupt(vector);
+            self.interrupt(action);
         }
     }
 
@@ -133,16 +136,13 @@ impl Machine {
         if state.places[state.running].next != Next::Start {
             return;
         }
-        match state.action {
-            Action::Irq(_, vector) => {
-                drop(state);
-                self.interrupt(vector);
-                self.point(Next::Start);
-            }
-            _ => {
-                drop(state);
-                self.count_step(self.state.borrow_mut());
-            }
+        let action = state.action;
+        drop(state);
+        if matches!(action, Action::Step(_)) {
+            self.count_step(self.state.borrow_mut());
+        } else {
+            self.interrupt(action);
+            self.point(Next::Start);
         }
         self.granted.set(true);
     }
@@ -469,7 +469,10 @@ impl Machine {
     }
 
     /// Whether interrupts are on; turns them off.
-    pub fn irq_save(&self) -> bool {
+    pub fn irq_save(&self, label: Label) -> bool {
+        if self.is_dropped(label) {
+            return false;
+        }
         self.point(Next::IrqOff);
         let mut state = self.state.borrow_mut();
         let was_on = state.set_irqs(false);
@@ -511,6 +514,26 @@ impl Machine {
         self.note(|| format!("interrupt {vector} to mask {mask:#x}"));
     }
 
+    /// Runs `f` as one step of an agent, which is no choice of its own: it may look at words by [`look`](Self::look) and
+    /// write its own by [`SimLocal::poke`](crate::SimLocal::poke).
+    pub fn agent_step(&self, f: impl FnOnce()) {
+        self.point(Next::Yield);
+        self.state.borrow_mut().observe(sort::HINT, 0);
+        f();
+        self.restart_if_wrong();
+    }
+
+    /// Reads a word as part of the step that is under way, from memory and without asking whether it may be read.
+    pub fn look<T: crate::word::Bits>(&self, word: &crate::word::SimWord<T>) -> T {
+        if let Some(index) = self.arena.index(core::ptr::from_ref(word).addr()) {
+            let mut state = self.state.borrow_mut();
+            let context = state.context_bit();
+            state.summary.read(index, context);
+            state.observe(sort::LOAD + (index as u64) * 16, self.arena.portable(self.arena.read(index)));
+        }
+        word.peek()
+    }
+
     /// Runs `f` as one step, at a moment when every other CPU could be stopped: none has preemption or interrupts off, or
     /// is in an interrupt (Linux `stop_machine`).
     pub fn stop_machine(&self, f: impl FnOnce(&Machine)) {
@@ -519,38 +542,97 @@ impl Machine {
         f(self);
     }
 
-    /// Runs the handler on the interrupted task's stack.
+    /// The running CPU takes an interrupt: its handler runs on the interrupted task's stack.
     #[cold]
-    fn interrupt(&self, vector: u8) {
+    fn interrupt(&self, action: Action) {
+        let (vector, nmi) = match action {
+            Action::Irq(_, vector) => (vector, false),
+            Action::Nmi(_, vector) => (vector, true),
+            _ => return,
+        };
         let interrupted = {
             let mut state = self.state.borrow_mut();
-            let me = state.running as u8;
-            self.record.borrow_mut().push(Event::Did(Action::Irq(me, vector)));
-            state.take(vector);
-            state.set_irqs(false);
-            state.me().in_irq += 1;
+            self.record.borrow_mut().push(Event::Did(action));
+            if nmi {
+                state.enter_nmi(vector);
+            } else {
+                state.take(vector);
+                state.set_irqs(false);
+                state.me().in_irq += 1;
+            }
             let task = state.current();
             let interrupted = (task.history, task.interrupted);
             task.interrupted = fold(task.interrupted, task.history);
-            task.history = fold(sort::HANDLER, u64::from(vector));
+            task.history = fold(sort::HANDLER, u64::from(vector) | u64::from(nmi) << 8);
             interrupted
         };
-        self.note(|| format!("interrupt {vector}"));
-        let handler = self.handler.borrow().clone();
-        if let Some(handler) = handler {
-            self.enter_call("(interrupt)", Location::caller(), true);
+        self.note(|| format!("{} {vector}", if nmi { "NMI" } else { "interrupt" }));
+        let handler = if nmi { &self.nmi_handler } else { &self.handler };
+        if let Some(handler) = handler.borrow().clone() {
+            self.enter_call(if nmi { "(NMI)" } else { "(interrupt)" }, Location::caller(), true);
             handler(vector);
             self.leave_call();
         }
-        // Returning from an interrupt is a barrier.
-        if !self.state.borrow_mut().me().buffer.is_empty() {
-            self.point(Next::Fence);
+        self.drain_all();
+        if nmi {
+            self.state.borrow_mut().leave_nmi();
+        } else {
+            self.state.borrow_mut().me().in_irq -= 1;
+            // Softirqs, and the switch to another task if this one is preempted. It may come back on another CPU.
+            if let Some(exit) = self.irq_exit.borrow().clone() {
+                exit();
+                self.drain_all();
+            }
+            self.state.borrow_mut().set_irqs(true);
         }
         let mut state = self.state.borrow_mut();
-        state.me().in_irq -= 1;
-        state.set_irqs(true);
         let task = state.current();
         (task.history, task.interrupted) = interrupted;
+    }
+
+    /// Returning from an interrupt is a barrier.
+    fn drain_all(&self) {
+        let empty = self.state.borrow_mut().me().buffer.is_empty();
+        if !empty {
+            self.point(Next::Fence);
+        }
+    }
+
+    /// Runs `f` as a softirq, on the way out of an interrupt: with interrupts on.
+    pub fn softirq(&self, f: impl FnOnce()) {
+        self.state.borrow_mut().me().in_softirq += 1;
+        self.irq_restore(true);
+        f();
+        self.irq_save(Label::NONE);
+        self.state.borrow_mut().me().in_softirq -= 1;
+    }
+
+    /// Runs `f`, which gives the CPU to another task although the running one had not asked for it, and returns when the
+    /// running one is switched to again, on whatever CPU. Interrupts are off.
+    pub fn preempted(&self, f: impl FnOnce()) {
+        let here = {
+            let mut state = self.state.borrow_mut();
+            state.me().preempted += 1;
+            state.running
+        };
+        f();
+        self.state.borrow_mut().places[here].preempted -= 1;
+    }
+
+    /// A device raises an interrupt of a CPU, or a non-maskable one. A step of whoever says so, but no barrier.
+    pub fn raise(&self, cpu: usize, vector: u8, nmi: bool) {
+        self.point(Next::Yield);
+        let mut state = self.state.borrow_mut();
+        if nmi {
+            state.post_nmi(cpu, vector);
+        } else {
+            state.summary.kick(cpu);
+            state.post(cpu, vector);
+        }
+        state.observe(sort::IPI, (cpu as u64) << 16 | u64::from(vector) << 8 | u64::from(nmi) | 1 << 32);
+        drop(state);
+        self.restart_if_wrong();
+        self.note(|| format!("a device raises {} {vector} of cpu{cpu}", if nmi { "NMI" } else { "interrupt" }));
     }
 
     /// Waits for an interrupt and returns when one was handled.
@@ -568,7 +650,7 @@ impl Machine {
                 }
                 Some(action) => {
                     state.action = action;
-                    let mine = matches!(action, Action::Irq(place, _) if usize::from(place) == me);
+                    let mine = matches!(action, Action::Irq(..) | Action::Nmi(..)) && action.place() == me;
                     drop(state);
                     if !mine {
                         self.suspend();
@@ -576,8 +658,8 @@ impl Machine {
                 }
             }
         }
-        let Action::Irq(_, vector) = self.state.borrow().action else { return };
-        self.interrupt(vector);
+        let action = self.state.borrow().action;
+        self.interrupt(action);
     }
 
     /// The running task's body has returned: its CPU takes interrupts for ever.

@@ -180,6 +180,11 @@ impl<T: Bits> SimLocal<T> {
         self.word.peek()
     }
 
+    /// The word itself.
+    pub fn word(&self) -> &SimWord<T> {
+        &self.word
+    }
+
     /// As [`SimWord::poke`].
     pub fn poke(&self, value: T) {
         self.word.poke(value);

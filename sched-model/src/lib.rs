@@ -5,17 +5,23 @@
 //! * [`Model`]: the program on a machine; explore it, shrink what was found, replay it.
 //! * [`seed`]: the bug that this project began with.
 
+mod audit;
 pub mod litmus;
 mod model;
+pub mod mutants;
 pub mod platform;
 pub mod program;
 mod report;
+mod sched;
+mod script;
 pub mod seed;
 pub mod strategies;
 pub mod tables;
 mod watch;
+mod world;
 
 pub use litmus::{Litmus, LitmusError};
 pub use model::{Model, Setting};
-pub use program::{Program, Statement, TaskDecl};
+pub use mutants::Mutant;
+pub use program::{InInterrupt, Program, Source, Statement, TaskDecl};
 pub use strategies::{Rules, Strategy};

@@ -14,6 +14,8 @@
 //! kthread kworker                      # a kernel thread
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
 //! drop hazard.unpublish                # a planted bug: the access with this label has no effect
+//! mutant stale-slot                    # a planted bug: a strategy with one step wrong
+//! bug B04 A stale look at the slot     # the test shows a known bug: `lazytlb bugs` runs it
 //!
 //! cpu sh          | cpu sh-thread      # what each CPU runs at the start; `cpu idle` for its idle task
 //! exit            | exit
@@ -35,6 +37,12 @@
 //! | `offline`, `online` | the CPU goes, and comes back | P9, P10 |
 //! | `look` | looks into `active_mm`, with interrupts off | |
 //! | `goto N` | the script goes on with its statement N, counted from 1 | |
+//! | `irq DO`, `softirq DO`, `nmi DO` | once, at any later step that lets it, an interrupt comes; in it, `DO` is `look`, `mmput MM` or `mmdrop MM` | |
+//! | `preempt TASK` | once, at any later step that lets it, the CPU is given to TASK; the script goes on there, and `switch` leads back | |
+//! | `migrate TASK` | takes a task over from another CPU, once that one has switched away from it | |
+//!
+//! Besides CPUs a column can be `walker N`: an agent that walks the page tables that CPU N (from 0) has loaded, step by
+//! step, whenever it likes, as speculating hardware does. Such a column stays empty.
 //!
 //! `expect STRATEGY MACHINE KIND...` says what must be found where a strategy does not claim to work; with no kinds, that
 //! nothing is. A strategy that claims a machine must pass there, whatever is expected of others.
@@ -43,7 +51,9 @@ use core::fmt;
 
 use lazytlb_machine::{Kind, MemoryModel};
 
-use crate::program::{Program, Statement, TaskDecl};
+use crate::mutants::Mutant;
+use crate::program::{InInterrupt, Program, Source, Statement, TaskDecl};
+use crate::model::Setting;
 use crate::strategies::{Rules, Strategy};
 
 /// A litmus test.
@@ -59,6 +69,10 @@ pub struct Litmus {
     pub memories: Vec<MemoryModel>,
     /// Labels whose accesses have no effect; a test with any is a mutation.
     pub dropped: Vec<String>,
+    /// A strategy with one step wrong; a test with one is a mutation.
+    pub mutant: Option<Mutant>,
+    /// The known bug that the test shows: its number and its title.
+    pub bug: Option<(String, String)>,
     /// What may be found without the test failing.
     pub allowed: Vec<Kind>,
     /// What must be found where a strategy does not claim to work.
@@ -74,6 +88,23 @@ pub struct Expectation {
     pub rules: Rules,
     /// The kinds, all of them and no other.
     pub kinds: Vec<Kind>,
+}
+
+impl Litmus {
+    /// Whether a bug is planted: what it finds says nothing of the strategies.
+    pub fn is_mutation(&self) -> bool {
+        !self.dropped.is_empty() || self.mutant.is_some()
+    }
+
+    /// What the test runs in, for one strategy on one machine under one memory model.
+    pub fn setting(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> Setting {
+        Setting { strategy, rules, memory, dropped: self.dropped.clone(), mutant: self.mutant }
+    }
+
+    /// What is expected to be found under a strategy on a machine, if the test says so.
+    pub fn expectation(&self, strategy: Strategy, rules: Rules) -> Option<&Expectation> {
+        self.expected.iter().find(|one| (one.strategy, one.rules) == (strategy, rules))
+    }
 }
 
 /// A litmus file that cannot be read.
@@ -169,6 +200,8 @@ impl Litmus {
                 machines: Rules::ALL.to_vec(),
                 memories: MemoryModel::ALL.to_vec(),
                 dropped: Vec::new(),
+                mutant: None,
+                bug: None,
                 allowed: Vec::new(),
                 expected: Vec::new(),
             },
@@ -252,11 +285,28 @@ impl Reader {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
                 _ => return Err(missing("`active_mm`")),
             },
-            "drop" => self.litmus.dropped.extend(rest.iter().map(|word| word.text.to_owned())),
+            "drop" => {
+                if rest.is_empty() {
+                    return Err(missing("labels"));
+                }
+                self.litmus.dropped.extend(rest.iter().map(|word| word.text.to_owned()));
+            }
+            "mutant" => {
+                let [mutant] = rest[..] else { return Err(missing("one mutant")) };
+                self.litmus.mutant = Some(parse_one(line, mutant, str::parse)?);
+            }
+            "bug" => {
+                let [number, title @ ..] = &rest[..] else { return Err(missing("a number and a title")) };
+                if title.is_empty() {
+                    return Err(missing("a title"));
+                }
+                let title: Vec<&str> = title.iter().map(|word| word.text).collect();
+                self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
+            }
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, check, drop, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, check, drop, mutant, bug, or cpu", key.text),
                 ));
             }
         }
@@ -280,9 +330,20 @@ impl Reader {
         self.in_header = false;
         for cell in code.split('|') {
             let words: Vec<Word<'_>> = line.words(cell).collect();
-            let [Word { text: "cpu", .. }, task] = words[..] else {
+            if let [Word { text: "walker", .. }, cpu] = words[..] {
+                let cpus = self.litmus.program.start.len();
+                let number = cpu.text.parse().ok().filter(|&number| number < cpus);
+                let number = number.ok_or_else(|| line.error(cpu.column, "expected the number of a CPU to the left"))?;
+                self.litmus.program.walkers.push(number);
+                self.columns += 1;
+                continue;
+            }
+            let [key @ Word { text: "cpu", .. }, task] = words[..] else {
                 return Err(line.error(line.end(cell), "expected `cpu` and the task that it runs at the start"));
             };
+            if !self.litmus.program.walkers.is_empty() {
+                return Err(line.error(key.column, "CPUs come before walkers"));
+            }
             let start = match task.text {
                 "idle" => None,
                 name => {
@@ -299,7 +360,7 @@ impl Reader {
         }
         const MOST: usize = 16;
         if self.columns > MOST {
-            return Err(line.error(1, format!("a machine has at most {MOST} CPUs")));
+            return Err(line.error(1, format!("a machine has at most {MOST} CPUs and walkers")));
         }
         Ok(())
     }
@@ -311,8 +372,15 @@ impl Reader {
             if cpu >= self.columns {
                 return Err(line.error(first.column, format!("there are only {} columns", self.columns)));
             }
+            if cpu >= self.litmus.program.start.len() {
+                return Err(line.error(first.column, "a walker has no script"));
+            }
             let statement = self.statement(line, cell, cpu, &words)?;
             self.litmus.program.scripts[cpu].push(statement);
+            const MOST_ARRIVING: usize = 30;
+            if self.litmus.program.arriving(cpu).len() > MOST_ARRIVING {
+                return Err(line.error(first.column, format!("a CPU has at most {MOST_ARRIVING} interrupts")));
+            }
         }
         Ok(())
     }
@@ -345,6 +413,21 @@ impl Reader {
                 }
                 _ => return Err(line.error(number.column, "expected the number of an earlier statement of this CPU")),
             },
+            ("irq" | "softirq" | "nmi", [what @ ..]) => {
+                let source = match key.text {
+                    "irq" => Source::Irq,
+                    "softirq" => Source::Softirq,
+                    _ => Source::Nmi,
+                };
+                Statement::Interrupt(source, self.in_interrupt(line, cell, what)?)
+            }
+            ("preempt" | "migrate", [task]) => {
+                let number = self.task(task.text);
+                let number =
+                    number.ok_or_else(|| line.error(task.column, format!("there is no task `{}`", task.text)))?;
+                if key.text == "preempt" { Statement::Preempt(number) } else { Statement::Migrate(number) }
+            }
+            ("preempt" | "migrate", _) => return missing("one task"),
             ("exit" | "unuse" | "look" | "offline" | "online", [extra, ..]) => {
                 return Err(line.error(extra.column, format!("`{}` takes nothing", key.text)));
             }
@@ -352,13 +435,24 @@ impl Reader {
                 return Err(line.error(
                     key.column,
                     format!(
-                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, look, offline, online or goto",
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, look, offline, online, irq, softirq, nmi, preempt, migrate or goto",
                         key.text
                     ),
                 ));
             }
         };
         Ok(statement)
+    }
+
+    /// What an interrupt does.
+    fn in_interrupt(&self, line: &Line<'_>, cell: &str, words: &[Word<'_>]) -> Result<InInterrupt, LitmusError> {
+        match words {
+            [Word { text: "look", .. }] => Ok(InInterrupt::LookIntoActiveMm),
+            [Word { text: "mmput", .. }, mm] => Ok(InInterrupt::Mmput(self.mm(line, *mm)?)),
+            [Word { text: "mmdrop", .. }, mm] => Ok(InInterrupt::Mmdrop(self.mm(line, *mm)?)),
+            [] => Err(line.error(line.end(cell), "expected look, mmput MM or mmdrop MM")),
+            [first, ..] => Err(line.error(first.column, "expected look, mmput MM or mmdrop MM")),
+        }
     }
 
     fn condition(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {

@@ -36,6 +36,9 @@ impl<Rules> Clone for Lab<Rules> {
 
 impl<Rules> Copy for Lab<Rules> {}
 
+/// The broadcast invalidation of the machines that have one.
+pub const INVALIDATE: Label = Label::new("hardware.invalidate");
+
 /// The vector of the library's interrupt.
 pub(crate) const CALL_VECTOR: u8 = 0;
 
@@ -158,8 +161,8 @@ macro_rules! platform {
                 Machine::try_with(|machine| machine.is_online(cpu.get())).unwrap_or(true)
             }
 
-            fn local_irq_save(self, _: Label) -> bool {
-                Machine::try_with(Machine::irq_save).unwrap_or(false)
+            fn local_irq_save(self, label: Label) -> bool {
+                Machine::try_with(|machine| machine.irq_save(label)).unwrap_or(false)
             }
 
             fn local_irq_restore(self, flags: bool) {
@@ -175,9 +178,14 @@ macro_rules! platform {
             }
 
             fn context(self) -> Context {
-                let (in_hardirq, preempt_disabled, irqs_disabled) =
-                    Machine::try_with(Machine::context).unwrap_or_default();
-                Context { in_nmi: false, in_hardirq, in_softirq: false, preempt_disabled, irqs_disabled }
+                let setup = Context {
+                    in_nmi: false,
+                    in_hardirq: false,
+                    in_softirq: false,
+                    preempt_disabled: false,
+                    irqs_disabled: false,
+                };
+                Machine::try_with(Machine::context).unwrap_or(setup)
             }
 
             #[track_caller]
@@ -192,7 +200,10 @@ macro_rules! platform {
                 }
             }
 
-            fn flush_tlb_local(self) {}
+            fn flush_tlb_local(self) {
+                let cpu = self.smp_processor_id().get();
+                watch(|watch| watch.flush_local(cpu));
+            }
 
             fn kick(self, targets: &CpuMask<Self>) {
                 Machine::with(|machine| {
@@ -208,6 +219,7 @@ macro_rules! platform {
 
             #[track_caller]
             fn unmap_all(self, mm: &MmCore<Self>) {
+                Machine::try_with(Machine::might_sleep);
                 // SAFETY: the root table is in the arena; whether it is allocated is what the machine checks.
                 let root: &Table = unsafe { &*core::ptr::with_exposed_provenance(mm.root().0) };
                 root.clear();
@@ -270,7 +282,11 @@ unsafe impl MaskCoversLazy for Lab<IpiFlush> {}
 
 impl BroadcastTlb for Lab<BroadcastFlush> {
     fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {
-        // The hardware waits for earlier page-table writes; no CPU's cached translations are modelled yet.
+        // The hardware waits for earlier page-table writes.
         Sim.fence(SeqCst);
+        let dropped = Machine::try_with(|machine| machine.drops(INVALIDATE)).unwrap_or(false);
+        if !dropped {
+            watch(|watch| watch.flush_all());
+        }
     }
 }

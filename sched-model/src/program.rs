@@ -32,6 +32,35 @@ pub enum Statement {
     Online,
     /// The script goes on with an earlier statement.
     Goto(usize),
+    /// From here on an interrupt may come, once, at any step that lets it: it does something in its own context.
+    Interrupt(Source, InInterrupt),
+    /// From here on the running task may be preempted, once, at any step that lets it: the CPU goes on with a kernel
+    /// thread or another task, and with the script.
+    Preempt(usize),
+    /// The CPU takes a task over from another CPU, as soon as that one has switched away from it.
+    Migrate(usize),
+}
+
+/// Where the code of an interrupt runs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// In the hardware interrupt's handler.
+    Irq,
+    /// In a softirq on the way out of one.
+    Softirq,
+    /// In a non-maskable interrupt.
+    Nmi,
+}
+
+/// What an interrupt does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum InInterrupt {
+    /// Looks into `active_mm`.
+    LookIntoActiveMm,
+    /// Puts a user.
+    Mmput(usize),
+    /// Drops a reference.
+    Mmdrop(usize),
 }
 
 /// A task of a program.
@@ -58,6 +87,8 @@ pub struct Program {
     pub scripts: Vec<Vec<Statement>>,
     /// Users and references that scripts hold besides the tasks' own: for each address space, how many of each.
     pub held: Vec<(usize, usize)>,
+    /// The CPUs whose hardware walks page tables by itself, an agent each.
+    pub walkers: Vec<usize>,
     /// Whether the switch path checks one byte of `prev->active_mm`, as Lutomirski's patch of November 2021 did.
     pub checks_active_mm: bool,
 }
@@ -80,8 +111,8 @@ impl Program {
         let mut used = vec![false; self.mms.len()];
         for statement in self.scripts.iter().flatten() {
             match *statement {
-                Statement::Mmput(mm) => self.held[mm].0 += 1,
-                Statement::Mmdrop(mm) => self.held[mm].1 += 1,
+                Statement::Mmput(mm) | Statement::Interrupt(_, InInterrupt::Mmput(mm)) => self.held[mm].0 += 1,
+                Statement::Mmdrop(mm) | Statement::Interrupt(_, InInterrupt::Mmdrop(mm)) => self.held[mm].1 += 1,
                 Statement::UseMm(mm) => used[mm] = true,
                 _ => {}
             }
@@ -91,6 +122,23 @@ impl Program {
             held.0 = held.0.max(usize::from(used));
         }
         self
+    }
+
+    /// The statements of a CPU that arrive later than they are reached: each has the vector of its place in this list,
+    /// from 1.
+    pub fn arriving(&self, cpu: usize) -> Vec<Statement> {
+        let arrives = |statement: &&Statement| matches!(statement, Statement::Interrupt(..) | Statement::Preempt(_));
+        self.scripts[cpu].iter().filter(arrives).copied().collect()
+    }
+
+    /// Whether any CPU has such statements.
+    pub fn arriving_any(&self) -> bool {
+        (0..self.cpus()).any(|cpu| !self.arriving(cpu).is_empty())
+    }
+
+    /// Whether a task can lose its CPU without asking.
+    pub fn preempts(&self) -> bool {
+        self.scripts.iter().flatten().any(|statement| matches!(statement, Statement::Preempt(_)))
     }
 
     /// A number that changes with everything that shapes an execution of the program.

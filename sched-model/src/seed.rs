@@ -22,6 +22,7 @@ pub fn program(checks_active_mm: bool) -> Program {
         start: vec![Some(0), Some(1)],
         scripts: vec![],
         held: vec![],
+        walkers: vec![],
         checks_active_mm,
     };
     // CPU 1: its thread of A exits, the CPU borrows A for its idle task, and later goes on to a kernel thread.

@@ -24,14 +24,26 @@ pub enum Strategy {
     Refcount,
     /// [`Shootdown`].
     Shootdown,
+    /// [`Shootdown`] with its debug round.
+    ShootdownDebug,
     /// [`HazardConvert`](lazytlb_hazard::HazardConvert).
     HazardConvert,
 }
 
 impl Strategy {
-    /// All of them.
+    /// Those that are run where nobody names one.
     pub const ALL: [Strategy; 5] =
         [Strategy::NoLazy, Strategy::Unprotected, Strategy::Refcount, Strategy::Shootdown, Strategy::HazardConvert];
+
+    /// All that can be named.
+    pub const KNOWN: [Strategy; 6] = [
+        Strategy::NoLazy,
+        Strategy::Unprotected,
+        Strategy::Refcount,
+        Strategy::Shootdown,
+        Strategy::ShootdownDebug,
+        Strategy::HazardConvert,
+    ];
 
     /// Its name in files and on the command line.
     pub const fn name(self) -> &'static str {
@@ -40,6 +52,7 @@ impl Strategy {
             Strategy::Unprotected => "unprotected",
             Strategy::Refcount => "refcount",
             Strategy::Shootdown => "shootdown",
+            Strategy::ShootdownDebug => "shootdown-debug",
             Strategy::HazardConvert => "hazard-convert",
         }
     }
@@ -49,7 +62,7 @@ impl Strategy {
         match self {
             Strategy::NoLazy | Strategy::Refcount | Strategy::HazardConvert => true,
             // It needs a mask that covers every borrower.
-            Strategy::Shootdown => rules.mask_covers_lazy(),
+            Strategy::Shootdown | Strategy::ShootdownDebug => rules.mask_covers_lazy(),
             // It states none that any machine could meet.
             Strategy::Unprotected => false,
         }
@@ -114,7 +127,7 @@ impl fmt::Display for UnknownName {
 
 impl core::error::Error for UnknownName {}
 
-fn by_name<T: Copy>(
+pub(crate) fn by_name<T: Copy>(
     what: &'static str,
     name: &str,
     all: &[T],
@@ -128,7 +141,7 @@ impl FromStr for Strategy {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        by_name("strategy", name, &Strategy::ALL, Strategy::name)
+        by_name("strategy", name, &Strategy::KNOWN, Strategy::name)
     }
 }
 

@@ -36,6 +36,11 @@ impl Table {
         }
     }
 
+    /// The word that the one page's walk goes through.
+    pub(crate) fn first(&self) -> &SimWord<*mut Table> {
+        &self.entries[0]
+    }
+
     /// The tables below, as they are in memory now; not a step.
     pub(crate) fn below(&self) -> impl Iterator<Item = *mut Table> + '_ {
         self.entries.iter().map(SimWord::peek).filter(|table| !table.is_null())

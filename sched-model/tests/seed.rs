@@ -6,7 +6,7 @@ use lazytlb_machine::{Exploration, Kind, Limits, MemoryModel, Reduction, Search}
 use lazytlb_sched_model::{Model, Rules, Setting, Strategy, seed};
 
 fn setting(strategy: Strategy, rules: Rules, memory: MemoryModel) -> Setting {
-    Setting { strategy, rules, memory, dropped: vec![] }
+    Setting::new(strategy, rules, memory)
 }
 
 fn explore(setting: &Setting, checks_active_mm: bool) -> Exploration {

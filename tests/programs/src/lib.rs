@@ -116,7 +116,7 @@ pub fn shootdown(lazies: usize, rounds: usize, memory: MemoryModel, forgets_to_w
         let task = machine.add_task(&format!("lazy{lazy}"), move || {
             for _ in 0..rounds {
                 Machine::with(|machine| {
-                    let were_on = machine.irq_save();
+                    let were_on = machine.irq_save(Label::NONE);
                     if cpu.holds.get() == 1 {
                         // SAFETY: the slot stays in the arena; whether it is allocated is what the machine checks.
                         let value = unsafe { mm.as_ref() }.load(Relaxed);

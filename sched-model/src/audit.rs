@@ -1,0 +1,107 @@
+//! What the books say at the end of an execution, and what the facts are at any moment.
+
+use lazytlb_core::CpuId;
+use lazytlb_core::mm::{Mm, MmPtr};
+use lazytlb_core::platform::Platform;
+use lazytlb_machine::{Kind, Machine};
+
+use crate::platform::{Lab, MmData, peek};
+use crate::strategies::Accounted;
+use crate::watch::Watch;
+use crate::world::World;
+
+impl<R: 'static, S> World<R, S>
+where
+    Lab<R>: Platform<MmData = MmData>,
+    S: Accounted<Lab<R>>,
+{
+    /// The name that the mm at an address has in the program.
+    pub(crate) fn name_of(&self, address: usize) -> String {
+        let index = self.named.iter().position(|named| named.peek().addr() == address);
+        let is_init = core::ptr::from_ref(self.switcher.init_mm()).addr() == address;
+        let other = if is_init { "init_mm" } else { "an mm" };
+        index.map_or_else(|| other.into(), |index| format!("mm {}", self.program.mms[index]))
+    }
+
+    /// At rest every mm must be accounted for: `count` is one for the users, and one for each reference that somebody
+    /// can name. What nobody can name has leaked.
+    pub(crate) fn audit(&self, machine: &Machine) {
+        for slot in 0..=self.program.mms.len() {
+            let object = machine.slot(self.mms, slot);
+            if !machine.is_live(object.as_ptr()) {
+                continue;
+            }
+            // SAFETY: in the arena, and allocated.
+            let mm: &Mm<Lab<R>, S> = unsafe { object.as_ref() };
+            let (count, expected) = (mm.core().count(), self.expected_count(mm, object.as_ptr().addr()));
+            let name = self.name_of(object.as_ptr().addr());
+            if expected == 0 {
+                machine.fail(Kind::Leak, format!("{name} is alive with a count of {count}, and nobody can free it"));
+            } else if count != expected {
+                machine
+                    .fail(Kind::Assertion, format!("{name} has a count of {count}; {expected} can be accounted for"));
+            }
+        }
+    }
+
+    fn expected_count(&self, mm: &Mm<Lab<R>, S>, address: usize) -> usize {
+        let pointer = MmPtr::from(mm.core());
+        let of_cpu = |cpu| {
+            let state = self.switcher.cpu(CpuId::new(cpu));
+            let runs_user = self.current_mm(cpu) == Some(pointer);
+            let borrows = MmPtr::new(peek(state.active_mm_word())) == Some(pointer) && !runs_user;
+            let parked = MmPtr::new(peek(state.prev_mm_word())) == Some(pointer);
+            self.switcher.strategy().references(state, pointer, borrows || parked)
+        };
+        let held: usize = (0..self.named.len())
+            .filter(|&name| self.named[name].peek().addr() == address)
+            .map(|name| self.held[name].peek())
+            .sum();
+        usize::from(mm.core().users() > 0) + (0..self.program.cpus()).map(of_cpu).sum::<usize>() + held
+    }
+
+    fn current_mm(&self, cpu: usize) -> Option<MmPtr<Lab<R>>> {
+        let curr = peek(self.switcher.cpu(CpuId::new(cpu)).curr_word());
+        let task = self.tasks.iter().find(|&task| core::ptr::eq(task, curr))?;
+        MmPtr::new(peek(task.mm_word()))
+    }
+
+    /// What each CPU is on, and what each mm's counts are.
+    pub(crate) fn facts(&self, machine: &Machine) -> Vec<String> {
+        let state_of = |address: usize| match machine.is_live(core::ptr::without_provenance::<u8>(address)) {
+            true => "",
+            false => " (freed)",
+        };
+        let cpus = (0..self.program.cpus()).map(|cpu| {
+            let active = peek(self.switcher.cpu(CpuId::new(cpu)).active_mm_word()).addr();
+            let runs = self.current_mm(cpu).map_or("a kernel thread", |_| "a user task");
+            let root = Watch::roots_of(machine)[cpu].peek();
+            let root_name = machine.name_of_ptr(core::ptr::without_provenance::<u8>(root));
+            format!(
+                "cpu{cpu} runs {runs}; active_mm = {}{}, its MMU is on {root_name}{}",
+                self.name_of(active),
+                state_of(active),
+                state_of(root),
+            )
+        });
+        let mms = self.named.iter().zip(&self.program.mms).filter(|(named, _)| !named.peek().is_null());
+        let mms = mms.map(|(named, name)| {
+            // SAFETY: in the arena; its words are looked at from outside.
+            let mm = unsafe { &*named.peek() };
+            let (users, count) = (mm.core().users(), mm.core().count());
+            format!("mm {name}{}: mm_users {users}, mm_count {count}", state_of(named.peek().addr()))
+        });
+        cpus.chain(mms).collect()
+    }
+
+    /// What is left at the end: which mms are alive, and what each CPU is on.
+    pub(crate) fn outcome(&self, machine: &Machine, values: &mut Vec<u64>) {
+        let live = self.named.iter().map(|named| u64::from(!named.peek().is_null() && machine.is_live(named.peek())));
+        let active = (0..self.program.cpus()).map(|cpu| {
+            let active = peek(self.switcher.cpu(CpuId::new(cpu)).active_mm_word()).addr();
+            let named = self.named.iter().position(|named| named.peek().addr() == active);
+            named.map_or(self.named.len() as u64, |index| index as u64)
+        });
+        values.extend(live.chain(active));
+    }
+}

@@ -1,0 +1,193 @@
+//! The scheduler: run queues with their locks, switches, preemption, migration, and the ways out of an interrupt.
+//!
+//! Each CPU's run queue is locked from before the switch until the new task has taken over, interrupts off (sections 5.1
+//! and 5.2 of the Linux scheduler's contract: `context_switch` under `rq->lock`, `finish_task_switch` on the new stack).
+//! `on_cpu` says that a task's stack is in use; another CPU may take the task only when it is clear.
+
+use lazytlb_core::memory::{AtomicWord, Label, LocalWord, Memory, Ordering::*};
+use lazytlb_core::platform::{IrqsOff, Platform};
+use lazytlb_machine::{Machine, Sim, SimLocal, SimWord};
+
+use crate::platform::{CALL_VECTOR, Lab, MmData};
+use crate::program::{Source, Statement};
+use crate::strategies::Accounted;
+use crate::world::World;
+
+/// What the scheduler keeps for each CPU.
+#[derive(Debug)]
+pub(crate) struct Runqueue {
+    lock: SimWord<usize>,
+    /// The task that the CPU is switching away from.
+    prev: SimLocal<usize>,
+    /// How far the CPU has come in its script.
+    pub(crate) position: SimLocal<usize>,
+    /// One more than the task that shall preempt the running one; 0 if none.
+    need_resched: SimLocal<usize>,
+    /// Softirqs that were raised, a bit for each vector.
+    softirqs: SimLocal<usize>,
+}
+
+impl Runqueue {
+    pub(crate) fn new() -> Self {
+        let local = || LocalWord::new(0);
+        Runqueue {
+            lock: AtomicWord::new(0),
+            prev: local(),
+            position: local(),
+            need_resched: local(),
+            softirqs: local(),
+        }
+    }
+
+    fn lock(&self) {
+        Sim.spin_until(|| self.lock.compare_exchange(0, 1, Acquire, Relaxed).ok());
+    }
+
+    fn unlock(&self) {
+        self.lock.store(0, Release);
+    }
+}
+
+/// What the scheduler keeps for each task.
+#[derive(Debug)]
+pub(crate) struct Scheduled {
+    /// Whether its stack is in use.
+    pub(crate) on_cpu: SimWord<usize>,
+    /// Where it ran last.
+    pub(crate) cpu: SimLocal<usize>,
+}
+
+impl Scheduled {
+    pub(crate) fn new() -> Self {
+        Scheduled { on_cpu: AtomicWord::new(0), cpu: LocalWord::new(0) }
+    }
+}
+
+impl<R: 'static, S> World<R, S>
+where
+    Lab<R>: Platform<MmData = MmData>,
+    S: Accounted<Lab<R>>,
+{
+    /// From one task to another on this CPU.
+    pub(crate) fn switch(&self, task: usize, next: usize) {
+        if task == next {
+            return;
+        }
+        Machine::with(|machine| machine.irq_save(Label::NONE));
+        self.schedule(task, next);
+    }
+
+    /// The switch, and the other task's way to switch back. Context: interrupts off; they are on when it returns.
+    fn schedule(&self, task: usize, next: usize) {
+        let cpu = Machine::with(Machine::this_cpu);
+        let rq = &self.rqs[cpu];
+        rq.lock();
+        // SAFETY: the caller has disabled them.
+        let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
+        // SAFETY: `task` runs here; the machine refuses a `next` that runs elsewhere.
+        unsafe { self.switcher.context_switch(&irqs_off, &self.tasks[task], &self.tasks[next]) };
+        rq.prev.set(task);
+        self.scheduled[next].on_cpu.store(1, Relaxed);
+        self.scheduled[next].cpu.poke(cpu);
+        Machine::with(|machine| machine.switch_to(machine.task(next)));
+        self.finish_switch();
+    }
+
+    /// The first thing on a new stack. Interrupts are still off: the flag belongs to the CPU.
+    pub(crate) fn finish_switch(&self) {
+        // The run queue is looked up again: the task may have come from another CPU.
+        let rq = &self.rqs[Machine::with(Machine::this_cpu)];
+        // SAFETY: `schedule` runs with interrupts off.
+        let prev = self.switcher.finish_task_switch(&unsafe { IrqsOff::assume(Lab::NEW) });
+        self.scheduled[rq.prev.get()].on_cpu.store(0, Release);
+        rq.unlock();
+        Machine::with(|machine| {
+            machine.preempt_disable();
+            machine.irq_restore(true);
+        });
+        prev.mmdrop_lazy_tlb_sched();
+        Machine::with(Machine::preempt_enable);
+    }
+
+    /// Takes a task over from the CPU that ran it last, and switches to it.
+    pub(crate) fn migrate(&self, task: usize, next: usize) {
+        let were_on = Machine::with(|machine| machine.irq_save(Label::NONE));
+        let source = &self.rqs[self.scheduled[next].cpu.peek()];
+        source.lock();
+        source.unlock();
+        Machine::with(|machine| machine.irq_restore(were_on));
+        Sim.spin_until(|| (self.scheduled[next].on_cpu.load(Acquire) == 0).then_some(()));
+        self.switch(task, next);
+    }
+
+    /// The vector that a statement of a CPU arrives by.
+    pub(crate) fn vector(&self, cpu: usize, statement: Statement) -> u8 {
+        let index = self.arriving[cpu].iter().position(|&other| other == statement);
+        1 + index.expect("a statement of this CPU's script") as u8
+    }
+
+    /// An interrupt has come.
+    pub(crate) fn interrupt(&self, vector: u8) {
+        let cpu = Machine::with(Machine::this_cpu);
+        if vector == CALL_VECTOR {
+            // SAFETY: the machine runs handlers with interrupts off.
+            self.switcher.on_ipi(&unsafe { IrqsOff::assume(Lab::NEW) });
+            return;
+        }
+        let rq = &self.rqs[cpu];
+        match self.arriving[cpu][usize::from(vector) - 1] {
+            Statement::Interrupt(Source::Irq, what) | Statement::Interrupt(Source::Nmi, what) => self.in_interrupt(what),
+            Statement::Interrupt(Source::Softirq, _) => rq.softirqs.poke(rq.softirqs.peek() | 1 << vector),
+            Statement::Preempt(task) => rq.need_resched.poke(task + 1),
+            _ => unreachable!("only these arrive"),
+        }
+    }
+
+    /// The end of an interrupt: softirqs, then preemption. Context: interrupts off.
+    pub(crate) fn irq_exit(&self) {
+        if Machine::with(Machine::context).in_softirq {
+            return;
+        }
+        let rq = &self.rqs[Machine::with(Machine::this_cpu)];
+        while rq.softirqs.peek() != 0 {
+            let vector = rq.softirqs.peek().trailing_zeros();
+            rq.softirqs.poke(rq.softirqs.peek() & !(1 << vector));
+            let cpu = Machine::with(Machine::this_cpu);
+            if let Statement::Interrupt(_, what) = self.arriving[cpu][vector as usize - 1] {
+                Machine::with(|machine| machine.softirq(|| self.in_interrupt(what)));
+            }
+        }
+        self.preempt_schedule_irq();
+    }
+
+    /// Preemption was enabled again, with interrupts on.
+    pub(crate) fn preempt_schedule(&self) {
+        if self.rqs[Machine::with(Machine::this_cpu)].need_resched.peek() != 0 {
+            Machine::with(|machine| machine.irq_save(Label::NONE));
+            self.preempt_schedule_irq();
+            Machine::with(|machine| machine.irq_restore(true));
+        }
+    }
+
+    /// Gives the CPU to the task that shall preempt the running one, if it may. Context: interrupts off, before and
+    /// after, on whatever CPU.
+    fn preempt_schedule_irq(&self) {
+        Machine::with(|machine| {
+            let need_resched = &self.rqs[machine.this_cpu()].need_resched;
+            let wanted = need_resched.peek();
+            if wanted == 0 || machine.context().preempt_disabled {
+                return;
+            }
+            need_resched.poke(0);
+            let (current, next) = (machine.current_task().index(), wanted - 1);
+            // Who runs elsewhere, or here already, was overtaken by events.
+            if machine.runs(machine.task(next)) {
+                return;
+            }
+            machine.preempted(|| {
+                self.schedule(current, next);
+                machine.irq_save(Label::NONE);
+            });
+        });
+    }
+}

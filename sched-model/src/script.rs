@@ -1,0 +1,159 @@
+//! What a task does: the statements of the script of the CPU that it runs on.
+
+use core::panic::Location;
+use core::ptr::NonNull;
+
+use lazytlb_core::CpuId;
+use lazytlb_core::memory::{Label, LocalWord};
+use lazytlb_core::mm::{ARef, Mm, MmPtr, MmWithUser};
+use lazytlb_core::mm_switch::FlushRange;
+use lazytlb_core::platform::{IrqsOff, Platform};
+use lazytlb_machine::Machine;
+
+use crate::platform::{Lab, MmData, peek};
+use crate::program::{InInterrupt, Source, Statement};
+use crate::strategies::Accounted;
+use crate::world::World;
+
+impl<R: 'static, S> World<R, S>
+where
+    Lab<R>: Platform<MmData = MmData>,
+    S: Accounted<Lab<R>>,
+{
+    /// A task's life: it does what its CPU's script says, on whatever CPU it is.
+    pub(crate) fn run(&self, task: usize, booted: bool) {
+        if !booted {
+            self.finish_switch();
+        }
+        loop {
+            let cpu = Machine::with(Machine::this_cpu);
+            let position = self.rqs[cpu].position.peek();
+            let Some(&statement) = self.program.scripts[cpu].get(position) else {
+                Machine::with(Machine::idle);
+                continue;
+            };
+            let next = if let Statement::Goto(target) = statement { target } else { position + 1 };
+            self.rqs[cpu].position.poke(next);
+            // All that the task knows at the beginning of a statement is which task it is.
+            Machine::with(|machine| machine.checkpoint(0, next <= position));
+            self.execute(task, statement);
+        }
+    }
+
+    fn mm(&self, mm: usize) -> &'static Mm<Lab<R>, S> {
+        let object = self.named[mm].peek();
+        assert!(!object.is_null(), "{} is not made yet", self.program.mms[mm]);
+        // SAFETY: in the arena; whether it is allocated is what the machine checks.
+        unsafe { &*object }
+    }
+
+    fn execute(&self, task: usize, statement: Statement) {
+        let current = &self.tasks[task];
+        match statement {
+            Statement::Switch(next) => self.switch(task, next),
+            // SAFETY: it runs.
+            Statement::Exit => unsafe { self.switcher.exit_mm(current) },
+            Statement::Exec(mm) => {
+                let new = self.make_mm(mm);
+                // SAFETY: it runs.
+                unsafe { self.switcher.exec_mmap(current, new) };
+            }
+            Statement::UseMm(mm) => {
+                let user = NonNull::from(self.mm(mm)).cast::<MmWithUser<Lab<R>, S>>();
+                // SAFETY: the program holds a user of it until the end.
+                let user = unsafe { user.as_ref() };
+                // SAFETY: the task runs.
+                unsafe { self.switcher.kthread_use_mm(current, user) };
+                self.held[mm].poke(self.held[mm].peek() + 1);
+            }
+            Statement::UnuseMm => {
+                let adopted = peek(current.mm_word());
+                if let Some(mm) = self.named.iter().position(|named| named.peek().addr() == adopted.addr()) {
+                    self.held[mm].poke(self.held[mm].peek() - 1);
+                }
+                // SAFETY: it runs.
+                unsafe { self.switcher.kthread_unuse_mm(current) };
+            }
+            Statement::Mmput(mm) => self.mmput(mm),
+            Statement::Mmdrop(mm) => self.mmdrop(mm),
+            Statement::Flush(mm, freed) => {
+                self.switcher.flush_tlb_mm_range(self.mm(mm), FlushRange::All, freed);
+            }
+            Statement::LookIntoActiveMm => {
+                let were_on = Machine::with(|machine| machine.irq_save(Label::NONE));
+                self.look_into_active_mm();
+                Machine::with(|machine| machine.irq_restore(were_on));
+            }
+            Statement::Offline => self.go_offline(),
+            Statement::Online => self.come_online(task),
+            Statement::Goto(_) => {}
+            Statement::Interrupt(..) | Statement::Preempt(_) => {
+                let nmi = matches!(statement, Statement::Interrupt(Source::Nmi, _));
+                Machine::with(|machine| {
+                    let cpu = machine.this_cpu();
+                    machine.raise(cpu, self.vector(cpu, statement), nmi);
+                });
+            }
+            Statement::Migrate(next) => self.migrate(task, next),
+        }
+    }
+
+    /// A new mm, as exec makes it.
+    fn make_mm(&self, mm: usize) -> ARef<MmWithUser<Lab<R>, S>> {
+        let at = Location::caller();
+        Machine::with(|machine| {
+            let object = machine.alloc(self.mms, at).expect("a slot for each exec");
+            let tables = self.tables.alloc(|cache| machine.alloc(cache, at).expect("as many tables as mms"));
+            self.named[mm].poke(object.as_ptr());
+            // Nobody else sees it yet, so building it is no step.
+            machine.quietly(|| self.init_mm(object, tables))
+        })
+    }
+
+    fn go_offline(&self) {
+        self.switcher.sched_cpu_wait_empty();
+        // A CPU goes while all others are stopped, so nobody waits for it who has just seen it online.
+        Machine::with(|machine| machine.stop_machine(|machine| machine.set_online(machine.this_cpu(), false)));
+    }
+
+    fn come_online(&self, task: usize) {
+        Machine::with(|machine| {
+            let were_on = machine.irq_save(Label::NONE);
+            machine.set_online(machine.this_cpu(), true);
+            // SAFETY: just disabled.
+            let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
+            // SAFETY: tasks stay in the arena.
+            unsafe { self.switcher.sched_init(&irqs_off, &self.tasks[task]) };
+            machine.irq_restore(were_on);
+        });
+    }
+
+    /// What an interrupt does, wherever it runs.
+    pub(crate) fn in_interrupt(&self, what: InInterrupt) {
+        match what {
+            InInterrupt::LookIntoActiveMm => self.look_into_active_mm(),
+            InInterrupt::Mmput(mm) => self.mmput(mm),
+            InInterrupt::Mmdrop(mm) => self.mmdrop(mm),
+        }
+    }
+
+    fn mmput(&self, mm: usize) {
+        // SAFETY: the script holds this user.
+        drop(unsafe { ARef::<MmWithUser<Lab<R>, S>>::from_raw(NonNull::from(self.mm(mm)).cast()) });
+    }
+
+    fn mmdrop(&self, mm: usize) {
+        self.held[mm].poke(self.held[mm].peek() - 1);
+        // SAFETY: the script holds this reference.
+        drop(unsafe { ARef::<Mm<Lab<R>, S>>::from_raw(NonNull::from(self.mm(mm))) });
+    }
+
+    /// Context: interrupts off.
+    fn look_into_active_mm(&self) {
+        let cpu = CpuId::new(Machine::with(Machine::this_cpu));
+        let active = MmPtr::new(self.switcher.cpu(cpu).active_mm_word().get());
+        // SAFETY: true under the strategies that keep active_mm alive; for the others the statement is there to be
+        // caught. The memory stays in the arena.
+        active.map(|mm| unsafe { mm.as_ref() }.root());
+    }
+}
