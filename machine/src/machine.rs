@@ -419,11 +419,6 @@ impl Machine {
         TaskId(index)
     }
 
-    /// Whether some CPU runs the task.
-    pub fn runs(&self, task: TaskId) -> bool {
-        self.state.borrow().tasks[task.0].place.is_some()
-    }
-
     /// What a task is called.
     pub fn task_name(&self, task: TaskId) -> String {
         self.state.borrow().tasks[task.0].name.clone()

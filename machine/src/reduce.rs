@@ -195,9 +195,10 @@ impl State {
             Next::Fence => place.buffer.is_empty(),
             Next::IrqOn => true,
             Next::IrqOff | Next::PreemptOff => {
-                let quiet = !place.irqs_on || self.summary.kicked & 1 << me == 0;
-                self.summary.relied_on_silence |= u32::from(quiet) << me;
-                quiet
+                // With interrupts off already there is nothing to come in before.
+                let silent = self.summary.kicked & 1 << me == 0;
+                self.summary.relied_on_silence |= u32::from(place.irqs_on && silent) << me;
+                !place.irqs_on || silent
             }
             _ => false,
         }

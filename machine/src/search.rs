@@ -294,6 +294,7 @@ impl<'a> Run<'a> {
         let end = self.machine.execute();
         self.result.executions += 1;
         self.result.steps += self.machine.steps();
+        self.look_at_limits(progress);
         if end == End::Restart {
             return end;
         }
@@ -315,12 +316,15 @@ impl<'a> Run<'a> {
                 self.result.found.push(Found { verdict, schedule: self.machine.record.borrow().clone() });
             }
         }
+        end
+    }
+
+    fn look_at_limits(&mut self, progress: &mut impl FnMut(u64)) {
         if self.result.executions.is_multiple_of(BETWEEN_LOOKS) {
             progress(self.result.executions);
             self.stopped |= self.started.elapsed() > self.limits.time;
         }
         self.stopped |= self.result.executions >= self.limits.executions;
-        end
     }
 
     fn depth_first(&mut self, dfs: Dfs, progress: &mut impl FnMut(u64)) {
@@ -338,7 +342,6 @@ impl<'a> Run<'a> {
                 self.result.found.clear();
                 self.result.outcomes.clear();
                 self.known_outcomes.clear();
-                self.stopped = false;
             } else if !dfs.advance() {
                 self.result.complete = !dfs.cut;
                 return;

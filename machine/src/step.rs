@@ -550,21 +550,21 @@ impl Machine {
             Action::Nmi(_, vector) => (vector, true),
             _ => return,
         };
-        let interrupted = {
+        let (were_on, interrupted) = {
             let mut state = self.state.borrow_mut();
             self.record.borrow_mut().push(Event::Did(action));
+            let were_on = state.set_irqs(false);
             if nmi {
                 state.enter_nmi(vector);
             } else {
                 state.take(vector);
-                state.set_irqs(false);
                 state.me().in_irq += 1;
             }
             let task = state.current();
             let interrupted = (task.history, task.interrupted);
             task.interrupted = fold(task.interrupted, task.history);
             task.history = fold(sort::HANDLER, u64::from(vector) | u64::from(nmi) << 8);
-            interrupted
+            (were_on, interrupted)
         };
         self.note(|| format!("{} {vector}", if nmi { "NMI" } else { "interrupt" }));
         let handler = if nmi { &self.nmi_handler } else { &self.handler };
@@ -583,9 +583,9 @@ impl Machine {
                 exit();
                 self.drain_all();
             }
-            self.state.borrow_mut().set_irqs(true);
         }
         let mut state = self.state.borrow_mut();
+        state.set_irqs(were_on);
         let task = state.current();
         (task.history, task.interrupted) = interrupted;
     }

@@ -34,6 +34,7 @@
 //! | `use MM`, `unuse` | adopts one as a kernel thread, gives it back | P11, P12 |
 //! | `mmput MM`, `mmdrop MM` | a user, or a reference, that the script holds is dropped | P7, P8 |
 //! | `flush MM`, `flush MM freed` | translations are flushed; page tables are about to be freed | P15 |
+//! | `munmap MM` | its page is unmapped: a leaf table is unhooked, flushed and freed | P15 |
 //! | `offline`, `online` | the CPU goes, and comes back | P9, P10 |
 //! | `look` | looks into `active_mm`, with interrupts off | |
 //! | `goto N` | the script goes on with its statement N, counted from 1 | |
@@ -403,7 +404,8 @@ impl Reader {
             ("mmdrop", [mm]) => Statement::Mmdrop(self.mm(line, *mm)?),
             ("flush", [mm]) => Statement::Flush(self.mm(line, *mm)?, false),
             ("flush", [mm, Word { text: "freed", .. }]) => Statement::Flush(self.mm(line, *mm)?, true),
-            ("exec" | "use" | "mmput" | "mmdrop" | "flush", _) => return missing("one mm"),
+            ("munmap", [mm]) => Statement::Munmap(self.mm(line, *mm)?),
+            ("exec" | "use" | "munmap" | "mmput" | "mmdrop" | "flush", _) => return missing("one mm"),
             ("look", []) => Statement::LookIntoActiveMm,
             ("offline", []) => Statement::Offline,
             ("online", []) => Statement::Online,
@@ -435,7 +437,7 @@ impl Reader {
                 return Err(line.error(
                     key.column,
                     format!(
-                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, look, offline, online, irq, softirq, nmi, preempt, migrate or goto",
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, irq, softirq, nmi, preempt, migrate or goto",
                         key.text
                     ),
                 ));

@@ -75,7 +75,7 @@ impl Model {
         match setting.mutant {
             Some(Mutant::CountAfterGive) => return Self::with::<R, _>(program, setting, Convert::<CountAfterGive>::new()),
             Some(Mutant::StaleSlot) => return Self::with::<R, _>(program, setting, Convert::<StaleSlot>::new()),
-            None => {}
+            Some(Mutant::Caller) | None => {}
         }
         match setting.strategy {
             Strategy::NoLazy => Self::with::<R, _>(program, setting, NoLazy),

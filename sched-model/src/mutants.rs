@@ -11,9 +11,11 @@ use lazytlb_hazard::convert::{ConvertSteps, HazardSlot};
 
 use crate::strategies::{UnknownName, by_name};
 
-/// A mutant of [`HazardConvert`](lazytlb_hazard::HazardConvert).
+/// What is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mutant {
+    /// Nothing in the library: the test's own statements break a rule.
+    Caller,
     /// [`CountAfterGive`].
     CountAfterGive,
     /// [`StaleSlot`].
@@ -22,11 +24,12 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 2] = [Mutant::CountAfterGive, Mutant::StaleSlot];
+    pub const ALL: [Mutant; 3] = [Mutant::Caller, Mutant::CountAfterGive, Mutant::StaleSlot];
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
         match self {
+            Mutant::Caller => "caller",
             Mutant::CountAfterGive => "count-after-give",
             Mutant::StaleSlot => "stale-slot",
         }

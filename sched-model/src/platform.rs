@@ -143,7 +143,7 @@ macro_rules! platform {
             type IrqFlags = bool;
             type MmData = MmData;
 
-            const DEBUG_VM: bool = false;
+            const DEBUG_VM: bool = true;
 
             fn nr_cpu_ids(self) -> usize {
                 let count = |machine: &Machine| machine.config().cpus;

@@ -24,6 +24,8 @@ pub enum Statement {
     Mmdrop(usize),
     /// Translations of an address space are flushed; with `true`, page tables are about to be freed.
     Flush(usize, bool),
+    /// The page of an address space is unmapped: its leaf table is unhooked, flushed, and freed. Nothing the second time.
+    Munmap(usize),
     /// The running task looks into `active_mm`, with interrupts off.
     LookIntoActiveMm,
     /// The CPU goes offline: it leaves what it borrows and takes no more interrupts. Nothing may follow but `online`.

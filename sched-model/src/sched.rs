@@ -25,6 +25,8 @@ pub(crate) struct Runqueue {
     need_resched: SimLocal<usize>,
     /// Softirqs that were raised, a bit for each vector.
     softirqs: SimLocal<usize>,
+    /// Tasks that were preempted here and have not run here since, a bit each.
+    preempted: SimLocal<usize>,
 }
 
 impl Runqueue {
@@ -36,6 +38,7 @@ impl Runqueue {
             position: local(),
             need_resched: local(),
             softirqs: local(),
+            preempted: local(),
         }
     }
 
@@ -54,12 +57,12 @@ pub(crate) struct Scheduled {
     /// Whether its stack is in use.
     pub(crate) on_cpu: SimWord<usize>,
     /// Where it ran last.
-    pub(crate) cpu: SimLocal<usize>,
+    pub(crate) cpu: SimWord<usize>,
 }
 
 impl Scheduled {
     pub(crate) fn new() -> Self {
-        Scheduled { on_cpu: AtomicWord::new(0), cpu: LocalWord::new(0) }
+        Scheduled { on_cpu: AtomicWord::new(0), cpu: AtomicWord::new(0) }
     }
 }
 
@@ -68,29 +71,39 @@ where
     Lab<R>: Platform<MmData = MmData>,
     S: Accounted<Lab<R>>,
 {
-    /// From one task to another on this CPU.
-    pub(crate) fn switch(&self, task: usize, next: usize) {
+    /// From one task to another on this CPU; to its idle task if the other one cannot be had. Says whether it could.
+    pub(crate) fn switch(&self, task: usize, next: usize) -> bool {
         if task == next {
-            return;
+            return true;
         }
         Machine::with(|machine| machine.irq_save(Label::NONE));
-        self.schedule(task, next);
+        self.schedule(task, next)
     }
 
     /// The switch, and the other task's way to switch back. Context: interrupts off; they are on when it returns.
-    fn schedule(&self, task: usize, next: usize) {
+    fn schedule(&self, task: usize, wanted: usize) -> bool {
         let cpu = Machine::with(Machine::this_cpu);
         let rq = &self.rqs[cpu];
         rq.lock();
+        rq.preempted.poke(rq.preempted.peek() & !(1 << wanted));
+        // Whoever sets `on_cpu` has the task. Linux has only one CPU's queue that it can be picked from.
+        let had = self.scheduled[wanted].on_cpu.compare_exchange(0, 1, Acquire, Relaxed).is_ok();
+        let next = if had { wanted } else { self.program.idle(cpu) };
+        if next == task {
+            rq.unlock();
+            Machine::with(|machine| machine.irq_restore(true));
+            return had;
+        }
         // SAFETY: the caller has disabled them.
         let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
-        // SAFETY: `task` runs here; the machine refuses a `next` that runs elsewhere.
+        // SAFETY: `task` runs here, and `next` is ours.
         unsafe { self.switcher.context_switch(&irqs_off, &self.tasks[task], &self.tasks[next]) };
         rq.prev.set(task);
         self.scheduled[next].on_cpu.store(1, Relaxed);
-        self.scheduled[next].cpu.poke(cpu);
+        self.scheduled[next].cpu.store(cpu, Relaxed);
         Machine::with(|machine| machine.switch_to(machine.task(next)));
         self.finish_switch();
+        had
     }
 
     /// The first thing on a new stack. Interrupts are still off: the flag belongs to the CPU.
@@ -112,12 +125,29 @@ where
     /// Takes a task over from the CPU that ran it last, and switches to it.
     pub(crate) fn migrate(&self, task: usize, next: usize) {
         let were_on = Machine::with(|machine| machine.irq_save(Label::NONE));
-        let source = &self.rqs[self.scheduled[next].cpu.peek()];
+        let source = &self.rqs[self.scheduled[next].cpu.load(Relaxed)];
         source.lock();
         source.unlock();
         Machine::with(|machine| machine.irq_restore(were_on));
-        Sim.spin_until(|| (self.scheduled[next].on_cpu.load(Acquire) == 0).then_some(()));
-        self.switch(task, next);
+        loop {
+            Sim.spin_until(|| (self.scheduled[next].on_cpu.load(Acquire) == 0).then_some(()));
+            if self.switch(task, next) {
+                return;
+            }
+        }
+    }
+
+    /// The script is over: a task that was preempted here and that nobody has taken over goes on, and who is waited for
+    /// by another CPU makes way.
+    pub(crate) fn script_is_over(&self, task: usize) {
+        let cpu = Machine::with(Machine::this_cpu);
+        let rq = &self.rqs[cpu];
+        while rq.preempted.peek() != 0 {
+            self.switch(task, rq.preempted.peek().trailing_zeros() as usize);
+        }
+        if self.program.scripts.iter().flatten().any(|&statement| statement == Statement::Migrate(task)) {
+            self.switch(task, self.program.idle(cpu));
+        }
     }
 
     /// The vector that a statement of a CPU arrives by.
@@ -180,9 +210,12 @@ where
             }
             need_resched.poke(0);
             let (current, next) = (machine.current_task().index(), wanted - 1);
-            // Who runs elsewhere, or here already, was overtaken by events.
-            if machine.runs(machine.task(next)) {
+            if next == current {
                 return;
+            }
+            if current < self.program.tasks.len() {
+                let preempted = &self.rqs[machine.this_cpu()].preempted;
+                preempted.poke(preempted.peek() | 1 << current);
             }
             machine.preempted(|| {
                 self.schedule(current, next);

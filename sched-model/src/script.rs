@@ -10,7 +10,7 @@ use lazytlb_core::mm_switch::FlushRange;
 use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_machine::Machine;
 
-use crate::platform::{Lab, MmData, peek};
+use crate::platform::{Lab, MmData, peek, watch};
 use crate::program::{InInterrupt, Source, Statement};
 use crate::strategies::Accounted;
 use crate::world::World;
@@ -29,6 +29,7 @@ where
             let cpu = Machine::with(Machine::this_cpu);
             let position = self.rqs[cpu].position.peek();
             let Some(&statement) = self.program.scripts[cpu].get(position) else {
+                self.script_is_over(task);
                 Machine::with(Machine::idle);
                 continue;
             };
@@ -50,7 +51,9 @@ where
     fn execute(&self, task: usize, statement: Statement) {
         let current = &self.tasks[task];
         match statement {
-            Statement::Switch(next) => self.switch(task, next),
+            Statement::Switch(next) => {
+                self.switch(task, next);
+            }
             // SAFETY: it runs.
             Statement::Exit => unsafe { self.switcher.exit_mm(current) },
             Statement::Exec(mm) => {
@@ -79,6 +82,7 @@ where
             Statement::Flush(mm, freed) => {
                 self.switcher.flush_tlb_mm_range(self.mm(mm), FlushRange::All, freed);
             }
+            Statement::Munmap(mm) => self.munmap(mm),
             Statement::LookIntoActiveMm => {
                 let were_on = Machine::with(|machine| machine.irq_save(Label::NONE));
                 self.look_into_active_mm();
@@ -134,6 +138,16 @@ where
             InInterrupt::LookIntoActiveMm => self.look_into_active_mm(),
             InInterrupt::Mmput(mm) => self.mmput(mm),
             InInterrupt::Mmdrop(mm) => self.mmdrop(mm),
+        }
+    }
+
+    /// In the order that hardware needs: unhook, flush, free (Linux commit 2ff6ddf19c0e, invariant I9).
+    fn munmap(&self, mm: usize) {
+        let (mm, at) = (self.mm(mm), Location::caller());
+        let tables = mm.core().data();
+        if tables.unhook_leaf() {
+            self.switcher.flush_tlb_mm_range(mm, FlushRange::All, true);
+            watch(|watch| tables.free_leaf(watch, at));
         }
     }
 

@@ -76,6 +76,25 @@ impl Tables {
         Root(root.as_ptr().expose_provenance())
     }
 
+    /// Unhooks the leaf and the frame from the table above. Says whether there was a leaf.
+    #[track_caller]
+    pub(crate) fn unhook_leaf(&self) -> bool {
+        let (Some(middle), false) = (NonNull::new(self.middle.get()), self.leaf.get().is_null()) else { return false };
+        // SAFETY: in the arena; whether it is allocated is what the machine checks.
+        unsafe { middle.as_ref() }.clear();
+        true
+    }
+
+    /// Frees the leaf and the frame, which were unhooked.
+    pub(crate) fn free_leaf(&self, watch: &Watch, at: &'static Location<'static>) {
+        for word in [&self.frame, &self.leaf] {
+            if let Some(table) = NonNull::new(word.get()) {
+                word.set(null_mut());
+                watch.free_table(table, at);
+            }
+        }
+    }
+
     /// Frees all but the root.
     pub(crate) fn free_below_root(&self, watch: &Watch, at: &'static Location<'static>) {
         for table in [&self.frame, &self.leaf, &self.middle] {

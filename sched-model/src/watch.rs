@@ -65,11 +65,11 @@ thread_local! {
 }
 
 impl Watch {
-    /// Places the root registers of a machine.
-    pub(crate) fn place_roots(machine: &Machine) {
+    /// Places the root registers of a machine, which boots on the tables at `init`.
+    pub(crate) fn place_roots(machine: &Machine, init: Root) {
         let cpus = machine.config().cpus;
         let roots: *const [SimLocal<usize>] =
-            machine.place_slice("cr3", ObjectKind::PerCpu, cpus, |_| LocalWord::new(0));
+            machine.place_slice("cr3", ObjectKind::PerCpu, cpus, |_| LocalWord::new(init.0));
         // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
         ROOTS.set(Some(unsafe { &*roots }));
     }

@@ -53,7 +53,8 @@ where
     S: Accounted<Lab<R>>,
 {
     pub(crate) fn set_up(machine: &Machine, program: &Program, strategy: S) -> Rc<Watch> {
-        Watch::place_roots(machine);
+        let init_root = TableCaches::init_root(machine);
+        Watch::place_roots(machine, init_root);
         let cpus = program.cpus();
         let init_mm: NonNull<Mm<Lab<R>, S>> =
             NonNull::from(machine.place("init_mm", ObjectKind::Mm, core::mem::MaybeUninit::<Mm<Lab<R>, S>>::uninit()))
@@ -65,7 +66,6 @@ where
             // SAFETY: the switcher is in the arena too; roots are tables there.
             unsafe { Mm::new(NonNull::from(switcher), Lab::NEW, root, Tables::none()) }
         };
-        let init_root = TableCaches::init_root(machine);
         // SAFETY: placed above, and nobody has used it yet.
         unsafe { init_mm.write(new_mm(init_root)) };
 

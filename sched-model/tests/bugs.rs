@@ -1,0 +1,75 @@
+//! The known bugs: each is found where its test says, and is gone when what was planted is taken out. For each property
+//! of the checker there is a bug that breaks it.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{bundled, explore, kinds};
+use lazytlb_machine::{Kind, MemoryModel};
+use lazytlb_sched_model::{Litmus, Mutant, Strategy};
+
+fn bugs() -> impl Iterator<Item = Litmus> {
+    bundled().into_iter().filter(|litmus| litmus.bug.is_some())
+}
+
+#[test]
+fn every_bug_is_found_as_its_test_says() {
+    let mut all_kinds = BTreeSet::new();
+    for litmus in bugs() {
+        assert!(!litmus.expected.is_empty(), "{} says nowhere where it is found", litmus.program.name);
+        for expected in &litmus.expected {
+            for &memory in &litmus.memories {
+                let setting = litmus.setting(expected.strategy, expected.rules, memory);
+                let result = explore(&litmus, &setting);
+                let name = format!("{} {} {} {memory}", litmus.program.name, expected.strategy, expected.rules);
+                assert_eq!(kinds(&result), expected.kinds.iter().copied().collect(), "{name}");
+                assert_eq!(result.never_met, [""; 0], "{name}: what is dropped is never met");
+                all_kinds.extend(kinds(&result));
+            }
+        }
+    }
+    // What an address space can do wrong. The others (out of bounds, panic, ...) are the machine's own tests'.
+    let expected = [
+        Kind::Holds,
+        Kind::Dereferences,
+        Kind::HardwareReaches,
+        Kind::DoubleFree,
+        Kind::Leak,
+        Kind::Deadlock,
+        Kind::SleepingWhileAtomic,
+        Kind::Warning,
+        Kind::Assertion,
+    ];
+    let missing: Vec<Kind> = expected.into_iter().filter(|kind| !all_kinds.contains(kind)).collect();
+    assert!(missing.is_empty(), "no bug shows {missing:?}");
+}
+
+/// The same program without the planted bug passes: what is found is the bug and nothing else.
+#[test]
+fn without_what_was_planted_nothing_is_found() {
+    for mut litmus in bugs().filter(|litmus| litmus.is_mutation() && litmus.mutant != Some(Mutant::Caller)) {
+        litmus.dropped.clear();
+        litmus.mutant = None;
+        for rules in litmus.machines.clone() {
+            for strategy in Strategy::ALL.into_iter().filter(|strategy| strategy.claims(rules)) {
+                for &memory in &litmus.memories {
+                    let result = explore(&litmus, &litmus.setting(strategy, rules, memory));
+                    let name = &litmus.program.name;
+                    assert_eq!((kinds(&result), result.complete), (BTreeSet::new(), true), "{name} {strategy} {rules}");
+                }
+            }
+        }
+    }
+}
+
+/// A missing barrier between a store and a later load shows only where stores are buffered.
+#[test]
+fn the_missing_fence_is_missed_under_sc() {
+    let litmus = bugs().find(|litmus| litmus.program.name == "b18-flush-not-fenced").unwrap();
+    for expected in &litmus.expected {
+        let setting = litmus.setting(expected.strategy, expected.rules, MemoryModel::Sc);
+        let result = explore(&litmus, &setting);
+        assert_eq!((kinds(&result), result.complete), (BTreeSet::new(), true), "{}", expected.strategy);
+    }
+}
