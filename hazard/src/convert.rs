@@ -269,11 +269,7 @@ enum Given<P: Platform> {
 }
 
 /// Leaves a reference to `mm` with the CPU of `slot`, which was seen borrowing it.
-fn give<P: Platform, Steps: ConvertSteps<P>>(
-    slot: &HazardSlot<P>,
-    mm: &MmCore<P>,
-    seen: *mut MmCore<P>,
-) -> Given<P> {
+fn give<P: Platform, Steps: ConvertSteps<P>>(slot: &HazardSlot<P>, mm: &MmCore<P>, seen: *mut MmCore<P>) -> Given<P> {
     let mm_ptr = MmPtr::from(mm).as_ptr();
     loop {
         let older = slot.drop_mm.load(Acquire.at(LOAD_DROP));

@@ -460,7 +460,9 @@ impl State {
     }
 
     fn others_can_be_stopped(&self, me: usize) -> bool {
-        let stoppable = |place: &Place| place.agent || (place.irqs_on && !place.in_handler() && place.preempt_count == 0 && place.in_softirq == 0);
+        let stoppable = |place: &Place| {
+            place.agent || (place.irqs_on && !place.in_handler() && place.preempt_count == 0 && place.in_softirq == 0)
+        };
         self.places.iter().enumerate().all(|(id, place)| id == me || stoppable(place))
     }
 

@@ -50,11 +50,11 @@
 
 use core::fmt;
 
-use lazytlb_machine::{Kind, MemoryModel};
+use lazytlb_machine::{Kind, Machine, MemoryModel};
 
+use crate::model::Setting;
 use crate::mutants::Mutant;
 use crate::program::{InInterrupt, Program, Source, Statement, TaskDecl};
-use crate::model::Setting;
 use crate::strategies::{Rules, Strategy};
 
 /// A litmus test.
@@ -138,6 +138,14 @@ impl fmt::Display for LitmusError {
 impl core::error::Error for LitmusError {}
 
 const MAGIC: &str = "lazytlb-litmus 1";
+/// More than any search could come to the end of.
+const MOST_MMS: usize = 16;
+/// Likewise; a task is a bit in a word.
+const MOST_TASKS: usize = 32;
+/// What a machine can have.
+const MOST_PLACES: usize = Machine::MAX_PLACES;
+/// A CPU has so many vectors for them.
+const MOST_ARRIVING: usize = 30;
 
 /// A word of a line, with where it begins.
 #[derive(Clone, Copy)]
@@ -267,6 +275,9 @@ impl Reader {
                     if self.litmus.program.mms.iter().any(|mm| mm == word.text) {
                         return Err(line.error(word.column, format!("there is an mm `{}` already", word.text)));
                     }
+                    if self.litmus.program.mms.len() == MOST_MMS {
+                        return Err(line.error(word.column, format!("a test has at most {MOST_MMS} mms")));
+                    }
                     self.litmus.program.mms.push(word.text.to_owned());
                 }
             }
@@ -279,6 +290,9 @@ impl Reader {
                 let task = rest[0];
                 if task.text == "idle" || self.task(task.text).is_some() {
                     return Err(line.error(task.column, format!("there is a task `{}` already", task.text)));
+                }
+                if self.litmus.program.tasks.len() == MOST_TASKS {
+                    return Err(line.error(task.column, format!("a test has at most {MOST_TASKS} tasks")));
                 }
                 self.litmus.program.tasks.push(TaskDecl { name: task.text.to_owned(), mm });
             }
@@ -334,7 +348,11 @@ impl Reader {
             if let [Word { text: "walker", .. }, cpu] = words[..] {
                 let cpus = self.litmus.program.start.len();
                 let number = cpu.text.parse().ok().filter(|&number| number < cpus);
-                let number = number.ok_or_else(|| line.error(cpu.column, "expected the number of a CPU to the left"))?;
+                let number =
+                    number.ok_or_else(|| line.error(cpu.column, "expected the number of a CPU to the left"))?;
+                if self.litmus.program.walkers.contains(&number) {
+                    return Err(line.error(cpu.column, format!("CPU {number} has a walker already")));
+                }
                 self.litmus.program.walkers.push(number);
                 self.columns += 1;
                 continue;
@@ -359,9 +377,8 @@ impl Reader {
             self.litmus.program.scripts.push(Vec::new());
             self.columns += 1;
         }
-        const MOST: usize = 16;
-        if self.columns > MOST {
-            return Err(line.error(1, format!("a machine has at most {MOST} CPUs and walkers")));
+        if self.columns > MOST_PLACES {
+            return Err(line.error(1, format!("a machine has at most {MOST_PLACES} CPUs and walkers")));
         }
         Ok(())
     }
@@ -378,7 +395,6 @@ impl Reader {
             }
             let statement = self.statement(line, cell, cpu, &words)?;
             self.litmus.program.scripts[cpu].push(statement);
-            const MOST_ARRIVING: usize = 30;
             if self.litmus.program.arriving(cpu).len() > MOST_ARRIVING {
                 return Err(line.error(first.column, format!("a CPU has at most {MOST_ARRIVING} interrupts")));
             }

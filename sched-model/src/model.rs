@@ -73,7 +73,9 @@ impl Model {
         Lab<R>: Platform<MmData = MmData> + lazytlb_shootdown::CanShoot,
     {
         match setting.mutant {
-            Some(Mutant::CountAfterGive) => return Self::with::<R, _>(program, setting, Convert::<CountAfterGive>::new()),
+            Some(Mutant::CountAfterGive) => {
+                return Self::with::<R, _>(program, setting, Convert::<CountAfterGive>::new());
+            }
             Some(Mutant::StaleSlot) => return Self::with::<R, _>(program, setting, Convert::<StaleSlot>::new()),
             Some(Mutant::Caller) | None => {}
         }
@@ -97,6 +99,8 @@ impl Model {
             cpus: program.cpus(),
             memory: setting.memory,
             dropped: setting.dropped.clone(),
+            // As much as the program needs: memory that nobody uses costs time in each execution all the same.
+            bytes: 8192 + 2048 * (program.mms.len() + program.cpus()) + 512 * program.tasks.len(),
             ..Config::default()
         };
         let machine = Machine::new(config);

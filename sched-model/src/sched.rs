@@ -166,7 +166,9 @@ where
         }
         let rq = &self.rqs[cpu];
         match self.arriving[cpu][usize::from(vector) - 1] {
-            Statement::Interrupt(Source::Irq, what) | Statement::Interrupt(Source::Nmi, what) => self.in_interrupt(what),
+            Statement::Interrupt(Source::Irq, what) | Statement::Interrupt(Source::Nmi, what) => {
+                self.in_interrupt(what)
+            }
             Statement::Interrupt(Source::Softirq, _) => rq.softirqs.poke(rq.softirqs.peek() | 1 << vector),
             Statement::Preempt(task) => rq.need_resched.poke(task + 1),
             _ => unreachable!("only these arrive"),

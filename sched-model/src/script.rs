@@ -8,7 +8,7 @@ use lazytlb_core::memory::{Label, LocalWord};
 use lazytlb_core::mm::{ARef, Mm, MmPtr, MmWithUser};
 use lazytlb_core::mm_switch::FlushRange;
 use lazytlb_core::platform::{IrqsOff, Platform};
-use lazytlb_machine::Machine;
+use lazytlb_machine::{Kind, Machine};
 
 use crate::platform::{Lab, MmData, peek, watch};
 use crate::program::{InInterrupt, Source, Statement};
@@ -43,7 +43,9 @@ where
 
     fn mm(&self, mm: usize) -> &'static Mm<Lab<R>, S> {
         let object = self.named[mm].peek();
-        assert!(!object.is_null(), "{} is not made yet", self.program.mms[mm]);
+        if object.is_null() {
+            self.script_is_wrong(format!("mm {} is not made yet", self.program.mms[mm]));
+        }
         // SAFETY: in the arena; whether it is allocated is what the machine checks.
         unsafe { &*object }
     }
@@ -106,8 +108,10 @@ where
     fn make_mm(&self, mm: usize) -> ARef<MmWithUser<Lab<R>, S>> {
         let at = Location::caller();
         Machine::with(|machine| {
-            let object = machine.alloc(self.mms, at).expect("a slot for each exec");
-            let tables = self.tables.alloc(|cache| machine.alloc(cache, at).expect("as many tables as mms"));
+            let full = || format!("no memory is left for mm {}", self.program.mms[mm]);
+            let object = machine.alloc(self.mms, at).unwrap_or_else(|| self.script_is_wrong(full()));
+            let tables =
+                self.tables.alloc(|cache| machine.alloc(cache, at).unwrap_or_else(|| self.script_is_wrong(full())));
             self.named[mm].poke(object.as_ptr());
             // Nobody else sees it yet, so building it is no step.
             machine.quietly(|| self.init_mm(object, tables))
@@ -130,6 +134,12 @@ where
             unsafe { self.switcher.sched_init(&irqs_off, &self.tasks[task]) };
             machine.irq_restore(were_on);
         });
+    }
+
+    /// A script asks for what cannot be: a verdict on the test, which ends the execution.
+    fn script_is_wrong(&self, message: String) -> ! {
+        Machine::with(|machine| machine.fail(Kind::Assertion, message));
+        unreachable!("an assertion that fails ends the execution");
     }
 
     /// What an interrupt does, wherever it runs.

@@ -130,7 +130,11 @@ where
     }
 
     /// Makes a slot an mm that maps one page.
-    pub(crate) fn init_mm(&self, object: NonNull<Mm<Lab<R>, S>>, tables: [NonNull<Table>; 4]) -> ARef<MmWithUser<Lab<R>, S>> {
+    pub(crate) fn init_mm(
+        &self,
+        object: NonNull<Mm<Lab<R>, S>>,
+        tables: [NonNull<Table>; 4],
+    ) -> ARef<MmWithUser<Lab<R>, S>> {
         // SAFETY: in the arena; slots are initialised once and for all.
         let mm: &Mm<Lab<R>, S> = unsafe { object.as_ref() };
         let root = mm.core().data().build(tables);

@@ -1,0 +1,133 @@
+//! The litmus language: errors with their place, and no panic on any text.
+
+mod common;
+
+use std::sync::LazyLock;
+
+use common::bundled;
+use lazytlb_machine::{Limits, MemoryModel, Search};
+use lazytlb_sched_model::{Litmus, Model, Rules, Setting, Strategy};
+use proptest::prelude::*;
+
+/// The text of all bundled tests.
+static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../litmus");
+    bundled()
+        .iter()
+        .map(|litmus| std::fs::read_to_string(format!("{folder}/{}.litmus", litmus.program.name)).unwrap())
+        .collect()
+});
+
+/// Words that mean something somewhere.
+const WORDS: [&str; 28] = [
+    "switch",
+    "exit",
+    "exec",
+    "use",
+    "unuse",
+    "mmput",
+    "mmdrop",
+    "flush",
+    "munmap",
+    "look",
+    "offline",
+    "online",
+    "goto",
+    "irq",
+    "nmi",
+    "softirq",
+    "preempt",
+    "migrate",
+    "walker",
+    "cpu",
+    "idle",
+    "A",
+    "B",
+    "sh",
+    "|",
+    "1",
+    "99999999999999999999",
+    "\u{1F600}",
+];
+
+/// What parses also runs: a few random executions of it, under every strategy, do not panic.
+fn feed(text: &str) {
+    let Ok(litmus) = Litmus::parse(text) else { return };
+    for strategy in Strategy::ALL {
+        let setting = Setting::new(strategy, Rules::Ipi, MemoryModel::Tso);
+        let limits = Limits { stop_at_first: false, ..Limits::default() };
+        Model::new(&litmus.program, &setting).explore(Search::Random { seed: 1, executions: 5 }, limits, |_| {});
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_tests_never_panic(
+        file: prop::sample::Index, at: prop::sample::Index, word: prop::sample::Index, kind in 0..4, byte: char
+    ) {
+        let mut text = file.get(&TEXTS).clone();
+        let places: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
+        let at = *at.get(&places);
+        match kind {
+            0 => text.insert(at, byte),
+            1 => drop(text.remove(at)),
+            2 => text.truncate(at),
+            _ => {
+                // One word of it becomes another.
+                let start = text[..at].rfind(char::is_whitespace).map_or(0, |place| place + 1);
+                let end = text[at..].find(char::is_whitespace).map_or(text.len(), |length| at + length);
+                if start <= end {
+                    text.replace_range(start..end, WORDS[word.index(WORDS.len())]);
+                }
+            }
+        }
+        feed(&text);
+    }
+
+    #[test]
+    fn any_text_is_refused_or_read(text: String) {
+        let _ = Litmus::parse(&text);
+        let _ = Litmus::parse(&format!("lazytlb-litmus 1\n{text}"));
+    }
+}
+
+/// A test of the largest size that is accepted fits into its machine.
+#[test]
+fn the_largest_test_fits() {
+    let mut text = String::from("lazytlb-litmus 1\nname large\n");
+    for mm in 0..16 {
+        text += &format!("mm M{mm}\nuser u{mm} M{mm}\nkthread k{mm}\n");
+    }
+    let columns: Vec<String> = (0..8).map(|cpu| format!("cpu u{cpu}")).collect();
+    let walkers: Vec<String> = (0..8).map(|cpu| format!("walker {cpu}")).collect();
+    text += &format!("{} | {}\n", columns.join(" | "), walkers.join(" | "));
+    feed(&text);
+    Litmus::parse(&text).unwrap();
+}
+
+#[test]
+fn errors_say_where_and_what() {
+    let header = "lazytlb-litmus 1\nname t\nmm A\nuser sh A\n";
+    for (text, expected) in [
+        ("".to_owned(), "t:1:1: not a litmus test of this version: expected `lazytlb-litmus 1`"),
+        (format!("{header}cpu sh\njump\n"), "t:6:1: unknown statement `jump`; expected switch, exit,"),
+        (format!("{header}cpu sh | cpu kw\n"), "t:5:14: there is no task `kw`"),
+        (format!("{header}cpu sh\nexit | exit\n"), "t:6:8: there are only 1 columns"),
+        (format!("{header}cpu sh\nexec C\n"), "t:6:6: there is no mm `C`"),
+        (format!("{header}cpu sh\nirq jump\n"), "t:6:5: expected look, mmput MM or mmdrop MM"),
+        (format!("{header}cpu sh | walker 7\n"), "t:5:17: expected the number of a CPU to the left"),
+        (format!("{header}machine z80\n"), "t:5:9: unknown machine `z80`; there are: ipi-flush, broadcast-flush"),
+        (format!("{header}mutant none\n"), "t:5:8: unknown mutant `none`; there are: caller,"),
+        (format!("{header}bug B99\n"), "t:5:8: expected a title after `bug`"),
+        (format!("{header}cpu sh\ngoto 2\n"), "t:6:6: expected the number of an earlier statement of this CPU"),
+        (header.to_owned(), "t:4:1: the test has no CPUs"),
+    ] {
+        let error = Litmus::parse(&text).unwrap_err().in_file("t");
+        assert!(error.starts_with(expected), "{error}");
+        let lines: Vec<&str> = error.lines().collect();
+        let column: usize = error.split(':').nth(2).unwrap().parse().unwrap();
+        assert_eq!(lines[2].find('^'), Some(column + 3), "the caret stands under the column: {error}");
+    }
+}
