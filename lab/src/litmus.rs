@@ -3,17 +3,18 @@
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::{fs, io};
+use std::fs;
 
 use anyhow::Result;
 use comfy_table::{Cell, Color, Table, presets};
 use include_dir::{Dir, include_dir};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use lazytlb_machine::{Found, Kind, Limits, MemoryModel, Reduction, Schedule, Search};
 use lazytlb_sched_model::{Litmus, Model, Rules, Setting, Strategy};
 use serde::Serialize;
 
 use crate::bad_input::BadInput;
+use crate::progress;
 
 static BUNDLED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../litmus");
 
@@ -96,7 +97,7 @@ struct Run {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
         for litmus in load(&[])? {
-            println!("{}\n{}", litmus.program.name, indent(&litmus.about));
+            crate::print(&format!("{}\n{}\n", litmus.program.name, indent(&litmus.about)))?;
         }
         return Ok(true);
     }
@@ -104,34 +105,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(file) = &arguments.replay {
         return replay(&runs, file);
     }
-    let bar = progress_bar(runs.len() as u64);
+    let bar = progress::bar(runs.len() as u64);
     let mut rows = Vec::new();
     for run in &runs {
         bar.set_message(format!("{} under {}", run.litmus.program.name, run.setting.strategy));
         let (row, report) = explore(run, arguments, &bar)?;
         if let Some(report) = report {
-            bar.suspend(|| println!("{report}"));
+            bar.suspend(|| crate::print(&format!("{report}\n")))?;
         }
         rows.push(row);
         bar.inc(1);
     }
     bar.finish_and_clear();
     if arguments.json {
-        serde_json::to_writer_pretty(io::stdout().lock(), &rows)?;
-        println!();
+        crate::print_json(&rows)?;
     } else {
-        println!("{}", table(&rows));
+        crate::print(&format!("{}\n", table(&rows)))?;
     }
     Ok(rows.iter().all(|row| row.expected))
 }
 
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("    {line}\n")).collect()
-}
-
-fn progress_bar(length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("the template is right");
-    ProgressBar::new(length).with_style(style)
 }
 
 /// The tests that are asked for: files, or names of bundled ones.
@@ -258,11 +253,11 @@ fn replay(runs: &[Run], file: &PathBuf) -> Result<bool> {
     match found {
         Some(verdict) => {
             let found = Found { verdict: verdict.clone(), schedule };
-            println!("{}", model.report(&found, None)?);
+            crate::print(&format!("{}\n", model.report(&found, None)?))?;
             Ok(false)
         }
         None => {
-            println!("the schedule runs to its end, and nothing is found");
+            crate::print("the schedule runs to its end, and nothing is found\n")?;
             Ok(true)
         }
     }

@@ -2,10 +2,15 @@
 
 mod bad_input;
 mod litmus;
+mod progress;
+mod replay;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use bad_input::BadInput;
 
@@ -28,20 +33,45 @@ struct Arguments {
 enum Command {
     /// Runs litmus tests over all interleavings.
     Litmus(litmus::Arguments),
+    /// Replays a recorded scheduler trace and counts what each strategy would cost.
+    Replay(replay::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Litmus(arguments) => litmus::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
+        // Whoever read our output has seen enough.
+        Err(error) if error.chain().any(is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
             let bad_input = error.chain().any(|cause| cause.is::<BadInput>());
             ExitCode::from(if bad_input { 2 } else { 1 })
         }
     }
+}
+
+fn is_broken_pipe(error: &(dyn core::error::Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let in_json = error.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+    kind.or(in_json) == Some(io::ErrorKind::BrokenPipe)
+}
+
+/// Prints what was found.
+fn print(text: &str) -> Result<()> {
+    io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// Prints what was found, for programs.
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut stdout, value)?;
+    stdout.write_all(b"\n")?;
+    Ok(())
 }

@@ -431,7 +431,7 @@ impl Reader {
                 }
                 _ => return Err(line.error(number.column, "expected the number of an earlier statement of this CPU")),
             },
-            ("irq" | "softirq" | "nmi", [what @ ..]) => {
+            ("irq" | "softirq" | "nmi", what) => {
                 let source = match key.text {
                     "irq" => Source::Irq,
                     "softirq" => Source::Softirq,

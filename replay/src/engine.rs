@@ -1,0 +1,286 @@
+//! One strategy's switch path over the traced machine: the library's code, driven action by action.
+
+use core::ptr::NonNull;
+
+use lazytlb_core::cpumask::CpuId;
+use lazytlb_core::lazy_tlb::LazyTlb;
+use lazytlb_core::memory::{Label, LocalWord};
+use lazytlb_core::mm::{ARef, Mm, MmPtr, MmWithUser};
+use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, MmSwitch};
+use lazytlb_core::no_lazy::NoLazy;
+use lazytlb_core::platform::{IrqsOff, Platform, Root};
+use lazytlb_core::switcher::{Switcher, Task};
+use lazytlb_hazard::HazardConvert;
+use lazytlb_refcount::Refcount;
+use lazytlb_sched_model::strategies::Unprotected;
+use lazytlb_sched_model::{Rules, Strategy};
+use lazytlb_shootdown::{CanShoot, Shootdown};
+
+use crate::platform::{Counts, Handler, Life, Replay, hardware, on_cpu, swap_counts};
+
+/// Where a task is kept; used again when it is gone.
+pub(crate) type Slot = u32;
+
+/// What a new task runs in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NewMm {
+    /// It is a kernel thread.
+    None,
+    /// An address space of its own.
+    Own,
+    /// That of another task.
+    Of(Slot),
+}
+
+/// Something that the traced kernel did, as the switch path sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Action {
+    /// A CPU is seen for the first time: it runs its idle task.
+    Boot(Slot),
+    /// There is a new task.
+    New(Slot, NewMm),
+    /// The CPU goes from one task to another.
+    Switch(Slot, Slot),
+    /// The running task has a new address space.
+    Exec(Slot),
+    /// The running task gives its address space up. With `true`, the last put comes later.
+    Exit(Slot, bool),
+    /// It comes now.
+    LastPut(Slot),
+    /// A flush of freed page tables hits the CPU.
+    Flush,
+    /// The task is gone.
+    Gone(Slot),
+}
+
+/// An action with its time and place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub(crate) time: u64,
+    pub(crate) cpu: u32,
+    pub(crate) action: Action,
+}
+
+/// A strategy at work.
+pub(crate) trait Run {
+    /// Does one step.
+    fn step(&mut self, step: Step);
+    /// Does many, and counts.
+    fn steps(&mut self, steps: &[Step]);
+    /// What was counted so far; `now` is the end of the trace.
+    fn counts(&self, now: u64) -> Counts;
+}
+
+/// The engine of a strategy on a machine's rules.
+pub(crate) fn engine(strategy: Strategy, rules: Rules) -> Box<dyn Run> {
+    match rules {
+        Rules::Ipi => on_rules::<IpiFlush>(strategy),
+        Rules::Broadcast => on_rules::<BroadcastFlush>(strategy),
+    }
+}
+
+fn on_rules<R: 'static>(strategy: Strategy) -> Box<dyn Run>
+where
+    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool> + CanShoot,
+    R: MmSwitch<Replay<R>>,
+{
+    match strategy {
+        Strategy::NoLazy => Box::new(Engine::<R, _>::new(NoLazy)),
+        Strategy::Unprotected => Box::new(Engine::<R, _>::new(Unprotected)),
+        Strategy::Refcount => Box::new(Engine::<R, _>::new(Refcount)),
+        Strategy::Shootdown => Box::new(Engine::<R, _>::new(Shootdown { debug_shoot_lazies: false })),
+        Strategy::ShootdownDebug => Box::new(Engine::<R, _>::new(Shootdown { debug_shoot_lazies: true })),
+        Strategy::HazardConvert => Box::new(Engine::<R, _>::new(HazardConvert::new())),
+    }
+}
+
+/// A task: what the library has of it, its address space, and a user that puts off the end of that.
+struct Kept<R: 'static, S: LazyTlb<Replay<R>>>
+where
+    Replay<R>: Platform<MmData = Life>,
+{
+    task: Box<Task<Replay<R>>>,
+    mm: Option<NonNull<Mm<Replay<R>, S>>>,
+    held: Option<ARef<MmWithUser<Replay<R>, S>>>,
+}
+
+struct Engine<R: 'static, S: LazyTlb<Replay<R>>>
+where
+    Replay<R>: Platform<MmData = Life>,
+{
+    switcher: &'static Switcher<Replay<R>, S>,
+    tasks: Vec<Option<Kept<R, S>>>,
+    handler: Handler,
+    counts: Counts,
+}
+
+impl<R: 'static, S: LazyTlb<Replay<R>>> Engine<R, S>
+where
+    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool>,
+    R: MmSwitch<Replay<R>>,
+{
+    fn new(strategy: S) -> Self {
+        // Leaked, as a kernel's own statics would stay: one for each engine.
+        let init_mm: NonNull<Mm<Replay<R>, S>> = NonNull::from(Box::leak(Box::<Mm<Replay<R>, S>>::new_uninit())).cast();
+        // SAFETY: init_mm is written right below and never freed.
+        let switcher: &'static _ = Box::leak(Box::new(unsafe { Switcher::new(Replay::NEW, strategy, init_mm) }));
+        // SAFETY: the switcher is leaked too.
+        let value = unsafe { Self::new_mm(switcher, Life::new(|_| unreachable!("init_mm is never freed"))) };
+        // SAFETY: it is the leaked allocation, and nobody has used it yet.
+        unsafe { init_mm.write(value) };
+        let handler: Handler = (core::ptr::from_ref(switcher).cast(), |switcher| {
+            // SAFETY: the handler is set together with the switcher it gets, and that one is leaked.
+            let switcher = unsafe { &*switcher.cast::<Switcher<Replay<R>, S>>() };
+            // SAFETY: kick runs it with interrupts off.
+            switcher.on_ipi(&unsafe { IrqsOff::assume(Replay::NEW) });
+        });
+        Engine { switcher, tasks: Vec::new(), handler, counts: Counts::default() }
+    }
+
+    /// # Safety
+    /// The switcher outlives the mm.
+    unsafe fn new_mm(switcher: &'static Switcher<Replay<R>, S>, life: Life) -> Mm<Replay<R>, S> {
+        const ANY_ROOT: Root = Root(0x1000);
+        // SAFETY: the caller's; roots are only counted here.
+        unsafe { Mm::new(NonNull::from(switcher), Replay::NEW, ANY_ROOT, life) }
+    }
+
+    fn make_mm(&self) -> (NonNull<Mm<Replay<R>, S>>, ARef<MmWithUser<Replay<R>, S>>) {
+        let life = Life::new(|mm| {
+            // SAFETY: the platform frees what is made below, once.
+            drop(unsafe { Box::from_raw(mm.cast::<Mm<Replay<R>, S>>()) });
+        });
+        // SAFETY: the switcher is leaked.
+        let mm = Box::into_raw(Box::new(unsafe { Self::new_mm(self.switcher, life) }));
+        // SAFETY: just allocated.
+        let shared = unsafe { &*mm };
+        shared.core().data().allocation.set(mm.cast());
+        // SAFETY: asked once; the box stays where it is.
+        (NonNull::from(shared), unsafe { shared.into_user() })
+    }
+
+    /// A user of the address space of a task that has one.
+    fn user(mm: NonNull<Mm<Replay<R>, S>>) -> ARef<MmWithUser<Replay<R>, S>> {
+        // SAFETY: the task that it belongs to owns a user of it.
+        ARef::from(unsafe { mm.cast::<MmWithUser<Replay<R>, S>>().as_ref() })
+    }
+
+    fn kept(&mut self, slot: Slot) -> &mut Kept<R, S> {
+        self.tasks[slot as usize].as_mut().expect("the driver names tasks that it has made")
+    }
+
+    fn task(&self, slot: Slot) -> &Task<Replay<R>> {
+        &self.tasks[slot as usize].as_ref().expect("the driver names tasks that it has made").task
+    }
+
+    fn new_task(&mut self, slot: Slot, mm: NewMm) {
+        let (mm, user) = match mm {
+            NewMm::None => (None, None),
+            NewMm::Own => {
+                let (mm, user) = self.make_mm();
+                (Some(mm), Some(user))
+            }
+            NewMm::Of(other) => match self.kept(other).mm {
+                Some(mm) => (Some(mm), Some(Self::user(mm))),
+                None => (None, None),
+            },
+        };
+        let task = Box::new(Task::kthread());
+        if let Some(user) = user {
+            // SAFETY: the task is new.
+            unsafe { task.copy_mm(user) };
+        }
+        if self.tasks.len() <= slot as usize {
+            self.tasks.resize_with(slot as usize + 1, || None);
+        }
+        self.tasks[slot as usize] = Some(Kept { task, mm, held: None });
+    }
+
+    fn irqs_off<T>(f: impl FnOnce(&IrqsOff<'_, Replay<R>>) -> T) -> T {
+        let flags = Replay::<R>::NEW.local_irq_save(Label::NONE);
+        // SAFETY: just disabled.
+        let result = f(&unsafe { IrqsOff::assume(Replay::NEW) });
+        Replay::<R>::NEW.local_irq_restore(flags);
+        result
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Boot(idle) => {
+                self.new_task(idle, NewMm::None);
+                let idle = self.task(idle);
+                // SAFETY: tasks are boxed, and idle tasks stay for good.
+                Self::irqs_off(|irqs_off| unsafe { self.switcher.sched_init(irqs_off, idle) });
+            }
+            Action::New(slot, mm) => self.new_task(slot, mm),
+            Action::Switch(prev, next) => {
+                let (prev, next) = (self.task(prev), self.task(next));
+                let left = Self::irqs_off(|irqs_off| {
+                    // SAFETY: the driver keeps track of who runs where; a task stays until it is switched away from.
+                    unsafe { self.switcher.context_switch(irqs_off, prev, next) };
+                    self.switcher.finish_task_switch(irqs_off)
+                });
+                left.mmdrop_lazy_tlb_sched();
+            }
+            Action::Exec(slot) => {
+                let (mm, user) = self.make_mm();
+                self.kept(slot).mm = Some(mm);
+                // SAFETY: it runs.
+                unsafe { self.switcher.exec_mmap(self.task(slot), user) };
+            }
+            Action::Exit(slot, holds) => {
+                let kept = self.kept(slot);
+                let Some(mm) = kept.mm.take() else { return };
+                kept.held = holds.then(|| Self::user(mm));
+                // SAFETY: it runs.
+                unsafe { self.switcher.exit_mm(self.task(slot)) };
+            }
+            Action::LastPut(slot) => drop(self.kept(slot).held.take()),
+            Action::Flush => Self::irqs_off(|irqs_off| {
+                let cpu = hardware_cpu();
+                let active = self.switcher.cpu(cpu).active_mm_word().get();
+                if let Some(mm) = MmPtr::new(active) {
+                    R::flush_ipi(self.switcher, irqs_off, mm, true);
+                }
+            }),
+            Action::Gone(slot) => {
+                let kept = self.tasks[slot as usize].take();
+                if let Some(mm) = kept.and_then(|kept| kept.mm) {
+                    // Its exit was lost, and with it the put of the user that its word owned.
+                    // SAFETY: the task is not looked at any more.
+                    drop(unsafe { ARef::<MmWithUser<Replay<R>, S>>::from_raw(mm.cast()) });
+                }
+            }
+        }
+    }
+}
+
+fn hardware_cpu() -> CpuId {
+    Replay::<IpiFlush>::NEW.smp_processor_id()
+}
+
+impl<R: 'static, S: LazyTlb<Replay<R>>> Run for Engine<R, S>
+where
+    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool>,
+    R: MmSwitch<Replay<R>>,
+{
+    fn step(&mut self, step: Step) {
+        self.steps(&[step]);
+    }
+
+    fn steps(&mut self, steps: &[Step]) {
+        hardware(|hardware| hardware.handler.set(Some(self.handler)));
+        let others = swap_counts(self.counts);
+        for step in steps {
+            hardware(|hardware| hardware.now.set(step.time));
+            on_cpu(step.cpu as usize, || self.act(step.action));
+        }
+        self.counts = swap_counts(others);
+    }
+
+    fn counts(&self, now: u64) -> Counts {
+        let mut counts = self.counts;
+        counts.end(now);
+        counts
+    }
+}
