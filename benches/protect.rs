@@ -210,8 +210,10 @@ impl Protect for HaphazardNew {
     }
     fn replace(&mut self) {
         let old = self.0.swap(Box::new(Object(7)));
-        // SAFETY: no longer reachable, retired once.
-        old.map(|old| unsafe { old.retire() });
+        if let Some(old) = old {
+            // SAFETY: no longer reachable, retired once.
+            unsafe { old.retire() };
+        }
     }
 }
 
@@ -232,8 +234,10 @@ impl Protect for HaphazardKept {
     }
     fn replace(&mut self) {
         let old = self.object.swap(Box::new(Object(7)));
-        // SAFETY: no longer reachable, retired once.
-        old.map(|old| unsafe { old.retire() });
+        if let Some(old) = old {
+            // SAFETY: no longer reachable, retired once.
+            unsafe { old.retire() };
+        }
     }
 }
 
@@ -250,8 +254,10 @@ impl Protect for HazptrNew {
     }
     fn replace(&mut self) {
         let old = self.0.swap(hazptr::Owned::new(Object(7)), AcqRel);
-        // SAFETY: no longer reachable, retired once.
-        old.map(|old| unsafe { old.retire() });
+        if let Some(old) = old {
+            // SAFETY: no longer reachable, retired once.
+            unsafe { old.retire() };
+        }
     }
 }
 
@@ -270,8 +276,10 @@ impl Protect for HazptrKept {
     }
     fn replace(&mut self) {
         let old = self.object.swap(hazptr::Owned::new(Object(7)), AcqRel);
-        // SAFETY: no longer reachable, retired once.
-        old.map(|old| unsafe { old.retire() });
+        if let Some(old) = old {
+            // SAFETY: no longer reachable, retired once.
+            unsafe { old.retire() };
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use comfy_table::{Cell, Color, Table, presets};

@@ -125,7 +125,9 @@ fn bad_memory() {
                 }
                 _ => {
                     // SAFETY: behind the object, and still in the arena.
-                    let behind: &SimWord<usize> = unsafe { object.add(1).cast().as_ref() };
+                    let behind = unsafe { object.add(1) }.cast::<SimWord<usize>>();
+                    // SAFETY: as above.
+                    let behind = unsafe { behind.as_ref() };
                     behind.load(Relaxed);
                 }
             }

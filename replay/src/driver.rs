@@ -10,11 +10,11 @@
 //! the second of which the flush shows, or the task's end at the latest.
 
 use std::collections::VecDeque;
-use std::io::BufRead;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use lazytlb_sched_model::{Rules, Strategy};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::engine::{Action, NewMm, Run, Slot, Step, engine};
 use crate::event::{Comm, Event, Kind};
@@ -102,6 +102,8 @@ struct TracedMm {
     users: u32,
     /// Whether who shares it is known and not guessed.
     certain: bool,
+    /// It was there before the trace began: who shares it may be guessed wrongly.
+    old: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -112,6 +114,8 @@ struct Cpu {
     idle: Slot,
     /// It is known what the MMU is on.
     sure: bool,
+    /// The address space of the last user task: that, if the MMU has not left it since.
+    on: Option<MmId>,
     /// A switch whose load would come next.
     expected: Option<Expected>,
     /// A load by a flush, sent by another CPU at this time.
@@ -121,16 +125,23 @@ struct Cpu {
 #[derive(Clone, Copy, Debug)]
 struct Expected {
     line: u64,
+    time: u64,
     prev: u32,
     predicted: bool,
     known: bool,
     seen: bool,
+    /// The address spaces before and after, where a guess says that they are two.
+    guess: Option<(MmId, MmId)>,
 }
 
 /// How many events are held back to put lines in order.
-const WINDOW: usize = 4096;
+const WINDOW: usize = 512;
 /// How many steps are handed to the other strategies at a time.
-const BATCH: usize = 4096;
+const BATCH: usize = 1024;
+/// How long the load of a switch may come after it.
+const SWITCH_NS: u64 = 1_000_000;
+/// How often preemption is disabled in a switch: once by the scheduler, once by the run queue's lock.
+const IN_SWITCH: u8 = 2;
 /// How long a flush may take to reach another CPU.
 const FLUSH_NS: u64 = 200_000;
 
@@ -142,6 +153,8 @@ pub struct Replayer {
     /// The address spaces, and the numbers that can be used again.
     mms: Vec<TracedMm>,
     free_mms: Vec<MmId>,
+    /// Pairs that were seen to be two, smaller number first.
+    apart: FxHashSet<(MmId, MmId)>,
     /// Address spaces by thread group, for tasks that were there at the start.
     groups: FxHashMap<u32, MmId>,
     free_slots: Vec<Slot>,
@@ -176,6 +189,7 @@ impl Replayer {
             tasks: FxHashMap::default(),
             mms: Vec::new(),
             free_mms: Vec::new(),
+            apart: FxHashSet::default(),
             groups: FxHashMap::default(),
             free_slots: Vec::new(),
             next_slot: 0,
@@ -209,7 +223,7 @@ impl Replayer {
     ///
     /// # Errors
     /// If the text is no trace, or has no switches.
-    pub fn run(mut self, source: impl BufRead, mut progress: impl FnMut(u64)) -> Result<Report, TraceError> {
+    pub fn run(mut self, source: impl Read, mut progress: impl FnMut(u64)) -> Result<Report, TraceError> {
         let started = Instant::now();
         let mut lines = Lines::new(source);
         let mut window: VecDeque<Event> = VecDeque::with_capacity(WINDOW + 1);
@@ -225,7 +239,7 @@ impl Replayer {
                 self.event(&event)?;
             }
             const BETWEEN: u64 = 1 << 16;
-            if lines.lines() % BETWEEN == 0 {
+            if lines.lines().is_multiple_of(BETWEEN) {
                 progress(lines.lines());
             }
         }
@@ -340,6 +354,7 @@ impl Replayer {
                 curr: 0,
                 idle,
                 sure: false,
+                on: None,
                 expected: None,
                 interrupted_at: None,
             });
@@ -372,7 +387,12 @@ impl Replayer {
     fn is_load_of_switch(&mut self, event: &Event) -> bool {
         let cpu = &mut self.cpus[event.cpu as usize];
         match (&mut cpu.expected, event.kind) {
-            (Some(expected), Kind::RootLoad) if expected.prev == event.pid && !event.hardirq => {
+            (Some(expected), Kind::RootLoad)
+                if expected.prev == event.pid
+                    && !event.hardirq
+                    && event.time <= expected.time + SWITCH_NS
+                    && event.preempt_count.is_none_or(|count| count >= IN_SWITCH) =>
+            {
                 self.has_truth = true;
                 expected.seen = true;
                 true
@@ -386,8 +406,36 @@ impl Replayer {
         let Some(expected) = self.cpus[event.cpu as usize].expected.take() else { return };
         if expected.known {
             self.truth.compare(expected.line, event.cpu, "switch", expected.predicted, expected.seen);
-        } else {
-            self.truth.unknown += 1;
+            return;
+        }
+        self.truth.unknown += 1;
+        // What was guessed is known from now on, if the trace tells at all.
+        if let Some((before, after)) = expected.guess.filter(|_| self.has_truth) {
+            if expected.seen {
+                self.apart.insert((before.min(after), before.max(after)));
+            } else {
+                self.share(event, before, after);
+            }
+        }
+    }
+
+    /// Two address spaces turn out to be one.
+    fn share(&mut self, event: &Event, before: MmId, after: MmId) {
+        let (kept, guessed) = if self.mms[after as usize].certain { (after, before) } else { (before, after) };
+        let of = |mm| move |task: &&Traced| task.mm == Some(mm);
+        let Some(other) = self.tasks.values().find(of(kept)).map(|task| task.slot) else { return };
+        let same: Vec<Traced> = self.tasks.values().filter(of(guessed)).copied().collect();
+        for task in same {
+            let cpu = task.cpu.unwrap_or(event.cpu);
+            self.act(event.time, cpu, Action::Share(task.slot, other, task.cpu.is_some()));
+            self.mms[kept as usize].users += 1;
+            self.put_mm(guessed);
+        }
+        for task in self.tasks.values_mut().filter(|task| task.mm == Some(guessed)) {
+            task.mm = Some(kept);
+        }
+        for cpu in self.cpus.iter_mut().filter(|cpu| cpu.on == Some(guessed)) {
+            cpu.on = Some(kept);
         }
     }
 
@@ -408,10 +456,12 @@ impl Replayer {
             self.exit(event, prev);
             self.last_put(event, prev, Some(false));
         }
+        let before = self.cpus[event.cpu as usize].on.filter(|_| self.cpus[event.cpu as usize].sure);
         let known = self.switch(event, prev, next, next_comm);
         let predicted = has_loaded(event.cpu);
+        let guess = before.zip(self.cpus[event.cpu as usize].on).filter(|_| !known);
         self.cpus[event.cpu as usize].expected =
-            Some(Expected { line: event.line, prev, predicted, known, seen: false });
+            Some(Expected { line: event.line, time: event.time, prev, predicted, known, seen: false, guess });
         if prev_dead {
             self.gone(event, prev);
         }
@@ -446,15 +496,10 @@ impl Replayer {
         forget_loads();
         self.act(event.time, event.cpu, Action::Switch(prev_slot, next_slot));
         self.cpus[index].curr = next;
-        let was_sure = self.cpus[index].sure;
-        match next_task.mm {
-            None => true,
-            Some(mm) => {
-                let certain = self.mms[mm as usize].certain;
-                self.cpus[index].sure = certain;
-                was_sure && certain
-            }
-        }
+        let Some(mm) = next_task.mm else { return true };
+        let cpu = &mut self.cpus[index];
+        let (was_sure, was_on) = (core::mem::replace(&mut cpu.sure, true), cpu.on.replace(mm));
+        was_sure && was_on.is_none_or(|was_on| self.can_tell(was_on, mm))
     }
 
     fn slot_of(&self, cpu: u32, pid: u32) -> Slot {
@@ -511,8 +556,8 @@ impl Replayer {
         })
     }
 
-    fn new_mm(&mut self, certain: bool) -> MmId {
-        let mm = TracedMm { users: 1, certain };
+    fn new_mm(&mut self, certain: bool, old: bool) -> MmId {
+        let mm = TracedMm { users: 1, certain, old };
         match self.free_mms.pop() {
             Some(id) => {
                 self.mms[id as usize] = mm;
@@ -525,12 +570,26 @@ impl Replayer {
         }
     }
 
+    /// Whether two address spaces are known to be one or two. Those that the trace saw made are known; of those that were
+    /// there before, a guess may be wrong.
+    fn can_tell(&self, one: MmId, other: MmId) -> bool {
+        let (first, second) = (self.mms[one as usize], self.mms[other as usize]);
+        one == other
+            || (first.certain && second.certain)
+            || !first.old
+            || !second.old
+            || self.apart.contains(&(one.min(other), one.max(other)))
+    }
+
     fn put_mm(&mut self, id: MmId) {
         let mm = &mut self.mms[id as usize];
         mm.users -= 1;
         if mm.users == 0 {
             self.free_mms.push(id);
-            self.groups.retain(|_, group| *group != id);
+            if mm.old {
+                self.groups.retain(|_, group| *group != id);
+                self.apart.retain(|&(one, other)| one != id && other != id);
+            }
         }
     }
 
@@ -552,7 +611,7 @@ impl Replayer {
         let kthread = told.map_or_else(|| has_kthread_name(comm), |told| told.kthread);
         let group = told.map(|told| told.tgid).or(in_column);
         let mm = if kthread { None } else { group.and_then(|group| self.groups.get(&group).copied()) };
-        let task = match (kthread, mm) {
+        match (kthread, mm) {
             (true, _) => self.add_task(event, pid, NewMm::None, None),
             (false, Some(mm)) => {
                 let other = self.tasks.values().find(|task| task.mm == Some(mm)).map(|task| task.slot);
@@ -560,14 +619,13 @@ impl Replayer {
                 self.add_task(event, pid, other.map_or(NewMm::Own, NewMm::Of), Some(mm))
             }
             (false, None) => {
-                let mm = self.new_mm(group.is_some());
+                let mm = self.new_mm(group.is_some(), true);
                 if let Some(group) = group {
                     self.groups.insert(group, mm);
                 }
                 self.add_task(event, pid, NewMm::Own, Some(mm))
             }
-        };
-        task
+        }
     }
 
     fn add_task(&mut self, event: &Event, pid: u32, new: NewMm, mm: Option<MmId>) -> Traced {
@@ -594,7 +652,7 @@ impl Replayer {
             }
             (Some(_), certain) => {
                 self.report.inferred_tasks += u64::from(certain.is_none());
-                let mm = self.new_mm(certain.is_some());
+                let mm = self.new_mm(certain.is_some(), false);
                 self.add_task(event, child, NewMm::Own, Some(mm))
             }
         };
@@ -606,11 +664,12 @@ impl Replayer {
         if let Some(old) = task.mm {
             self.put_mm(old);
         }
-        let mm = self.new_mm(true);
+        let mm = self.new_mm(true, false);
         if let Some(task) = self.tasks.get_mut(&pid) {
             task.mm = Some(mm);
         }
-        self.cpus[event.cpu as usize].sure = true;
+        let cpu = &mut self.cpus[event.cpu as usize];
+        (cpu.sure, cpu.on) = (true, Some(mm));
         self.act_and_see(event, Action::Exec(task.slot))
     }
 

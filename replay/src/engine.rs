@@ -43,6 +43,8 @@ pub(crate) enum Action {
     Switch(Slot, Slot),
     /// The running task has a new address space.
     Exec(Slot),
+    /// A task turns out to share the address space of another one. With `true`, it runs.
+    Share(Slot, Slot, bool),
     /// The running task gives its address space up. With `true`, the last put comes later.
     Exit(Slot, bool),
     /// It comes now.
@@ -79,10 +81,10 @@ pub(crate) fn engine(strategy: Strategy, rules: Rules) -> Box<dyn Run> {
     }
 }
 
-fn on_rules<R: 'static>(strategy: Strategy) -> Box<dyn Run>
+fn on_rules<R>(strategy: Strategy) -> Box<dyn Run>
 where
+    R: MmSwitch<Replay<R>> + 'static,
     Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool> + CanShoot,
-    R: MmSwitch<Replay<R>>,
 {
     match strategy {
         Strategy::NoLazy => Box::new(Engine::<R, _>::new(NoLazy)),
@@ -114,10 +116,13 @@ where
     counts: Counts,
 }
 
-impl<R: 'static, S: LazyTlb<Replay<R>>> Engine<R, S>
+/// An address space, and a user of it.
+type NewUser<R, S> = (NonNull<Mm<Replay<R>, S>>, ARef<MmWithUser<Replay<R>, S>>);
+
+impl<R, S: LazyTlb<Replay<R>>> Engine<R, S>
 where
+    R: MmSwitch<Replay<R>> + 'static,
     Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool>,
-    R: MmSwitch<Replay<R>>,
 {
     fn new(strategy: S) -> Self {
         // Leaked, as a kernel's own statics would stay: one for each engine.
@@ -145,7 +150,7 @@ where
         unsafe { Mm::new(NonNull::from(switcher), Replay::NEW, ANY_ROOT, life) }
     }
 
-    fn make_mm(&self) -> (NonNull<Mm<Replay<R>, S>>, ARef<MmWithUser<Replay<R>, S>>) {
+    fn make_mm(&self) -> NewUser<R, S> {
         let life = Life::new(|mm| {
             // SAFETY: the platform frees what is made below, once.
             drop(unsafe { Box::from_raw(mm.cast::<Mm<Replay<R>, S>>()) });
@@ -228,6 +233,22 @@ where
                 // SAFETY: it runs.
                 unsafe { self.switcher.exec_mmap(self.task(slot), user) };
             }
+            Action::Share(slot, other, runs) => {
+                let Some(mm) = self.kept(other).mm else { return };
+                let user = Self::user(mm);
+                if runs {
+                    self.kept(slot).mm = Some(mm);
+                    // SAFETY: it runs.
+                    unsafe { self.switcher.exec_mmap(self.task(slot), user) };
+                } else {
+                    let old = self.kept(slot).mm.replace(mm);
+                    let task = self.task(slot);
+                    // SAFETY: it does not run, and what its word owned is dropped right below.
+                    unsafe { task.copy_mm(user) };
+                    // SAFETY: the word owned this user.
+                    drop(old.map(|old| unsafe { ARef::<MmWithUser<Replay<R>, S>>::from_raw(old.cast()) }));
+                }
+            }
             Action::Exit(slot, holds) => {
                 let kept = self.kept(slot);
                 let Some(mm) = kept.mm.take() else { return };
@@ -255,14 +276,27 @@ where
     }
 }
 
+impl<R: 'static, S: LazyTlb<Replay<R>>> Drop for Engine<R, S>
+where
+    Replay<R>: Platform<MmData = Life>,
+{
+    /// What is held back may still interrupt other CPUs. What tasks have at the end of the trace stays with the switcher.
+    fn drop(&mut self) {
+        hardware(|hardware| hardware.handler.set(Some(self.handler)));
+        for kept in self.tasks.iter_mut().flatten() {
+            kept.held = None;
+        }
+    }
+}
+
 fn hardware_cpu() -> CpuId {
     Replay::<IpiFlush>::NEW.smp_processor_id()
 }
 
-impl<R: 'static, S: LazyTlb<Replay<R>>> Run for Engine<R, S>
+impl<R, S: LazyTlb<Replay<R>>> Run for Engine<R, S>
 where
+    R: MmSwitch<Replay<R>> + 'static,
     Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool>,
-    R: MmSwitch<Replay<R>>,
 {
     fn step(&mut self, step: Step) {
         self.steps(&[step]);

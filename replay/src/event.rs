@@ -17,6 +17,8 @@ pub struct Event {
     pub tgid: Option<u32>,
     /// Whether it happened in a hardware interrupt.
     pub hardirq: bool,
+    /// How often preemption was disabled, where the trace has that column and the kernel counts it.
+    pub preempt_count: Option<u8>,
     /// What.
     pub kind: Kind,
 }
@@ -33,7 +35,10 @@ impl Comm {
     pub fn new(name: &[u8]) -> Comm {
         let mut bytes = [0; 15];
         let length = name.len().min(bytes.len());
-        bytes[..length].copy_from_slice(&name[..length]);
+        // Byte by byte: a call to copy so few costs more.
+        for (to, from) in bytes.iter_mut().zip(name) {
+            *to = *from;
+        }
         Comm { bytes, length: length as u8 }
     }
 

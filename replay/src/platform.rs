@@ -410,13 +410,7 @@ macro_rules! platform {
 
             fn context(self) -> Context {
                 let irqs_disabled = hardware(|hardware| hardware.irqs_off.get());
-                Context {
-                    in_nmi: false,
-                    in_hardirq: false,
-                    in_softirq: false,
-                    preempt_disabled: false,
-                    irqs_disabled,
-                }
+                Context { in_nmi: false, in_hardirq: false, in_softirq: false, preempt_disabled: false, irqs_disabled }
             }
 
             fn load_root(self, _: Root) {

@@ -59,9 +59,9 @@ impl fmt::Display for TraceError {
             TraceError::NoTrace => f.write_str(
                 "not a trace: expected the text of tracefs `trace`, `trace-cmd report` or `perf script`, plain or .gz",
             ),
-            TraceError::NoSwitches => {
-                f.write_str("the trace has no sched_switch events; record at least those (`perf record -e sched:sched_switch -a`)")
-            }
+            TraceError::NoSwitches => f.write_str(
+                "the trace has no sched_switch events; record at least those (`perf record -e sched:sched_switch -a`)",
+            ),
         }
     }
 }
@@ -72,7 +72,7 @@ impl core::error::Error for TraceError {}
 ///
 /// # Errors
 /// If it cannot be opened.
-pub fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     reader(File::open(path)?)
 }
 
@@ -80,21 +80,19 @@ pub fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
 ///
 /// # Errors
 /// If its first bytes cannot be read.
-pub fn reader(source: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
-    const BUFFER: usize = 1 << 18;
-    let mut plain = BufReader::with_capacity(BUFFER, source);
+pub fn reader(source: impl Read + 'static) -> io::Result<Box<dyn Read>> {
+    let mut plain = BufReader::with_capacity(CHUNK, source);
     let gzipped = plain.fill_buf()?.starts_with(&[0x1f, 0x8b]);
-    Ok(if gzipped {
-        Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(plain)))
-    } else {
-        Box::new(plain)
-    })
+    Ok(if gzipped { Box::new(MultiGzDecoder::new(plain)) } else { Box::new(plain) })
 }
 
 /// The events of a trace, in the order of its lines.
 pub struct Lines<R> {
     source: R,
-    buffer: Vec<u8>,
+    /// What has been read and not been looked at yet is `chunk[start..end]`.
+    chunk: Vec<u8>,
+    start: usize,
+    end: usize,
     line: u64,
     /// Lines that were events.
     events: u64,
@@ -107,13 +105,13 @@ impl<R> fmt::Debug for Lines<R> {
     }
 }
 
-/// Longer lines are no trace.
-const LONGEST: usize = 1 << 16;
+/// How much is read at a time. A longer line is no trace.
+const CHUNK: usize = 1 << 18;
 
-impl<R: BufRead> Lines<R> {
+impl<R: Read> Lines<R> {
     /// The events in a text.
     pub fn new(source: R) -> Self {
-        Lines { source, buffer: Vec::new(), line: 0, events: 0, failed: false }
+        Lines { source, chunk: vec![0; CHUNK], start: 0, end: 0, line: 0, events: 0, failed: false }
     }
 
     /// How many lines have been read.
@@ -126,20 +124,42 @@ impl<R: BufRead> Lines<R> {
         self.events
     }
 
-    fn read(&mut self) -> Result<Option<Event>, TraceError> {
+    /// The next line, without its end; where it is in the chunk.
+    fn next_line(&mut self) -> Result<Option<core::ops::Range<usize>>, TraceError> {
+        let mut looked_at = 0;
         loop {
-            self.buffer.clear();
-            let read = self.source.by_ref().take(LONGEST as u64).read_until(b'\n', &mut self.buffer);
-            let length = read.map_err(|error| TraceError::Io { line: self.line + 1, error })?;
-            if length == 0 {
-                return if self.events == 0 { Err(TraceError::NoTrace) } else { Ok(None) };
+            let unread = &self.chunk[self.start..self.end];
+            if let Some(length) = memchr(b'\n', &unread[looked_at..]) {
+                let line = self.start..self.start + looked_at + length;
+                self.start = line.end + 1;
+                self.line += 1;
+                return Ok(Some(line));
             }
-            self.line += 1;
-            if length == LONGEST {
-                let message = format!("a line of more than {LONGEST} bytes: not a trace");
-                return Err(TraceError::Line { line: self.line, column: 1, message });
+            looked_at = unread.len();
+            if looked_at == CHUNK {
+                let message = format!("a line of more than {CHUNK} bytes: not a trace");
+                return Err(TraceError::Line { line: self.line + 1, column: 1, message });
             }
-            let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
+            self.chunk.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, looked_at);
+            let read = self.source.read(&mut self.chunk[self.end..]);
+            match read {
+                Ok(0) if looked_at == 0 => return Ok(None),
+                Ok(0) => {
+                    self.start = self.end;
+                    self.line += 1;
+                    return Ok(Some(0..looked_at));
+                }
+                Ok(length) => self.end += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(TraceError::Io { line: self.line + 1, error }),
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<Event>, TraceError> {
+        while let Some(range) = self.next_line()? {
+            let line = &self.chunk[range];
             let parsed = parse(line).map_err(|(at, message)| {
                 let column = at.as_ptr().addr() - line.as_ptr().addr() + 1;
                 TraceError::Line { line: self.line, column, message: message.into() }
@@ -149,10 +169,11 @@ impl<R: BufRead> Lines<R> {
                 return Ok(Some(Event { line: self.line, ..event }));
             }
         }
+        if self.events == 0 { Err(TraceError::NoTrace) } else { Ok(None) }
     }
 }
 
-impl<R: BufRead> Iterator for Lines<R> {
+impl<R: Read> Iterator for Lines<R> {
     type Item = Result<Event, TraceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -174,8 +195,7 @@ fn parse(line: &[u8]) -> Result<Option<Event>, Wrong<'_>> {
         return Ok(None);
     }
     let Some(head) = Head::parse(line) else { return Ok(lost(line)) };
-    let Head { pid, comm, tgid, cpu, hardirq, time, name, says } = head;
-    let name = memchr(b':', name).map_or(name, |colon| &name[colon + 1..]);
+    let Head { pid, comm, tgid, cpu, flags, time, name, says } = head;
     let kind = match name {
         b"sched_switch" => switch(says)?,
         b"task_newtask" => {
@@ -196,7 +216,8 @@ fn parse(line: &[u8]) -> Result<Option<Event>, Wrong<'_>> {
         b"tlb_flush" if memmem::find(says, b"flush on task switch").is_some() => Kind::RootLoad,
         _ => Kind::Other,
     };
-    Ok(Some(Event { line: 0, time, cpu, pid, comm, tgid, hardirq, kind }))
+    let (hardirq, preempt_count) = (flags.is_some_and(is_hardirq), flags.and_then(preempt_count));
+    Ok(Some(Event { line: 0, time, cpu, pid, comm, tgid, hardirq, preempt_count, kind }))
 }
 
 /// `sched_process_fork` as the kernel prints it, or as libtraceevent's plugin does.
@@ -213,7 +234,7 @@ struct Head<'a> {
     comm: Comm,
     tgid: Option<u32>,
     cpu: u32,
-    hardirq: bool,
+    flags: Option<&'a [u8]>,
     time: u64,
     name: &'a [u8],
     says: &'a [u8],
@@ -226,37 +247,85 @@ impl<'a> Head<'a> {
     }
 
     fn with_cpu_at(line: &'a [u8], open: usize) -> Option<Head<'a>> {
-        let close = open + memchr(b']', &line[open..])?;
-        let cpu = decimal(&line[open + 1..close])?;
-        let (task, tgid) = thread_group(line[..open].trim_ascii());
-        let (pid, comm) = pid(task)?;
-        let mut rest = line[close + 1..].trim_ascii_start();
-        let mut hardirq = false;
+        let mut rest = &line[open + 1..];
+        let cpu = leading_number(&mut rest)?;
+        rest = rest.strip_prefix(b"]")?;
+        let mut flags = None;
         let time = loop {
-            let end = memchr(b' ', rest).unwrap_or(rest.len());
-            let word = &rest[..end];
-            rest = rest[end..].trim_ascii_start();
-            match word.strip_suffix(b":").and_then(nanoseconds) {
-                Some(time) => break time,
-                // Flags: irqs-off, need-resched, hardirq/softirq, preempt-depth, and in newer kernels two more.
-                None if (4..=8).contains(&word.len()) && !hardirq => hardirq = is_hardirq(word),
-                None => return None,
+            rest = skip_spaces(rest);
+            if let Some(time) = leading_time(&mut rest) {
+                break time;
             }
-            if rest.is_empty() {
+            // Flags: irqs-off, need-resched, hardirq/softirq, preempt-depth, and in newer kernels two more.
+            let length = rest.iter().position(|&byte| byte == b' ')?;
+            if flags.is_some() || !(4..=8).contains(&length) {
                 return None;
             }
+            flags = Some(&rest[..length]);
+            rest = &rest[length..];
         };
-        // perf prints the count of its counter before the event: `1 sched:sched_switch:`.
-        let colon = memmem::find(rest, b": ").or_else(|| rest.strip_suffix(b":").map(<[u8]>::len))?;
-        let name = &rest[..colon];
-        let name = name.iter().rposition(|&byte| byte == b' ').map_or(name, |space| &name[space + 1..]);
-        Some(Head { pid, comm, tgid, cpu, hardirq, time, name, says: rest.get(colon + 1..)? })
+        rest = skip_spaces(rest);
+        // perf prints the count of its counter and the subsystem before the event: `1 sched:sched_switch:`.
+        let (mut start, mut end) = (0, 0);
+        loop {
+            match rest.get(end)? {
+                b':' if matches!(rest.get(end + 1), None | Some(b' ')) => break,
+                b':' | b' ' => start = end + 1,
+                _ => {}
+            }
+            end += 1;
+        }
+        let (task, tgid) = thread_group(line[..open].trim_ascii_end());
+        let (pid, comm) = pid(task)?;
+        Some(Head { pid, comm, tgid, cpu, flags, time, name: &rest[start..end], says: &rest[end + 1..] })
     }
+}
+
+fn skip_spaces(text: &[u8]) -> &[u8] {
+    &text[text.iter().take_while(|&&byte| byte == b' ').count()..]
+}
+
+/// Takes a number off the text.
+fn leading_number(text: &mut &[u8]) -> Option<u32> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = decimal(&text[..digits])?;
+    *text = &text[digits..];
+    Some(number)
+}
+
+/// Takes `seconds.fraction:` off the text, if that is how it begins; in nanoseconds.
+fn leading_time(text: &mut &[u8]) -> Option<u64> {
+    let (mut seconds, mut at) = (0_u64, 0);
+    while let Some(digit @ b'0'..=b'9') = text.get(at) {
+        seconds = seconds * 10 + u64::from(digit - b'0');
+        at += 1;
+    }
+    const MOST_DIGITS: usize = 10;
+    if at == 0 || at > MOST_DIGITS || text.get(at) != Some(&b'.') {
+        return None;
+    }
+    at += 1;
+    let (mut nanoseconds, mut unit) = (seconds * 1_000_000_000, 100_000_000);
+    while let Some(digit @ b'0'..=b'9') = text.get(at) {
+        nanoseconds += u64::from(digit - b'0') * unit;
+        unit /= 10;
+        at += 1;
+    }
+    if text.get(at) != Some(&b':') {
+        return None;
+    }
+    *text = &text[at + 1..];
+    Some(nanoseconds)
 }
 
 /// Whether the third flag says so.
 fn is_hardirq(flags: &[u8]) -> bool {
     matches!(flags.get(2), Some(b'h' | b'H' | b'z' | b'Z'))
+}
+
+/// The fourth flag: a digit, or a dot for zero and for kernels that do not count.
+fn preempt_count(flags: &[u8]) -> Option<u8> {
+    flags.get(3).filter(|flag| flag.is_ascii_digit()).map(|digit| digit - b'0')
 }
 
 /// Splits `(12345)` or `(-----)` off.
@@ -286,20 +355,65 @@ fn pid(task: &[u8]) -> Option<(u32, Comm)> {
     Some((decimal(&task[start..])?, Comm::new(name)))
 }
 
+/// `sched_switch` as it nearly always looks, quickly.
+fn usual_switch(says: &[u8]) -> Option<Kind> {
+    const ARROW: &[u8] = b" ==> next_comm=";
+    let (_, text) = trailing_digits(says);
+    let text = text.strip_suffix(b"-").unwrap_or(text).strip_suffix(b" next_prio=")?;
+    let (next, text) = trailing_digits(text);
+    let text = text.strip_suffix(b" next_pid=")?;
+    const LONGEST_NAME: usize = 15;
+    let name = (0..=LONGEST_NAME.min(text.len())).find(|&length| text[..text.len() - length].ends_with(ARROW))?;
+    let (text, next_comm) = text.split_at(text.len() - name);
+    let text = &text[..text.len() - ARROW.len()];
+    let state = text.iter().rev().take_while(|&&byte| byte != b'=').count();
+    let (text, state) = text.split_at(text.len() - state);
+    let (_, text) = trailing_digits(text.strip_suffix(b" prev_state=")?);
+    let text = text.strip_suffix(b"-").unwrap_or(text).strip_suffix(b" prev_prio=")?;
+    let (prev, text) = trailing_digits(text);
+    let prev_comm = skip_spaces(text.strip_suffix(b" prev_pid=")?).strip_prefix(b"prev_comm=")?;
+    Some(Kind::Switch {
+        prev: decimal(prev)?,
+        prev_comm: Comm::new(prev_comm),
+        prev_dead: is_dead(state),
+        next: decimal(next)?,
+        next_comm: Comm::new(next_comm),
+    })
+}
+
+/// The digits at the end of a text, and what is before them.
+fn trailing_digits(text: &[u8]) -> (&[u8], &[u8]) {
+    let digits = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (before, digits) = text.split_at(text.len() - digits);
+    (digits, before)
+}
+
 /// `sched_switch` as the kernel prints it, or as libtraceevent's plugin does.
+///
+/// Read from its end: a name may contain anything, the fields behind it may not.
 fn switch(says: &[u8]) -> Result<Kind, Wrong<'_>> {
-    if let Some(arrow) = memmem::rfind(says, b" ==> next_comm=") {
-        let (left, right) = (&says[..arrow], &says[arrow + b" ==> next_comm=".len()..]);
-        let next_at = memmem::rfind(right, b" next_pid=").ok_or((right, "sched_switch without next_pid="))?;
-        let prev_at = memmem::rfind(left, b" prev_pid=").ok_or((left, "sched_switch without prev_pid="))?;
-        let state = field(&left[prev_at..], b" prev_state=")?;
-        let name = memmem::find(left, b"prev_comm=").map_or(&left[..0], |at| &left[at + b"prev_comm=".len()..prev_at]);
+    if let Some(kind) = usual_switch(says) {
+        return Ok(kind);
+    }
+    const ARROW: &[u8] = b" ==> next_comm=";
+    let arrow = || memchr::memrchr_iter(b'=', says).map(|at| at + 1).find(|&end| says[..end].ends_with(ARROW));
+    if memchr::memrchr(b'=', says).is_some()
+        && let Some(right) = arrow()
+    {
+        let mut left = &says[..right - ARROW.len()];
+        let mut right = &says[right..];
+        take_last(&mut right, b"next_prio=")?;
+        let next = number(take_last(&mut right, b"next_pid=")?)?;
+        let state = take_last(&mut left, b"prev_state=")?;
+        take_last(&mut left, b"prev_prio=")?;
+        let prev = number(take_last(&mut left, b"prev_pid=")?)?;
+        let name = left.trim_ascii_start();
         return Ok(Kind::Switch {
-            prev: number_field(&left[prev_at..], b" prev_pid=")?,
-            prev_comm: Comm::new(name),
+            prev,
+            prev_comm: Comm::new(name.strip_prefix(b"prev_comm=").unwrap_or(name)),
             prev_dead: is_dead(state),
-            next: number_field(&right[next_at..], b" next_pid=")?,
-            next_comm: Comm::new(&right[..next_at]),
+            next,
+            next_comm: Comm::new(right),
         });
     }
     // comm:pid [prio] S ==> comm:pid [prio]
@@ -342,8 +456,22 @@ fn lost(line: &[u8]) -> Option<Event> {
         comm: Comm::default(),
         tgid: None,
         hardirq: false,
+        preempt_count: None,
         kind: Kind::Lost { cpu },
     })
+}
+
+/// The value of the last field, which has this key; it is taken off the text.
+fn take_last<'a>(text: &mut &'a [u8], key: &'static [u8]) -> Result<&'a [u8], Wrong<'a>> {
+    let whole = text.trim_ascii_end();
+    let start = memchr::memrchr(b' ', whole).map_or(0, |space| space + 1);
+    let value = whole[start..].strip_prefix(key).ok_or((&whole[start..], "not the field that comes here"))?;
+    *text = &whole[..start.saturating_sub(1)];
+    Ok(value)
+}
+
+fn number(value: &[u8]) -> Result<u32, Wrong<'_>> {
+    decimal(value).ok_or((value, "expected a number"))
 }
 
 /// The word behind the first `key`.
@@ -357,15 +485,13 @@ fn word(text: &[u8]) -> &[u8] {
 }
 
 fn number_field<'a>(says: &'a [u8], key: &'static [u8]) -> Result<u32, Wrong<'a>> {
-    let value = field(says, key)?;
-    decimal(value.trim_ascii()).ok_or((value, "expected a number"))
+    number(field(says, key)?.trim_ascii())
 }
 
 /// The number behind the last `key`: names before it may contain anything.
 fn last_number_field<'a>(says: &'a [u8], key: &'static [u8]) -> Result<u32, Wrong<'a>> {
     let at = memmem::rfind(says, key).ok_or((says, "a field is missing that this event has"))?;
-    let value = word(&says[at + key.len()..]);
-    decimal(value.trim_ascii()).ok_or((value, "expected a number"))
+    number(word(&says[at + key.len()..]))
 }
 
 fn decimal(digits: &[u8]) -> Option<u32> {
@@ -381,22 +507,6 @@ fn decimal(digits: &[u8]) -> Option<u32> {
 fn hexadecimal(digits: &[u8]) -> Option<u64> {
     let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
     u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()
-}
-
-/// Seconds with a fraction, in nanoseconds.
-fn nanoseconds(text: &[u8]) -> Option<u64> {
-    let dot = memchr(b'.', text)?;
-    let (seconds, fraction) = (&text[..dot], &text[dot + 1..]);
-    if seconds.is_empty() || seconds.len() > 10 || fraction.is_empty() || fraction.len() > 9 {
-        return None;
-    }
-    let digits = |text: &[u8]| {
-        text.iter().try_fold(0_u64, |number, &byte| {
-            byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0'))
-        })
-    };
-    let scale = 10_u64.pow(9 - fraction.len() as u32);
-    Some(digits(seconds)? * 1_000_000_000 + digits(fraction)? * scale)
 }
 
 #[cfg(test)]
@@ -416,7 +526,8 @@ mod tests {
     /// The layouts of several kernels and tools, names with all that a name may have.
     #[test]
     fn layouts() {
-        const SAYS: &str = "prev_comm=a b prev_pid=7 prev_prio=120 prev_state=R+ ==> next_comm=x ==> y next_pid=9 next_prio=120";
+        const SAYS: &str =
+            "prev_comm=a b prev_pid=7 prev_prio=120 prev_state=R+ ==> next_comm=x ==> y next_pid=9 next_prio=120";
         for line in [
             "            a b-7       [001] d..2.  1075.065004: sched_switch: ",
             "            a b-7       [001] d..2  1075.065004: sched_switch: ",

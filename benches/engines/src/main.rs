@@ -44,7 +44,9 @@ impl Measured {
     }
 }
 
-const ENGINES: [(&str, fn() -> Vec<Measured>); 3] =
+type Engine = fn() -> Vec<Measured>;
+
+const ENGINES: [(&str, Engine); 3] =
     [("machine", machine_engine::run), ("shuttle", shuttle_engine::run), ("loom", loom_engine::run)];
 
 /// The program of the headline figures.
