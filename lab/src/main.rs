@@ -1,9 +1,12 @@
 //! The `lazytlb` command.
 
 mod bad_input;
+mod bugs;
+mod compare;
 mod litmus;
 mod progress;
 mod replay;
+mod suite;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -14,12 +17,15 @@ use serde::Serialize;
 
 use bad_input::BadInput;
 
-/// Explores lifetime strategies for a lazily held address space (active_mm).
+/// Compares and explores lifetime strategies for a lazily held address space (active_mm).
 ///
 /// When a CPU goes from a user task to a kernel thread it keeps the user page tables loaded. Something must keep that
 /// address space alive, or take it off the CPU, before it is freed. This command runs the library's strategies in a
 /// scheduler model, over all interleavings, and tells which are safe where, with a kernel-style report and a schedule
-/// to replay for each that is not.
+/// to replay for each that is not; and it runs them over recorded traces of real kernels, and tells what each costs.
+///
+/// Start with `lazytlb compare`. Then look at a bug: `lazytlb bugs B01 --report`. Then record a trace of your own machine
+/// (`perf record -a -e 'sched:*' -e 'tlb:*' sleep 5; perf script > my.txt`) and replay it: `lazytlb replay my.txt`.
 ///
 /// Exit status: 0 if all is as expected, 1 if something is not, 2 if the input is bad.
 #[derive(Parser)]
@@ -31,8 +37,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Puts all strategies side by side, on the bundled tests and traces and natively.
+    Compare(compare::Arguments),
     /// Runs litmus tests over all interleavings.
     Litmus(litmus::Arguments),
+    /// Looks for known bugs, planted in the library's code or in what calls it.
+    Bugs(bugs::Arguments),
     /// Replays a recorded scheduler trace and counts what each strategy would cost.
     Replay(replay::Arguments),
 }
@@ -40,7 +50,9 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Litmus(arguments) => litmus::run(&arguments),
+        Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
     };
     match result {

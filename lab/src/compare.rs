@@ -1,0 +1,213 @@
+//! `lazytlb compare`: every strategy side by side, on what is bundled.
+
+use core::time::Duration;
+use std::io::Cursor;
+
+use anyhow::{Context, Result};
+use comfy_table::{Cell, Color, Table, presets};
+use lazytlb_native::{HotPath, strategies};
+use lazytlb_replay::{Options, Replayer, Report, TasksFile, text};
+use lazytlb_sched_model::{Rules, Strategy};
+use serde::Serialize;
+
+use crate::suite::{self, Effort, Row, Run, Verdict};
+use crate::{bugs, progress, replay};
+
+/// Arguments of `lazytlb compare`.
+///
+/// Verdicts over the bundled litmus tests, known bugs found, counts over the bundled traces by the strategies' own code,
+/// and native times of the hot paths on this machine.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Prints one JSON object instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A bundled trace: its name, the trace, its tasks.
+type Bundled = (&'static str, &'static [u8], &'static [u8]);
+
+const TRACES: [Bundled; 2] = [
+    ("fork-exit", include_bytes!("../../traces/fork-exit.trace.gz"), include_bytes!("../../traces/fork-exit.tasks")),
+    (
+        "pipes-threads",
+        include_bytes!("../../traces/pipes-threads.trace.gz"),
+        include_bytes!("../../traces/pipes-threads.tasks"),
+    ),
+];
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Json {
+    litmus: Vec<Row>,
+    bugs: Vec<bugs::Bug>,
+    replay: Vec<replay::Json>,
+    native: Vec<Native>,
+}
+
+/// How long a strategy's hot path takes natively, in nanoseconds.
+#[derive(Serialize, Clone)]
+struct Native {
+    strategy: &'static str,
+    path: &'static str,
+    median_ns: f64,
+    fastest_ns: f64,
+    slowest_ns: f64,
+}
+
+/// Runs the command; says whether all was as expected.
+pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let litmus = verdicts()?;
+    let bugs = bugs::find(&bugs::all()?, Effort::default(), false)?;
+    let reports: Vec<(&str, Report)> = TRACES.iter().map(replayed).collect::<Result<_>>()?;
+    let native = native();
+    let good = litmus.iter().all(|row| row.expected) && bugs.iter().all(|bug| bug.found);
+    if arguments.json {
+        let replay = reports.iter().map(|(name, report)| replay::Json::new(name, Rules::Ipi, report)).collect();
+        crate::print_json(&Json { litmus, bugs, replay, native })?;
+    } else {
+        crate::print(&text_report(&litmus, &bugs, &reports, &native))?;
+    }
+    Ok(good)
+}
+
+/// Every bundled test without a planted bug, under every strategy.
+fn verdicts() -> Result<Vec<Row>> {
+    let mut runs = Vec::new();
+    for litmus in suite::load(&[])?.into_iter().filter(|litmus| !litmus.is_mutation()) {
+        for &rules in &litmus.machines {
+            for &memory in &litmus.memories {
+                for strategy in Strategy::ALL {
+                    runs.push(Run { litmus: litmus.clone(), setting: litmus.setting(strategy, rules, memory) });
+                }
+            }
+        }
+    }
+    suite::explore_all(&runs, Effort::default(), false)
+}
+
+fn replayed(&(name, trace, tasks): &Bundled) -> Result<(&'static str, Report)> {
+    let options = Options { tasks: Some(TasksFile::parse(tasks)?), ..Options::default() };
+    let report = Replayer::new(options).run(text::reader(Cursor::new(trace))?, |_| {});
+    Ok((name, report.with_context(|| format!("the bundled trace {name}"))?))
+}
+
+/// Times each path of each strategy. Rounds of all strategies alternate, so that what disturbs one disturbs all.
+fn native() -> Vec<Native> {
+    const SAMPLES: usize = 15;
+    const SAMPLE: Duration = Duration::from_millis(3);
+    let strategies = strategies::<2>();
+    let bar = progress::bar((HotPath::ALL.len() * SAMPLES) as u64);
+    let mut all = Vec::new();
+    for path in HotPath::ALL {
+        bar.set_message(path.name());
+        let mut samples: Vec<Vec<f64>> = vec![Vec::new(); strategies.len()];
+        let rounds: Vec<u64> = strategies
+            .iter()
+            .map(|(_, run)| {
+                const TRIAL: u64 = 10_000;
+                let each = run(path, TRIAL).as_nanos().max(1) as u64;
+                (SAMPLE.as_nanos() as u64 * TRIAL / each).max(1)
+            })
+            .collect();
+        for _ in 0..SAMPLES {
+            for (index, (_, run)) in strategies.iter().enumerate() {
+                samples[index].push(run(path, rounds[index]).as_nanos() as f64 / rounds[index] as f64);
+            }
+            bar.inc(1);
+        }
+        for ((strategy, _), mut samples) in strategies.iter().zip(samples) {
+            samples.sort_by(f64::total_cmp);
+            all.push(Native {
+                strategy,
+                path: path.name(),
+                median_ns: samples[samples.len() / 2],
+                fastest_ns: samples[0],
+                slowest_ns: samples[samples.len() - 1],
+            });
+        }
+    }
+    bar.finish_and_clear();
+    all
+}
+
+fn text_report(litmus: &[Row], bugs: &[bugs::Bug], reports: &[(&str, Report)], native: &[Native]) -> String {
+    let tests: std::collections::BTreeSet<&str> = litmus.iter().map(|row| row.test.as_str()).collect();
+    let mut text = format!(
+        "Safety: {} litmus tests, all interleavings, SC and TSO; verdicts by machine.\n\n{}\n",
+        tests.len(),
+        safety(litmus)
+    );
+    let found = bugs.iter().filter(|bug| bug.found).count();
+    text += &format!("\nKnown bugs, planted: {found} of {} found (`lazytlb bugs`).\n", bugs.len());
+    for (name, report) in reports {
+        text += &format!(
+            "\nCost on the bundled trace {name} (Linux 6.18, {} CPUs, {} switches), counted by the strategies' own code:\n",
+            report.cpus, report.switches
+        );
+        if let Some(truth) = &report.truth {
+            text += &replay::truth_report(truth, false);
+        }
+        text += &format!("\n{}\n", replay::table(&report.strategies, Rules::Ipi));
+    }
+    text += &format!(
+        "\nNative nanoseconds on this machine, one thread without contention: median (fastest to slowest of 15).\n\n{}\n",
+        times(native)
+    );
+    text
+}
+
+/// For each strategy and machine: how many runs passed.
+fn safety(litmus: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["strategy", "machine", "claims it", "pass", "bug", "incomplete", "found"]);
+    for strategy in Strategy::ALL {
+        for rules in Rules::ALL {
+            let rows: Vec<&Row> =
+                litmus.iter().filter(|row| (row.strategy, row.machine) == (strategy.name(), rules.name())).collect();
+            let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
+            let mut kinds: Vec<&str> = rows.iter().flat_map(|row| row.kinds.iter().copied()).collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            let claimed = strategy.claims(rules);
+            let color = match (claimed, count(Verdict::Bug) + count(Verdict::Incomplete)) {
+                (true, 0) => Color::Green,
+                (true, _) => Color::Red,
+                (false, _) => Color::Yellow,
+            };
+            table.add_row([
+                Cell::new(strategy.name()),
+                Cell::new(rules.name()),
+                Cell::new(if claimed { "yes" } else { "no" }),
+                Cell::new(count(Verdict::Pass)).fg(color),
+                Cell::new(count(Verdict::Bug)).fg(color),
+                Cell::new(count(Verdict::Incomplete)),
+                Cell::new(kinds.join(" ")),
+            ]);
+        }
+    }
+    table
+}
+
+fn times(native: &[Native]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let mut header = vec!["strategy"];
+    header.extend(HotPath::ALL.map(HotPath::name));
+    table.set_header(header);
+    let mut names: Vec<&str> = native.iter().map(|one| one.strategy).collect();
+    names.dedup();
+    names.truncate(native.len() / HotPath::ALL.len());
+    for name in names {
+        let mut cells = vec![name.to_owned()];
+        for path in HotPath::ALL {
+            let one = native.iter().find(|one| (one.strategy, one.path) == (name, path.name()));
+            cells.push(one.map_or(String::new(), |one| {
+                format!("{:.1} ({:.1} to {:.1})", one.median_ns, one.fastest_ns, one.slowest_ns)
+            }));
+        }
+        table.add_row(cells);
+    }
+    table
+}

@@ -1,0 +1,199 @@
+//! Litmus tests from files and from those that are bundled, and how a run of one ends.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::Result;
+use comfy_table::{Cell, Color, Table, presets};
+use include_dir::{Dir, include_dir};
+use indicatif::ProgressBar;
+use lazytlb_machine::{Found, Kind, Limits, Reduction, Search};
+use lazytlb_sched_model::{Litmus, Model, Setting};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::bad_input::BadInput;
+use crate::progress;
+
+static BUNDLED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../litmus");
+
+/// When a search is given up.
+#[derive(clap::Args, Clone, Copy)]
+pub(crate) struct Effort {
+    /// Gives a test up after so many executions; it counts as incomplete then.
+    #[arg(long, default_value_t = 5_000_000, value_name = "N")]
+    pub(crate) executions: u64,
+    /// Gives a test up after so many seconds.
+    #[arg(long, default_value_t = 120, value_name = "S")]
+    pub(crate) seconds: u64,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Effort { executions: 5_000_000, seconds: 120 }
+    }
+}
+
+/// A run: a test in a setting.
+pub(crate) struct Run {
+    pub(crate) litmus: Litmus,
+    pub(crate) setting: Setting,
+}
+
+/// How one run of a test ended.
+#[derive(Serialize, Clone)]
+pub(crate) struct Row {
+    pub(crate) test: String,
+    pub(crate) machine: &'static str,
+    pub(crate) strategy: &'static str,
+    pub(crate) memory: &'static str,
+    /// The raw finding.
+    pub(crate) verdict: Verdict,
+    /// Whether the strategy claims to work on this machine.
+    pub(crate) claimed: bool,
+    /// Whether the finding is what the claim, or the test, says. Where neither says anything, whatever is found is.
+    pub(crate) expected: bool,
+    pub(crate) kinds: Vec<&'static str>,
+    pub(crate) executions: u64,
+    pub(crate) states: u64,
+    pub(crate) complete: bool,
+    pub(crate) seconds: f64,
+    /// How to see the worst of what was found again.
+    pub(crate) schedule: Option<String>,
+    /// Its report, where it was asked for.
+    #[serde(skip)]
+    pub(crate) report: Option<String>,
+}
+
+#[derive(Serialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    Pass,
+    Bug,
+    Incomplete,
+}
+
+/// The tests that are asked for: files, or names of bundled ones; all bundled ones if none is.
+pub(crate) fn load(tests: &[String]) -> Result<Vec<Litmus>, BadInput> {
+    let parse = |name: &str, text: &str| Litmus::parse(text).map_err(|error| BadInput::new(error.in_file(name)));
+    if tests.is_empty() {
+        let mut files: Vec<_> = BUNDLED.files().collect();
+        files.sort_by_key(|file| file.path());
+        let name = |file: &include_dir::File<'_>| file.path().display().to_string();
+        return files.iter().map(|file| parse(&name(file), file.contents_utf8().unwrap_or_default())).collect();
+    }
+    let read = |test: &String| {
+        if let Some(file) = BUNDLED.get_file(format!("{test}.litmus")) {
+            return parse(test, file.contents_utf8().unwrap_or_default());
+        }
+        let bytes = fs::read(test).map_err(|error| {
+            BadInput::new(format!("{test}: {error}; it is no bundled test either (see `lazytlb litmus --list`)"))
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+            let column = valid.rsplit(|&byte| byte == b'\n').next().map_or(0, <[u8]>::len) + 1;
+            BadInput::new(format!("{test}:{line}:{column}: not text: a byte that is not UTF-8"))
+        })?;
+        parse(test, &text)
+    };
+    tests.iter().map(read).collect()
+}
+
+/// Runs all, as many at a time as there are CPUs, in the order in which they were given.
+pub(crate) fn explore_all(runs: &[Run], effort: Effort, reports: bool) -> Result<Vec<Row>> {
+    let bar = progress::bar(runs.len() as u64);
+    let rows = runs
+        .par_iter()
+        .map(|run| {
+            bar.set_message(format!("{} under {}", run.litmus.program.name, run.setting.strategy));
+            let row = explore(run, effort, reports, &bar);
+            bar.inc(1);
+            row
+        })
+        .collect();
+    bar.finish_and_clear();
+    rows
+}
+
+fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Result<Row> {
+    let Run { litmus, setting } = run;
+    let model = Model::new(&litmus.program, setting);
+    let limits =
+        Limits { executions: effort.executions, time: Duration::from_secs(effort.seconds), stop_at_first: false };
+    let result = model.explore(Search::Exhaustive(Reduction::Full), limits, |_| bar.tick());
+    let kinds: BTreeSet<Kind> = result.found.iter().map(|found| found.verdict.kind).collect();
+    let claimed = setting.strategy.claims(setting.rules) && !litmus.is_mutation();
+    let failed = kinds.iter().any(|kind| !litmus.allowed.contains(kind));
+    let verdict = match (failed, result.complete) {
+        (true, _) => Verdict::Bug,
+        (false, true) => Verdict::Pass,
+        (false, false) => Verdict::Incomplete,
+    };
+    let told = litmus.expectation(setting.strategy, setting.rules);
+    let expected = match told {
+        _ if claimed => verdict == Verdict::Pass,
+        Some(told) => kinds == told.kinds.iter().copied().collect() && result.never_met.is_empty(),
+        None => true,
+    };
+    let worst = result.found.iter().max_by_key(|found| !found.verdict.kind.is_finding());
+    let shortest = worst.filter(|_| failed).map(|found| model.shrink(found));
+    let report = match &shortest {
+        Some(found) if reports => Some(full_report(run, &model, found)?),
+        _ => None,
+    };
+    Ok(Row {
+        test: litmus.program.name.clone(),
+        machine: setting.rules.name(),
+        strategy: setting.strategy.name(),
+        memory: setting.memory.name(),
+        verdict,
+        claimed,
+        expected,
+        kinds: kinds.iter().map(|kind| kind.name()).collect(),
+        executions: result.executions,
+        states: result.states,
+        complete: result.complete,
+        seconds: result.time.as_secs_f64(),
+        schedule: shortest.map(|found| found.schedule.to_string()),
+        report,
+    })
+}
+
+fn full_report(run: &Run, model: &Model, found: &Found) -> Result<String> {
+    let Setting { strategy, rules, memory, .. } = &run.setting;
+    let name = &run.litmus.program.name;
+    let replay = format!(
+        "save the schedule as FILE, then: lazytlb litmus {name} --strategy {strategy} --memory {memory} --machine {rules} --replay FILE"
+    );
+    Ok(model.report(found, Some(&replay))?)
+}
+
+/// The rows as a table.
+pub(crate) fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["test", "machine", "strategy", "memory", "verdict", "found", "executions", "states", "seconds"]);
+    for row in rows {
+        let (text, color) = match (row.verdict, row.claimed, row.expected) {
+            (Verdict::Pass, ..) => ("pass", Color::Green),
+            (Verdict::Bug, true, _) => ("BUG", Color::Red),
+            (Verdict::Bug, false, true) => ("bug, not claimed", Color::Yellow),
+            (Verdict::Bug, false, false) => ("bug, but not the expected one", Color::Red),
+            (Verdict::Incomplete, ..) => ("incomplete", Color::Red),
+        };
+        table.add_row([
+            Cell::new(&row.test),
+            Cell::new(row.machine),
+            Cell::new(row.strategy),
+            Cell::new(row.memory),
+            Cell::new(text).fg(color),
+            Cell::new(row.kinds.join(" ")),
+            Cell::new(row.executions),
+            Cell::new(row.states),
+            Cell::new(format!("{:.4}", row.seconds)),
+        ]);
+    }
+    table
+}
