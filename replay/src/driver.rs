@@ -135,7 +135,7 @@ struct Expected {
 }
 
 /// How many events are held back to put lines in order.
-const WINDOW: usize = 512;
+const WINDOW: usize = 256;
 /// How many steps are handed to the other strategies at a time.
 const BATCH: usize = 1024;
 /// How long the load of a switch may come after it.

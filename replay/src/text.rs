@@ -14,6 +14,7 @@ use flate2::read::MultiGzDecoder;
 use memchr::{memchr, memchr_iter, memmem};
 
 use crate::event::{Comm, Event, Kind};
+use crate::platform::MOST_CPUS;
 
 /// A trace that cannot be read.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ pub fn reader(source: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     Ok(if gzipped { Box::new(MultiGzDecoder::new(plain)) } else { Box::new(plain) })
 }
 
-/// The events of a trace, in the order of its lines.
+/// The events of a trace, in the order of its lines; those left out that say nothing new.
 pub struct Lines<R> {
     source: R,
     /// What has been read and not been looked at yet is `chunk[start..end]`.
@@ -96,6 +97,8 @@ pub struct Lines<R> {
     line: u64,
     /// Lines that were events.
     events: u64,
+    /// Who the last event of each CPU has shown to run there.
+    runs: Vec<u32>,
     failed: bool,
 }
 
@@ -111,7 +114,7 @@ const CHUNK: usize = 1 << 18;
 impl<R: Read> Lines<R> {
     /// The events in a text.
     pub fn new(source: R) -> Self {
-        Lines { source, chunk: vec![0; CHUNK], start: 0, end: 0, line: 0, events: 0, failed: false }
+        Lines { source, chunk: vec![0; CHUNK], start: 0, end: 0, line: 0, events: 0, runs: Vec::new(), failed: false }
     }
 
     /// How many lines have been read.
@@ -157,6 +160,20 @@ impl<R: Read> Lines<R> {
         }
     }
 
+    /// Whether an event says more than that the task runs which is known to.
+    fn says_something(&mut self, event: &Event) -> bool {
+        let cpu = event.cpu as usize;
+        if cpu >= MOST_CPUS {
+            return true;
+        }
+        if self.runs.len() <= cpu {
+            self.runs.resize(cpu + 1, u32::MAX);
+        }
+        let runs = if let Kind::Switch { next, .. } = event.kind { next } else { event.pid };
+        let knew = core::mem::replace(&mut self.runs[cpu], runs) == runs;
+        !(knew && event.kind == Kind::Other)
+    }
+
     fn read(&mut self) -> Result<Option<Event>, TraceError> {
         while let Some(range) = self.next_line()? {
             let line = &self.chunk[range];
@@ -164,8 +181,9 @@ impl<R: Read> Lines<R> {
                 let column = at.as_ptr().addr() - line.as_ptr().addr() + 1;
                 TraceError::Line { line: self.line, column, message: message.into() }
             })?;
-            if let Some(event) = parsed {
-                self.events += 1;
+            let Some(event) = parsed else { continue };
+            self.events += 1;
+            if self.says_something(&event) {
                 return Ok(Some(Event { line: self.line, ..event }));
             }
         }

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
-use lazytlb_replay::{Options, Replayer, Report, TasksFile, Truth, text};
+use lazytlb_replay::{Options, Replayer, Report, TasksFile, text};
 use lazytlb_sched_model::{Rules, Strategy};
 use proptest::prelude::*;
 
@@ -129,7 +129,10 @@ fn layouts_and_order_do_not_matter() {
     }
     let report = replay(name, &lines.join("\n"));
     assert!(report.reordered > 1000, "{}", report.reordered);
-    assert_eq!(report.truth, expected.truth.map(|truth| Truth { disagreements: vec![], ..truth }));
+    let (truth, expected_truth) = (report.truth.unwrap(), expected.truth.unwrap());
+    assert_eq!(truth.agree, truth.compared);
+    // Each CPU's last switch is compared only if something comes after it.
+    assert!(truth.compared.abs_diff(expected_truth.compared) <= 2);
     for (one, other) in report.strategies.iter().zip(&expected.strategies) {
         assert_eq!(one.counts, other.counts);
     }
