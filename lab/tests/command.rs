@@ -1,0 +1,184 @@
+//! The command's contract: exit status, errors with their place, JSON that programs can rely on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use snapbox::cmd::cargo_bin;
+use snapbox::{assert_data_eq, str};
+
+fn lazytlb(arguments: &[&str]) -> Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    Command::new(cargo_bin!("lazytlb")).args(arguments).current_dir(root).env("NO_COLOR", "1").output().unwrap()
+}
+
+/// Runs it with `--json`; says whether all was as expected.
+fn json(arguments: &[&str]) -> (bool, Value) {
+    let output = lazytlb(&[arguments, &["--json"]].concat());
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status = output.status.code().unwrap();
+    assert!(status <= 1, "status {status}");
+    (status == 0, serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Runs it on bad input: status 2, nothing on standard output, and the error.
+fn refused(arguments: &[&str]) -> String {
+    let output = lazytlb(arguments);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    assert!(output.stdout.is_empty(), "nothing half-written");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn scratch(name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join(name);
+    fs::write(&path, contents).unwrap();
+    path
+}
+
+/// The keys of an object, so that none can go missing unnoticed.
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn litmus_prints_an_array_of_runs() {
+    let (good, runs) = json(&["litmus", "b01-x86", "exit-alone"]);
+    assert!(good);
+    let runs = runs.as_array().unwrap();
+    for run in runs {
+        assert_eq!(
+            keys(run),
+            [
+                "claimed",
+                "complete",
+                "executions",
+                "expected",
+                "kinds",
+                "machine",
+                "memory",
+                "schedule",
+                "seconds",
+                "states",
+                "strategy",
+                "test",
+                "verdict"
+            ]
+        );
+        assert_eq!((&run["complete"], &run["expected"]), (&Value::Bool(true), &Value::Bool(true)));
+        assert_eq!(run["verdict"] == "bug", run["schedule"].is_string());
+    }
+    let bug = runs.iter().find(|run| run["strategy"] == "unprotected" && run["memory"] == "tso").unwrap();
+    assert_eq!((&bug["verdict"], &bug["claimed"]), (&"bug".into(), &Value::Bool(false)));
+    assert_eq!(bug["kinds"], serde_json::json!(["holds", "dereferences"]));
+
+    // What was found can be kept in a file and seen again.
+    let file = scratch("b01.schedule", bug["schedule"].as_str().unwrap());
+    let replay = |test: &str, file: &Path| {
+        let setting = ["--strategy", "unprotected", "--memory", "tso", "--machine", "ipi-flush", "--replay"];
+        lazytlb(&[&["litmus", test], &setting[..], &[file.to_str().unwrap()]].concat())
+    };
+    let output = replay("b01-x86", &file);
+    assert_eq!(output.status.code(), Some(1), "a bug is shown");
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(report.contains("BUG: KASAN: slab-use-after-free in context_switch"), "{report}");
+    // The schedule of another test is refused.
+    let output = replay("b01-x86-unchecked", &file);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the schedule is for another program"));
+}
+
+#[test]
+fn a_failing_expectation_is_status_1() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../litmus/b01-x86.litmus")).unwrap();
+    let wrong = text.replace("holds dereferences", "leak");
+    let file = scratch("wrong.litmus", wrong);
+    let (good, runs) = json(&["litmus", file.to_str().unwrap(), "--strategy", "unprotected"]);
+    assert!(!good);
+    assert_eq!(runs[0]["expected"], Value::Bool(false));
+}
+
+#[test]
+fn bugs_prints_an_array_of_bugs() {
+    let (good, bugs) = json(&["bugs", "B01", "B03", "S04"]);
+    assert!(good);
+    for bug in bugs.as_array().unwrap() {
+        assert_eq!(keys(bug), ["executions", "found", "id", "kind", "runs", "seconds", "test", "title"]);
+        assert_eq!(bug["found"], Value::Bool(true));
+    }
+    let kinds: Vec<&Value> = bugs.as_array().unwrap().iter().map(|bug| &bug["kind"]).collect();
+    assert_eq!(kinds, ["dereferences", "dereferences", "leak"]);
+}
+
+#[test]
+fn replay_prints_one_object() {
+    let (good, replay) = json(&["replay", "traces/pipes-threads.trace.gz"]);
+    assert!(good);
+    for key in ["events", "switches", "inferred_switches", "seconds", "truth", "strategies"] {
+        assert!(replay.get(key).is_some(), "{key}");
+    }
+    assert_eq!(keys(&replay["truth"]), ["agree", "compared", "disagreements", "observed", "unknown"]);
+    let strategies = replay["strategies"].as_array().unwrap();
+    assert_eq!(strategies.len(), 5);
+    for strategy in strategies {
+        for key in ["name", "rmw", "transfers", "fences", "ipis", "interrupted", "root_loads", "zombie_byte_seconds"] {
+            assert!(strategy.get(key).is_some(), "{key}");
+        }
+    }
+    let (_, one) = json(&["replay", "traces/pipes-threads.trace.gz", "--strategy", "hazard-convert"]);
+    assert_eq!(one["strategies"], serde_json::json!([strategies[4]]));
+}
+
+#[test]
+fn compare_prints_all_of_these() {
+    let (good, all) = json(&["compare"]);
+    assert!(good);
+    assert_eq!(keys(&all), ["bugs", "litmus", "native", "replay"]);
+    assert_eq!(all["replay"].as_array().unwrap().len(), 2);
+    assert_eq!(keys(&all["native"][0]), ["fastest_ns", "median_ns", "path", "slowest_ns", "strategy"]);
+    for run in all["litmus"].as_array().unwrap() {
+        assert!(run["claimed"] == false || run["verdict"] == "pass", "{run}");
+    }
+}
+
+#[test]
+fn bad_input_is_refused_with_one_error() {
+    assert_data_eq!(
+        refused(&["litmus", "no-such-test"]),
+        str![[r#"
+error: no-such-test: No such file or directory (os error 2); it is no bundled test either (see `lazytlb litmus --list`)
+
+"#]]
+    );
+    let file = scratch("unknown.litmus", "lazytlb-litmus 1\nname t\nmm A\nuser sh A\ncpu sh\njump\n");
+    let error = refused(&["litmus", file.to_str().unwrap()]);
+    assert!(error.contains("unknown.litmus:6:1: unknown statement `jump`"), "{error}");
+    assert!(error.contains("\n    jump\n    ^"), "{error}");
+    let file = scratch("bytes.litmus", b"lazytlb-litmus 1\nname \xff\n");
+    let error = refused(&["litmus", file.to_str().unwrap()]);
+    assert!(error.contains("bytes.litmus:2:6: not text"), "{error}");
+    assert!(refused(&["litmus", "--strategy", "none"]).contains("unknown strategy `none`; there are: no-lazy,"));
+    assert!(refused(&["litmus", "b04-stale-slot"]).contains("see `lazytlb bugs`"));
+    assert!(refused(&["bugs", "B99"]).contains("unknown bug `B99`; there are: B01,"));
+    assert!(refused(&["litmus", "--replay", "no-such-file"]).contains("a schedule is of one test"));
+    assert!(refused(&["replay", "no-such-trace"]).contains("no-such-trace: No such file"));
+    let file = scratch("binary.trace", [0_u8; 4096]);
+    assert!(refused(&["replay", file.to_str().unwrap()]).contains("binary.trace:1:1: not a trace"));
+    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../traces/fork-exit.trace.gz")).unwrap();
+    let file = scratch("cut.trace.gz", &whole[..whole.len() / 2]);
+    let error = refused(&["replay", file.to_str().unwrap()]);
+    assert!(error.contains("cut.trace.gz:") && error.contains("deflate"), "{error}");
+    let tasks = scratch("bad.tasks", "1 one 0 init\n");
+    let error = refused(&["replay", "traces/fork-exit.trace.gz", "--tasks", tasks.to_str().unwrap()]);
+    assert!(error.contains("bad.tasks:1:3: expected: NUMBER GROUP 0|1 NAME"), "{error}");
+}
+
+#[test]
+fn help_teaches() {
+    let output = lazytlb(&["--help"]);
+    let help = String::from_utf8(output.stdout).unwrap();
+    for word in ["compare", "litmus", "bugs", "replay", "Start with", "Exit status"] {
+        assert!(help.contains(word), "{help}");
+    }
+}
