@@ -283,9 +283,11 @@ where
     /// What is held back may still interrupt other CPUs. What tasks have at the end of the trace stays with the switcher.
     fn drop(&mut self) {
         hardware(|hardware| hardware.handler.set(Some(self.handler)));
+        let others = swap_counts(self.counts);
         for kept in self.tasks.iter_mut().flatten() {
             kept.held = None;
         }
+        swap_counts(others);
     }
 }
 
