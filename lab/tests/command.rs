@@ -100,6 +100,19 @@ fn a_failing_expectation_is_status_1() {
 }
 
 #[test]
+fn other_searches_find_bugs_and_never_pass() {
+    for search in ["random", "pct", "bounded"] {
+        let limits = ["--search", search, "--executions", "3000", "--memory", "sc"];
+        let (good, runs) = json(&[&["litmus", "b01-x86"], &limits[..]].concat());
+        assert!(good);
+        for run in runs.as_array().unwrap() {
+            let expected = if run["claimed"] == true { "incomplete" } else { "bug" };
+            assert_eq!(run["verdict"], expected, "{search} {run}");
+        }
+    }
+}
+
+#[test]
 fn bugs_prints_an_array_of_bugs() {
     let (good, bugs) = json(&["bugs", "B01", "B03", "S04"]);
     assert!(good);

@@ -7,7 +7,10 @@
 #![cfg_attr(not(test), no_std)]
 
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use atomic::Atomic;
+use bytemuck::NoUninit;
 
 use lazytlb::core::memory::{At, Label};
 use lazytlb::core::mm::MmCore;
@@ -31,7 +34,29 @@ pub type Strategy = HazardConvert;
 
 /// What CPU 0 has in its root register.
 pub static CR3: AtomicUsize = AtomicUsize::new(0);
-static IRQS_OFF: AtomicBool = AtomicBool::new(false);
+
+/// What a CPU has to know about the code that it runs: one word, read and written at once, so that an interrupt never
+/// sees half of a change. Linux packs its preempt_count for the same reason. Aligned to its size, else the `atomic` crate
+/// could not do it without a lock, and says so below.
+#[derive(Clone, Copy, Debug, NoUninit)]
+#[repr(C, align(4))]
+struct Running {
+    irqs_off: bool,
+    in_hardirq: bool,
+    preempt_count: u16,
+}
+
+static RUNNING: Atomic<Running> = Atomic::new(Running { irqs_off: false, in_hardirq: false, preempt_count: 0 });
+const _: () = assert!(Atomic::<Running>::is_lock_free());
+
+/// Changes the word. Only its CPU does, and an interrupt that comes in between puts back what it changes.
+fn change(f: impl FnOnce(&mut Running)) -> Running {
+    let before = RUNNING.load(Ordering::Relaxed);
+    let mut after = before;
+    f(&mut after);
+    RUNNING.store(after, Ordering::Relaxed);
+    before
+}
 
 impl Memory for Kernel {
     type AtomicUsize = AtomicUsize;
@@ -69,24 +94,29 @@ unsafe impl Platform for Kernel {
     }
 
     fn local_irq_save(self, _: Label) -> bool {
-        IRQS_OFF.swap(true, Ordering::Relaxed)
+        change(|running| running.irqs_off = true).irqs_off
     }
 
     fn local_irq_restore(self, flags: bool) {
-        IRQS_OFF.store(flags, Ordering::Relaxed);
+        change(|running| running.irqs_off = flags);
     }
 
-    fn preempt_disable(self) {}
+    fn preempt_disable(self) {
+        change(|running| running.preempt_count += 1);
+    }
 
-    fn preempt_enable(self) {}
+    fn preempt_enable(self) {
+        change(|running| running.preempt_count -= 1);
+    }
 
     fn context(self) -> Context {
+        let Running { irqs_off, in_hardirq, preempt_count } = RUNNING.load(Ordering::Relaxed);
         Context {
             in_nmi: false,
-            in_hardirq: false,
+            in_hardirq,
             in_softirq: false,
-            preempt_disabled: false,
-            irqs_disabled: IRQS_OFF.load(Ordering::Relaxed),
+            preempt_disabled: preempt_count > 0,
+            irqs_disabled: irqs_off,
         }
     }
 
