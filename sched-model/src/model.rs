@@ -54,6 +54,7 @@ pub struct Model {
     machine: Machine,
     watch: Rc<Watch>,
     fingerprint: u64,
+    mutant: Option<Mutant>,
 }
 
 impl Model {
@@ -106,7 +107,7 @@ impl Model {
         let machine = Machine::new(config);
         let watch = set_up(&machine, || World::<R, S>::set_up(&machine, program, strategy));
         let fingerprint = program.fingerprint() ^ setting.fingerprint();
-        Model { machine, watch, fingerprint }
+        Model { machine, watch, fingerprint, mutant: setting.mutant }
     }
 
     /// What each CPU is on and what holds each mm, as the last execution has left them.
@@ -117,6 +118,11 @@ impl Model {
     /// The labels whose accesses have no effect.
     pub(crate) fn dropped(&self) -> &[String] {
         &self.machine.config().dropped
+    }
+
+    /// The step of the strategy that does something else.
+    pub(crate) fn mutant(&self) -> Option<Mutant> {
+        self.mutant
     }
 
     /// What schedules of this model are for.

@@ -24,6 +24,9 @@ impl Model {
         if !self.dropped().is_empty() {
             section(&mut text, "Missing ordering (taken away for this run)", self.dropped().iter().cloned());
         }
+        if let Some(mutant) = self.mutant() {
+            section(&mut text, "Planted", core::iter::once(mutant.to_string()));
+        }
         section(&mut text, "Timeline", timeline(&recording));
         section(&mut text, "Schedule", found.schedule.to_string().lines().map(str::to_owned));
         if let Some(replay) = replay {
@@ -35,7 +38,7 @@ impl Model {
 
 /// The first lines where KASAN has no words: nobody touched anything.
 fn plain_header(found: &Found) -> String {
-    format!("BUG: lazytlb: {} in {}\n", found.verdict.kind, found.verdict.message)
+    format!("BUG: lazytlb: {}: {}\n", found.verdict.kind, found.verdict.message)
 }
 
 fn section(text: &mut String, heading: &str, lines: impl Iterator<Item = String>) {
@@ -47,6 +50,7 @@ fn section(text: &mut String, heading: &str, lines: impl Iterator<Item = String>
 fn timeline(recording: &Recording) -> impl Iterator<Item = String> {
     recording.log.iter().map(|LogLine { step, place, task, function, what }| {
         let indent = 4 * place;
-        format!("{step:>5} {:indent$}cpu{place} {task}: {function}: {what}", "")
+        let colon = if function.is_empty() { "" } else { ": " };
+        format!("{step:>5} {:indent$}cpu{place} {task}: {function}{colon}{what}", "")
     })
 }
