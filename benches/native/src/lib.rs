@@ -107,7 +107,7 @@ unsafe impl<const CPUS: usize> Platform for Bare<CPUS> {
 
     unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
         // SAFETY: it is alive until the call below.
-        unsafe { mm.as_ref() }.data().run();
+        unsafe { mm.as_ref() }.data().clone().run();
     }
 }
 

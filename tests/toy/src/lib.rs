@@ -96,7 +96,7 @@ impl<T> PerCpu<T> for CpuVec<T> {
 
 /// What the toy keeps in each mm: how to free it. The pointer that it was allocated with, because what the library
 /// hands to `free_mm` comes from a shared reference.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Free {
     allocation: Cell<*mut ()>,
     free: fn(*mut ()),
@@ -107,8 +107,9 @@ impl Free {
         Free { allocation: Cell::new(core::ptr::null_mut()), free }
     }
 
-    /// Frees the mm, of which it is part.
-    pub fn run(&self) {
+    /// Frees the mm, of which it was part when it was read: called on a copy, because no borrow of what is freed may be
+    /// handed to the call that frees it.
+    pub fn run(self) {
         (self.free)(self.allocation.get());
     }
 }
@@ -196,7 +197,7 @@ macro_rules! platform {
                 // SAFETY: it is alive until the call below.
                 let mm = unsafe { mm.as_ref() };
                 HW.with(|hw| hw.freed.borrow_mut().push(mm.root().0));
-                mm.data().run();
+                mm.data().clone().run();
             }
 
             fn warn(self, warning: Warning) {
