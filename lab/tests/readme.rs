@@ -1,0 +1,49 @@
+//! What the README shows of the command is what the command prints.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use snapbox::cmd::cargo_bin;
+
+/// The README's blocks that begin with a `litmus` command: its arguments, and the lines below it.
+fn shown(readme: &str) -> Vec<(Vec<&str>, Vec<&str>)> {
+    let mut blocks = Vec::new();
+    let mut lines = readme.lines();
+    while let Some(line) = lines.next() {
+        if let Some(arguments) = line.strip_prefix("$ cargo run --release -- litmus ") {
+            let output = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push((arguments.split(' ').collect(), output));
+        }
+    }
+    blocks
+}
+
+/// A line without what is another on each machine: the width of columns, and seconds.
+fn stable(line: &str) -> String {
+    let is_seconds = |word: &&str| word.split_once('.').is_some_and(|(_, digits)| digits.len() == 4);
+    line.split_whitespace().filter(|word| !is_seconds(word)).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_readme_shows_what_litmus_prints() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let blocks = shown(&readme);
+    assert_eq!(blocks.len(), 2);
+    for (arguments, lines) in blocks {
+        let output = Command::new(cargo_bin!("lazytlb"))
+            .arg("litmus")
+            .args(&arguments)
+            .current_dir(&root)
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        let printed: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(stable).collect();
+        let mut rest = &printed[..];
+        for line in lines.iter().filter(|line| **line != "[...]").map(|line| stable(line)) {
+            let at = rest.iter().position(|other| *other == line);
+            rest = &rest[at.unwrap_or_else(|| panic!("{arguments:?} does not print, or not there: {line}")) + 1..];
+        }
+    }
+}
