@@ -2,7 +2,6 @@
 
 use core::panic::Location;
 use std::cell::RefCell;
-use std::panic;
 use std::rc::Rc;
 
 use lazytlb_core::memory::{AtomicWord, Label, Memory, Ordering::*};
@@ -45,11 +44,13 @@ fn too_long() {
 
 #[test]
 fn panics() {
-    let before = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let found = alone(|| panic!("on purpose"));
-    panic::set_hook(before);
-    assert_eq!(found, [Kind::Panic]);
+    let machine = machine(1);
+    let task = machine.add_task("task", || panic!("on {}", "purpose"));
+    machine.boot(task, true);
+    let result = machine.explore(Search::Exhaustive(Reduction::Full), ALL);
+    assert_eq!(lazytlb_programs::kinds(&result), [Kind::Panic]);
+    let message = result.found[0].verdict.to_string();
+    assert!(message.contains("on purpose, at") && message.contains("verdicts.rs"), "{message}");
 }
 
 #[test]
