@@ -9,6 +9,9 @@
 //! | --- | --- | --- |
 //! | [`Refcount`] | two RMWs on a shared line | nothing more |
 //! | [`Shootdown`] | one full barrier | an interrupt to each CPU of `mm_cpumask` |
+//! | [`UsersOnly`] | one full barrier | nothing more, where the flush of the last mmput ends borrows |
+//! | [`LazyFix`] | one full barrier | an interrupt to each CPU of `mm_cpumask`, one after the other |
+//! | [`HazardIpi`] | one plain store and two full barriers | an interrupt to each borrower |
 //! | [`HazardConvert`] | two plain stores and one full barrier | a look at each CPU's slot |
 //! | [`NoLazy`] | an MMU switch each way | nothing |
 //!
@@ -27,6 +30,6 @@ pub use lazytlb_core::{
     ARef, CpuId, CpuMask, Host, IrqsOff, KeepsMmAlive, LazyMm, LazyTlb, Memory, Mm, MmWithUser, NoLazy, Platform,
     Switcher, Task, Warning,
 };
-pub use lazytlb_hazard::{self as hazard, HazardConvert};
+pub use lazytlb_hazard::{self as hazard, HazardConvert, HazardIpi};
 pub use lazytlb_refcount::{self as refcount, Refcount};
-pub use lazytlb_shootdown::{self as shootdown, Shootdown};
+pub use lazytlb_shootdown::{self as shootdown, LazyFix, Shootdown, UsersOnly};

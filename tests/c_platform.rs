@@ -27,6 +27,7 @@ struct Ops {
     preempt_enable: extern "C" fn(),
     irqs_disabled: extern "C" fn() -> bool,
     load_root: extern "C" fn(usize),
+    read_root: extern "C" fn() -> usize,
     flush_tlb_local: extern "C" fn(),
     flush_tlb_all_cpus: extern "C" fn(*mut c_void),
     kick: extern "C" fn(*const usize, usize),
@@ -100,6 +101,10 @@ unsafe impl Platform for CPlatform {
 
     fn load_root(self, root: Root) {
         (self.0.load_root)(root.0);
+    }
+
+    fn read_root(self) -> Root {
+        Root((self.0.read_root)())
     }
 
     fn flush_tlb_local(self) {
@@ -206,6 +211,7 @@ static OPS: Ops = {
         preempt_enable: nothing,
         irqs_disabled: no,
         load_root,
+        read_root: zero,
         flush_tlb_local: nothing,
         flush_tlb_all_cpus: flush_all,
         kick,
@@ -222,7 +228,7 @@ fn a_table_of_c_functions_is_a_platform() {
         // SAFETY: the switcher is leaked; the C kernel frees by writing it down.
         &*Box::leak(Box::new(unsafe { Mm::new(NonNull::from(switcher), platform, Root(id << 12), data) }))
     };
-    for strategy in AnyLazyTlb::ALL {
+    for &strategy in AnyLazyTlb::ALL {
         let init_mm = Box::leak(Box::<Mm<CPlatform, AnyLazyTlb>>::new_uninit());
         // SAFETY: init_mm is written right below and never freed.
         let switcher = unsafe { Switcher::new(platform, strategy, NonNull::from(&mut *init_mm).cast()) };

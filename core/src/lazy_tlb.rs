@@ -117,11 +117,21 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     /// Drops a reference; frees the mm if it was the last. Context: as [`LazyTlb::cleanup_lazy_tlbs`].
     fn mmdrop(&self, reference: CountRef<P>);
 
-    /// Interrupts the online CPUs of `targets`, the calling one included, and waits until each has stopped borrowing
-    /// `mm` if it did: `active_mm` and the MMU on `init_mm`, [`LazyTlb::leave_lazy_tlb`] called.
+    /// All CPUs there can be.
+    fn cpu_possible_mask(&self) -> &CpuMask<P>;
+
+    /// Interrupts the online CPUs of `among` for which `is_target` holds, the calling one included, and waits until each
+    /// has stopped borrowing `mm` if it did: `active_mm` and the MMU on `init_mm`, [`LazyTlb::leave_lazy_tlb`] called.
     ///
-    /// Context: interrupts on, else two CPUs could wait for each other for ever.
-    fn evict_lazies(&self, mm: &MmCore<P>, targets: &CpuMask<P>);
+    /// `is_target` only reads. It is asked once for each CPU, and nobody is interrupted for whom it says no.
+    ///
+    /// Context: interrupts on, else two CPUs could wait for each other for ever. Preemption is off for as long as it
+    /// takes.
+    fn evict_lazies(&self, mm: &MmCore<P>, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool);
+
+    /// As [`evict_lazies`](Self::evict_lazies), for the CPUs whose hardware is on the root of `mm`, whatever their
+    /// `active_mm` says.
+    fn evict_by_root(&self, mm: &MmCore<P>, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool);
 
     /// Interrupts all online CPUs and warns ([`Warning::LazyLeft`](crate::Warning::LazyLeft)) for each whose
     /// `active_mm` is still `mm`.

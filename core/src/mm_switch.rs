@@ -5,7 +5,7 @@
 //! tables moves a lazy CPU's MMU to `init_mm` and leaves the pointer alone. *Hardware liveness and pointer liveness
 //! are two properties*; a strategy answers for the second, the flush rules decide what the first one needs.
 //!
-//! Two rules are shipped. A kernel may bring its own.
+//! Three rules are shipped. A kernel may bring its own.
 
 use core::fmt;
 
@@ -104,10 +104,21 @@ pub const MASK_CLEAR: Label = Label::new("mm_switch.mask_clear");
 ///   skips lazy CPUs when no tables are freed and pays with a generation compare on return.)
 ///
 /// Source: arch/x86/mm/tlb.c, `leave_mm`, as of Linux 6.12, without the generations.
-#[derive(Clone, Copy, Debug)]
-pub struct IpiFlush;
+pub type IpiFlush = IpiRule<false>;
 
-/// [`IpiFlush`]'s state for a CPU.
+/// [`IpiFlush`] with a handler that ends the borrow as a whole: it takes the MMU and `active_mm` off the mm together.
+///
+/// So `mm_cpumask` covers `active_mm`, and the flush that every last mmput needs anyway leaves no borrower behind.
+///
+/// Source: what Torvalds and Lutomirski agreed on in January 2022 in the thread of "sched: Use lightweight hazard pointers
+/// to grab lazy mms"; Zijlstra's tree had it as `MMU_LAZY_TLB_IMPLICIT_SHOOTDOWN`. Not merged.
+pub type IpiUnlazy = IpiRule<true>;
+
+/// [`IpiFlush`] and [`IpiUnlazy`]: what a flush of an mm does to a lazy CPU's `active_mm` is all they differ in.
+#[derive(Clone, Copy, Debug)]
+pub struct IpiRule<const UNLAZY: bool>;
+
+/// [`IpiRule`]'s state for a CPU.
 pub struct Loaded<P: Platform> {
     /// What the MMU is on; null before the first switch.
     loaded_mm: P::LocalPtr<MmCore<P>>,
@@ -139,7 +150,7 @@ impl<P: Platform> fmt::Debug for Loaded<P> {
     }
 }
 
-impl<P: Platform<Arch = Self>> MmSwitch<P> for IpiFlush {
+impl<P: Platform<Arch = Self>, const UNLAZY: bool> MmSwitch<P> for IpiRule<UNLAZY> {
     type CpuState = Loaded<P>;
     type MmState = ();
 
@@ -187,11 +198,13 @@ impl<P: Platform<Arch = Self>> MmSwitch<P> for IpiFlush {
         if MmPtr::new(this.loaded_mm.get()) != Some(mm) {
             return;
         }
-        if this.is_lazy.get() != 0 {
+        if this.is_lazy.get() == 0 {
+            irqs_off.platform().flush_tlb_local();
+        } else if UNLAZY {
+            host.unlazy_mm_irqs_off(irqs_off);
+        } else {
             // leave_mm: the MMU goes, active_mm stays.
             Self::switch_mm_irqs_off(host, irqs_off, mm, host.init_mm());
-        } else {
-            irqs_off.platform().flush_tlb_local();
         }
     }
 }

@@ -163,6 +163,11 @@ pub unsafe trait Platform: Memory + 'static {
     /// [`MmSwitch::SWITCH_MM_IS_BARRIER`]'s to say.
     fn load_root(self, root: Root);
 
+    /// The root that this CPU's MMU is on, asked of the hardware and not of any book.
+    ///
+    /// Context: interrupts off, or in an NMI.
+    fn read_root(self) -> Root;
+
     /// Drops this CPU's cached translations of user addresses. Context: pinned.
     fn flush_tlb_local(self);
 
@@ -248,7 +253,11 @@ pub unsafe trait IpisInterrupt: Platform {}
 ///
 /// # Safety
 /// [`Shootdown`](https://docs.rs/lazytlb-shootdown) frees an mm after it has asked just those CPUs.
-pub unsafe trait MaskCoversLazy: Platform {}
+pub unsafe trait MaskCoversLazy: Platform {
+    /// Whether the flush of freed tables already ends every borrow of the mm, pointer and MMU, before it returns:
+    /// [`IpiUnlazy`](crate::mm_switch::IpiUnlazy) does, hardware that broadcasts does not.
+    const FLUSH_ENDS_BORROWS: bool = false;
+}
 
 /// Proof that interrupts are off on this CPU, and so that the code stays on it.
 #[derive(Debug)]

@@ -39,10 +39,13 @@ pub enum Call {
     Evict = 2,
     /// Warn if it is still borrowed.
     CheckGone = 3,
+    /// Stop borrowing whatever is borrowed, if the hardware is on its root.
+    EvictByRoot = 4,
 }
 
-const CALLS: [Call; 4] = [Call::Flush, Call::FlushFreedTables, Call::Evict, Call::CheckGone];
-const CALL_BITS: usize = CALLS.len() - 1;
+const CALLS: [Call; 5] = [Call::Flush, Call::FlushFreedTables, Call::Evict, Call::CheckGone, Call::EvictByRoot];
+/// An mm is aligned to its count's cache line.
+const CALL_BITS: usize = 0b111;
 
 /// One CPU's call and inbox.
 pub struct CallSlot<P: Platform> {
@@ -76,14 +79,16 @@ impl<P: Platform> fmt::Debug for CallSlot<P> {
     }
 }
 
-/// Asks the online CPUs of `targets`, except the calling one, to do `call` with `mm`, and waits for all.
+/// Asks the online CPUs of `among` for which `is_target` holds, except the calling one, to do `call` with `mm`, and waits
+/// for all.
 ///
 /// `slot_of` gives each CPU's slot. Context: interrupts on, preemption may be on. The targets are read after all
 /// earlier stores of the caller only if the caller fenced.
 pub(crate) fn call_others<'a, P: Platform>(
     platform: P,
     slot_of: impl Fn(CpuId) -> &'a CallSlot<P>,
-    targets: &CpuMask<P>,
+    among: &CpuMask<P>,
+    is_target: impl Fn(CpuId) -> bool,
     call: Call,
     mm: &MmCore<P>,
 ) {
@@ -93,7 +98,7 @@ pub(crate) fn call_others<'a, P: Platform>(
     let _pinned = PreemptGuard::new(platform);
     let me = platform.smp_processor_id();
     let slot = slot_of(me);
-    if !slot.pending.assign(targets, Relaxed, |cpu| cpu != me && platform.cpu_online(cpu)) {
+    if !slot.pending.assign(among, Relaxed, |cpu| cpu != me && platform.cpu_online(cpu) && is_target(cpu)) {
         return;
     }
     slot.call.store(MmPtr::from(mm).as_ptr().map_addr(|address| address | call as usize), Relaxed);

@@ -36,6 +36,9 @@ use crate::smp::{self, Call, CallSlot};
 pub const SWITCH: Label = Label::new("switcher.switch");
 
 /// What the switch path keeps for each CPU; Linux's `struct rq`, the part of it that is about address spaces.
+///
+/// On cache lines of its own: its CPU writes it in every switch.
+#[repr(align(64))]
 pub struct Cpu<P: Platform, S: LazyTlb<P>> {
     /// The running task; null before [`Switcher::sched_init`].
     pub(crate) curr: P::LocalPtr<Task<P>>,
@@ -296,7 +299,10 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             Call::Flush | Call::FlushFreedTables => {
                 P::Arch::flush_ipi(self, irqs_off, mm, call == Call::FlushFreedTables);
             }
-            Call::Evict => self.do_evict(irqs_off, mm),
+            Call::Evict if self.active_ptr(self.this(irqs_off)) == mm => self.do_evict(irqs_off),
+            // SAFETY: the caller waits, and keeps the mm that it asks about.
+            Call::EvictByRoot if self.platform.read_root() == unsafe { mm.as_ref() }.root() => self.do_evict(irqs_off),
+            Call::Evict | Call::EvictByRoot => {}
             Call::CheckGone => {
                 if self.active_ptr(self.this(irqs_off)) == mm {
                     self.platform.warn(Warning::LazyLeft);
@@ -306,13 +312,9 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     }
 
     /// The evict interrupt, after Piggin's `do_shoot_lazy_tlb` (Linux commit 2655421ae69f).
-    fn do_evict(&self, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>) {
+    fn do_evict(&self, irqs_off: &IrqsOff<'_, P>) {
         let _frame = Frame::enter(self.platform, "do_shoot_lazy_tlb");
-        let this = self.this(irqs_off);
-        if self.active_ptr(this) != mm {
-            return;
-        }
-        if self.current_mm(this).is_some() {
+        if self.current_mm(self.this(irqs_off)).is_some() {
             self.platform.warn(Warning::EvictedUser);
             return;
         }
@@ -323,12 +325,14 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// Preemption is off from the look at the mask to the call on this CPU: a task that migrated in between would leave
     /// its former CPU uncalled (Linux 6.5, powerpc's exit_flush_lazy_tlbs).
-    pub(crate) fn call_cpus(&self, targets: &CpuMask<P>, call: Call, mm: &MmCore<P>) {
+    ///
+    /// The CPUs are those of `among` for which `is_target` holds.
+    pub(crate) fn call_cpus(&self, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool, call: Call, mm: &MmCore<P>) {
         let _pinned = PreemptGuard::new(self.platform);
-        smp::call_others(self.platform, |cpu| &self.cpu(cpu).calls, targets, call, mm);
+        smp::call_others(self.platform, |cpu| &self.cpu(cpu).calls, among, &is_target, call, mm);
         let section = IrqGuard::new(self.platform, CALL_SELF);
         let irqs_off = section.irqs_off();
-        if targets.test_cpu(irqs_off.cpu(), Relaxed) {
+        if among.test_cpu(irqs_off.cpu(), Relaxed) && is_target(irqs_off.cpu()) {
             self.serve(&irqs_off, call, MmPtr::from(mm));
         }
     }
@@ -446,12 +450,20 @@ impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Switcher<P, S> {
         self.drop_reference(reference);
     }
 
-    fn evict_lazies(&self, mm: &MmCore<P>, targets: &CpuMask<P>) {
-        self.call_cpus(targets, Call::Evict, mm);
+    fn cpu_possible_mask(&self) -> &CpuMask<P> {
+        &self.possible
+    }
+
+    fn evict_lazies(&self, mm: &MmCore<P>, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool) {
+        self.call_cpus(among, is_target, Call::Evict, mm);
+    }
+
+    fn evict_by_root(&self, mm: &MmCore<P>, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool) {
+        self.call_cpus(among, is_target, Call::EvictByRoot, mm);
     }
 
     fn check_lazies_gone(&self, mm: &MmCore<P>) {
-        self.call_cpus(&self.possible, Call::CheckGone, mm);
+        self.call_cpus(&self.possible, |_| true, Call::CheckGone, mm);
     }
 }
 
@@ -470,7 +482,7 @@ impl<P: Platform, S: LazyTlb<P>> ArchHost<P> for Switcher<P, S> {
 
     fn flush_cpus(&self, mm: &MmCore<P>, tables_freed: bool) {
         let call = if tables_freed { Call::FlushFreedTables } else { Call::Flush };
-        self.call_cpus(mm.cpumask(), call, mm);
+        self.call_cpus(mm.cpumask(), |_| true, call, mm);
     }
 
     fn unlazy_mm_irqs_off(&self, irqs_off: &IrqsOff<'_, P>) {

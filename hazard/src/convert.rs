@@ -10,13 +10,7 @@
 //! that borrows the mm it puts a reference into that CPU's `drop_mm`. From then on the mm is counted as it would be
 //! under reference counting; until then borrowing cost two plain stores.
 //!
-//! # Why publishing needs no fence
-//!
-//! A textbook hazard pointer is stored, fenced, and checked again, because the object may have died meanwhile. Here
-//! the CPU that publishes owns a user, directly or through the task it leaves, and that user is put only afterwards:
-//! publish, then (program order, or the release of `on_cpu` and the wake-up's acquire) the `users` RMW that reaches
-//! zero, then the scan. The scan follows the last put, a full barrier ([`MMPUT`](lazytlb_core::mm::MMPUT)), and
-//! happens after every publication. This is pair L1.
+//! Publishing is a plain store, for a reason that [`slot`](crate::slot) gives.
 //!
 //! # Two traps
 //!
@@ -37,13 +31,8 @@ use lazytlb_core::memory::{AtomicWord, Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr, Slot};
 use lazytlb_core::platform::{Platform, Warning};
 
-/// The store that publishes a borrow. Relaxed; see "Why publishing needs no fence".
-pub const PUBLISH: Label = Label::new("hazard.publish");
-/// The store that takes it back, after the MMU has left the mm. Release, so that whoever sees the slot empty sees the
-/// MMU gone (pair L2 with [`SCAN`]).
-pub const UNPUBLISH: Label = Label::new("hazard.unpublish");
-/// The reclaimer's look at a slot. Acquire.
-pub const SCAN: Label = Label::new("hazard.scan");
+use crate::slot::LazySlot;
+
 /// The reclaimer's look at `drop_mm`, before it looks at the slot again. Acquire (pair L4).
 pub const LOAD_DROP: Label = Label::new("hazard.load_drop");
 /// The exchange that leaves a reference with a CPU. Release, after the count has grown (pair L3 with [`TAKE`]);
@@ -56,17 +45,17 @@ pub const MEMBARRIER: Label = Label::new("hazard.membarrier");
 
 /// A CPU's two words.
 ///
-/// Both on one line: the reclaimer that reads one goes on to the other, and the owner reads both in its tail.
-#[repr(align(64))]
+/// Both on one cache line: the reclaimer that reads one goes on to the other, and the owner reads both in its tail.
+#[repr(align(16))]
 pub struct HazardSlot<P: Platform> {
-    lazy_mm: P::AtomicPtr<MmCore<P>>,
+    lazy: LazySlot<P>,
     drop_mm: P::AtomicPtr<MmCore<P>>,
 }
 
 impl<P: Platform> HazardSlot<P> {
     /// An empty slot from ready words, both null; `const`, for statics.
     pub const fn from_parts(lazy_mm: P::AtomicPtr<MmCore<P>>, drop_mm: P::AtomicPtr<MmCore<P>>) -> Self {
-        HazardSlot { lazy_mm, drop_mm }
+        HazardSlot { lazy: LazySlot::from_parts(lazy_mm), drop_mm }
     }
 
     /// The exchange with which a reference is left with this CPU: counted already, and with `older` taken over.
@@ -74,9 +63,9 @@ impl<P: Platform> HazardSlot<P> {
         self.drop_mm.compare_exchange(older, MmPtr::from(mm).as_ptr(), AcqRel.at(GIVE), Relaxed).is_ok()
     }
 
-    /// What this CPU publishes, for those who watch the machine from outside.
-    pub fn lazy_mm(&self) -> Option<MmPtr<P>> {
-        MmPtr::new(self.lazy_mm.load(Relaxed))
+    /// What this CPU publishes.
+    pub fn lazy(&self) -> &LazySlot<P> {
+        &self.lazy
     }
 
     /// What was left with this CPU to drop, for those who watch the machine from outside.
@@ -87,18 +76,18 @@ impl<P: Platform> HazardSlot<P> {
 
 impl<P: Platform> Slot for HazardSlot<P> {
     fn new() -> Self {
-        HazardSlot { lazy_mm: AtomicWord::new(null_mut()), drop_mm: AtomicWord::new(null_mut()) }
+        HazardSlot { lazy: Slot::new(), drop_mm: AtomicWord::new(null_mut()) }
     }
 
     fn reinit(&self) {
-        self.lazy_mm.store(null_mut(), Relaxed);
+        self.lazy.reinit();
         self.drop_mm.store(null_mut(), Relaxed);
     }
 }
 
 impl<P: Platform> fmt::Debug for HazardSlot<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HazardSlot").field("lazy_mm", &self.lazy_mm()).field("drop_mm", &self.drop_mm()).finish()
+        f.debug_struct("HazardSlot").field("lazy", &self.lazy).field("drop_mm", &self.drop_mm()).finish()
     }
 }
 
@@ -107,13 +96,13 @@ pub trait ConvertSteps<P: Platform>: 'static {
     /// The borrow of `mm` is published.
     #[inline]
     fn publish(slot: &HazardSlot<P>, mm: *mut MmCore<P>) {
-        slot.lazy_mm.store(mm, Relaxed.at(PUBLISH));
+        slot.lazy.publish(mm);
     }
 
     /// The borrow is taken back.
     #[inline]
     fn unpublish(slot: &HazardSlot<P>) {
-        slot.lazy_mm.store(null_mut(), Release.at(UNPUBLISH));
+        slot.lazy.unpublish();
     }
 
     /// The references that the scan may hand out are added to the count, before any is handed out.
@@ -134,7 +123,7 @@ pub trait ConvertSteps<P: Platform>: 'static {
     /// Whether the CPU still borrows `mm`, asked after its `drop_mm` was read; `seen` is what the scan read before.
     fn borrows_still(slot: &HazardSlot<P>, mm: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
         let _ = seen;
-        slot.lazy_mm.load(Acquire.at(SCAN)) == mm
+        slot.lazy.scan() == mm
     }
 }
 
@@ -198,7 +187,7 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
 
     #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &HazardSlot<P>, mm: &MmCore<P>) {
-        if P::DEBUG_VM && this.lazy_mm().is_some() {
+        if P::DEBUG_VM && this.lazy.lazy_mm().is_some() {
             platform.warn(Warning::SlotBusy);
         }
         Steps::publish(this, MmPtr::from(mm).as_ptr());
@@ -217,13 +206,13 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
 
     #[inline]
     fn switch_tail(&self, _platform: P, this: &HazardSlot<P>) -> Option<CountRef<P>> {
-        let mut left = this.drop_mm.load(Relaxed);
+        let mut left = MmPtr::new(this.drop_mm.load(Relaxed))?;
         // While the borrow lasts, the reference that stands for it stays.
-        while !left.is_null() && left != this.lazy_mm.load(Relaxed) {
-            match this.drop_mm.compare_exchange(left, null_mut(), Acquire.at(TAKE), Relaxed) {
+        while Some(left) != this.lazy.lazy_mm() {
+            match this.drop_mm.compare_exchange(left.as_ptr(), null_mut(), Acquire.at(TAKE), Relaxed) {
                 // SAFETY: the reclaimer counted a reference for whoever takes it out of drop_mm, and that is us.
-                Ok(_) => return MmPtr::new(left).map(|mm| unsafe { CountRef::new(mm) }),
-                Err(now) => left = now,
+                Ok(_) => return Some(unsafe { CountRef::new(left) }),
+                Err(now) => left = MmPtr::new(now)?,
             }
         }
         None
@@ -236,7 +225,7 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
         let mm_ptr = MmPtr::from(mm).as_ptr();
         for cpu in 0..cpus {
             let slot = host.cpu_state(CpuId::new(cpu));
-            let seen = slot.lazy_mm.load(Acquire.at(SCAN));
+            let seen = slot.lazy.scan();
             if seen != mm_ptr {
                 continue;
             }

@@ -2,10 +2,15 @@
 //!
 //! A lazy TLB borrow is the best case of a hazard pointer. There is one slot per CPU, and the CPU that publishes
 //! already keeps the mm alive by a user, so publishing needs neither a fence nor a second look: a plain store.
-//! [`HazardConvert`] is Andy Lutomirski's scheme, which turns a slot into a counted reference when the mm dies.
+//!
+//! * [`HazardConvert`], Andy Lutomirski's scheme, turns a slot into a counted reference when the mm dies;
+//! * [`HazardIpi`], Mathieu Desnoyers', interrupts those whose slots name the dying mm.
 
 #![cfg_attr(not(test), no_std)]
 
 pub mod convert;
+pub mod ipi;
+pub mod slot;
 
 pub use convert::{Convert, HazardConvert};
+pub use ipi::HazardIpi;

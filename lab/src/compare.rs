@@ -77,7 +77,7 @@ fn verdicts() -> Result<Vec<Row>> {
     for litmus in suite::load(&[])?.into_iter().filter(|litmus| !litmus.is_mutation()) {
         for &rules in &litmus.machines {
             for &memory in &litmus.memories {
-                for strategy in Strategy::ALL {
+                for strategy in Strategy::all() {
                     runs.push(Run { litmus: litmus.clone(), setting: litmus.setting(strategy, rules, memory) });
                 }
             }
@@ -162,7 +162,7 @@ fn safety(litmus: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["strategy", "machine", "claims it", "pass", "bug", "incomplete", "found"]);
-    for strategy in Strategy::ALL {
+    for strategy in Strategy::all() {
         for rules in Rules::ALL {
             let rows: Vec<&Row> =
                 litmus.iter().filter(|row| (row.strategy, row.machine) == (strategy.name(), rules.name())).collect();

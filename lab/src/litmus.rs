@@ -78,7 +78,7 @@ fn indent(text: &str) -> String {
 }
 
 fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
-    let strategies = if arguments.strategy.is_empty() { Strategy::ALL.to_vec() } else { arguments.strategy.clone() };
+    let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let mut runs = Vec::new();
     for litmus in suite::load(&arguments.tests)? {
         // A test with a planted bug is not a test of the strategies; it is run where one asks for it to see its report.

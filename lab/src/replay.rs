@@ -155,7 +155,7 @@ fn strategy(one: &StrategyReport, rules: Rules) -> JsonStrategy {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let name = arguments.trace.display().to_string();
-    let strategies = if arguments.strategy.is_empty() { Strategy::ALL.to_vec() } else { arguments.strategy.clone() };
+    let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let options = Options { strategies, rules: arguments.machine, tasks: tasks(arguments)? };
     let source = if name == "-" { text::reader(io::stdin()) } else { text::open(&arguments.trace) };
     let source = source.map_err(|error| BadInput::new(format!("{name}: {error}")))?;

@@ -19,10 +19,14 @@ fn shown(readme: &str) -> Vec<(Vec<&str>, Vec<&str>)> {
     blocks
 }
 
-/// A line without what is another on each machine: the width of columns, and seconds.
+/// A line without what is another on each machine, the width of columns and seconds, and without what changes with every
+/// line of the library: places in files, and the numbers that tie a schedule to its program.
 fn stable(line: &str) -> String {
-    let is_seconds = |word: &&str| word.split_once('.').is_some_and(|(_, digits)| digits.len() == 4);
-    line.split_whitespace().filter(|word| !is_seconds(word)).collect::<Vec<_>>().join(" ")
+    let is_seconds = |word: &str| word.split_once('.').is_some_and(|(_, digits)| digits.len() == 4);
+    let is_hash = |word: &str| word.len() == 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let without_line = |word: &str| word.split_once(".rs:").map_or(word.to_owned(), |(file, _)| format!("{file}.rs"));
+    let words = line.split_whitespace().filter(|word| !is_seconds(word) && !is_hash(word)).map(without_line);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[test]

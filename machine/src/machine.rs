@@ -188,7 +188,9 @@ fn catch_panics_of_tasks() {
             if with_running(|machine| machine.on_stack.get().is_some()) != Some(true) {
                 return otherwise(panic);
             }
-            let text = panic.payload_as_str().unwrap_or("a panic");
+            let text = panic.payload().downcast_ref::<&str>().copied();
+            let text = text.or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str));
+            let text = text.unwrap_or("a panic");
             PANICKED.set(Some(match panic.location() {
                 Some(at) => format!("{text}, at {}:{}", at.file(), at.line()),
                 None => text.to_owned(),

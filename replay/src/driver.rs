@@ -36,7 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { strategies: Strategy::ALL.to_vec(), rules: Rules::Ipi, tasks: None }
+        Options { strategies: Strategy::all().collect(), rules: Rules::Ipi, tasks: None }
     }
 }
 

@@ -1,22 +1,21 @@
 //! One strategy's switch path over the traced machine: the library's code, driven action by action.
 
+use core::cell::Cell;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::LazyTlb;
 use lazytlb_core::memory::{Label, LocalWord};
 use lazytlb_core::mm::{ARef, Mm, MmPtr, MmWithUser};
-use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, MmSwitch};
-use lazytlb_core::no_lazy::NoLazy;
+use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy, MmSwitch};
 use lazytlb_core::platform::{IrqsOff, Platform, Root};
 use lazytlb_core::switcher::{Switcher, Task};
-use lazytlb_hazard::HazardConvert;
-use lazytlb_refcount::Refcount;
-use lazytlb_sched_model::strategies::Unprotected;
+use lazytlb_sched_model::strategies::{Accounted, WithStrategy};
 use lazytlb_sched_model::{Rules, Strategy};
-use lazytlb_shootdown::{CanShoot, Shootdown};
+use lazytlb_shootdown::CanShoot;
 
-use crate::platform::{Counts, Handler, Life, Replay, hardware, on_cpu, swap_counts};
+use crate::platform::{Counts, Life, MOST_CPUS, Replay, Traced, hardware, on_cpu, swap_counts};
 
 /// Where a task is kept; used again when it is gone.
 pub(crate) type Slot = u32;
@@ -77,6 +76,7 @@ pub(crate) trait Run {
 pub(crate) fn engine(strategy: Strategy, rules: Rules) -> Box<dyn Run> {
     match rules {
         Rules::Ipi => on_rules::<IpiFlush>(strategy),
+        Rules::IpiUnlazy => on_rules::<IpiUnlazy>(strategy),
         Rules::Broadcast => on_rules::<BroadcastFlush>(strategy),
     }
 }
@@ -86,13 +86,21 @@ where
     R: MmSwitch<Replay<R>> + 'static,
     Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool> + CanShoot,
 {
-    match strategy {
-        Strategy::NoLazy => Box::new(Engine::<R, _>::new(NoLazy)),
-        Strategy::Unprotected => Box::new(Engine::<R, _>::new(Unprotected)),
-        Strategy::Refcount => Box::new(Engine::<R, _>::new(Refcount)),
-        Strategy::Shootdown => Box::new(Engine::<R, _>::new(Shootdown { debug_shoot_lazies: false })),
-        Strategy::ShootdownDebug => Box::new(Engine::<R, _>::new(Shootdown { debug_shoot_lazies: true })),
-        Strategy::HazardConvert => Box::new(Engine::<R, _>::new(HazardConvert::new())),
+    strategy.with(OnRules(PhantomData::<R>))
+}
+
+/// The traced machine on its rules, still without a strategy.
+struct OnRules<R>(PhantomData<R>);
+
+impl<R> WithStrategy<Replay<R>> for OnRules<R>
+where
+    R: MmSwitch<Replay<R>> + 'static,
+    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool>,
+{
+    type Output = Box<dyn Run>;
+
+    fn call<S: Accounted<Replay<R>>>(self, strategy: S) -> Box<dyn Run> {
+        Box::new(Engine::<R, _>::new(strategy))
     }
 }
 
@@ -112,9 +120,13 @@ where
 {
     switcher: &'static Switcher<Replay<R>, S>,
     tasks: Vec<Option<Kept<R, S>>>,
-    handler: Handler,
+    machine: Traced,
     counts: Counts,
+    /// How many address spaces there have been: each has a root of its own.
+    mms: usize,
 }
+
+const INIT_ROOT: Root = Root(0);
 
 /// An address space, and a user of it.
 type NewUser<R, S> = (NonNull<Mm<Replay<R>, S>>, ARef<MmWithUser<Replay<R>, S>>);
@@ -130,33 +142,35 @@ where
         // SAFETY: init_mm is written right below and never freed.
         let switcher: &'static _ = Box::leak(Box::new(unsafe { Switcher::new(Replay::NEW, strategy, init_mm) }));
         // SAFETY: the switcher is leaked too.
-        let value = unsafe { Self::new_mm(switcher, Life::new(|_| unreachable!("init_mm is never freed"))) };
+        let value = unsafe { Self::new_mm(switcher, INIT_ROOT, Life::new(|_| unreachable!("init_mm is never freed"))) };
         // SAFETY: it is the leaked allocation, and nobody has used it yet.
         unsafe { init_mm.write(value) };
-        let handler: Handler = (core::ptr::from_ref(switcher).cast(), |switcher| {
-            // SAFETY: the handler is set together with the switcher it gets, and that one is leaked.
+        let on_ipi: fn(*const ()) = |switcher| {
+            // SAFETY: it is set together with the switcher it gets, and that one is leaked.
             let switcher = unsafe { &*switcher.cast::<Switcher<Replay<R>, S>>() };
             // SAFETY: kick runs it with interrupts off.
             switcher.on_ipi(&unsafe { IrqsOff::assume(Replay::NEW) });
-        });
-        Engine { switcher, tasks: Vec::new(), handler, counts: Counts::default() }
+        };
+        let roots = Box::leak(vec![Cell::new(INIT_ROOT); MOST_CPUS].into_boxed_slice());
+        let machine = Traced { switcher: core::ptr::from_ref(switcher).cast(), on_ipi, roots };
+        Engine { switcher, tasks: Vec::new(), machine, mms: 0, counts: Counts::default() }
     }
 
     /// # Safety
     /// The switcher outlives the mm.
-    unsafe fn new_mm(switcher: &'static Switcher<Replay<R>, S>, life: Life) -> Mm<Replay<R>, S> {
-        const ANY_ROOT: Root = Root(0x1000);
-        // SAFETY: the caller's; roots are only counted here.
-        unsafe { Mm::new(NonNull::from(switcher), Replay::NEW, ANY_ROOT, life) }
+    unsafe fn new_mm(switcher: &'static Switcher<Replay<R>, S>, root: Root, life: Life) -> Mm<Replay<R>, S> {
+        // SAFETY: the caller's; roots are only numbers here.
+        unsafe { Mm::new(NonNull::from(switcher), Replay::NEW, root, life) }
     }
 
-    fn make_mm(&self) -> NewUser<R, S> {
+    fn make_mm(&mut self) -> NewUser<R, S> {
+        self.mms += 1;
         let life = Life::new(|mm| {
             // SAFETY: the platform frees what is made below, once.
             drop(unsafe { Box::from_raw(mm.cast::<Mm<Replay<R>, S>>()) });
         });
         // SAFETY: the switcher is leaked.
-        let mm = Box::into_raw(Box::new(unsafe { Self::new_mm(self.switcher, life) }));
+        let mm = Box::into_raw(Box::new(unsafe { Self::new_mm(self.switcher, Root(self.mms), life) }));
         // SAFETY: just allocated.
         let shared = unsafe { &*mm };
         shared.core().data().allocation.set(mm.cast());
@@ -282,7 +296,7 @@ where
 {
     /// What is held back may still interrupt other CPUs. What tasks have at the end of the trace stays with the switcher.
     fn drop(&mut self) {
-        hardware(|hardware| hardware.handler.set(Some(self.handler)));
+        hardware(|hardware| hardware.machine.set(Some(self.machine)));
         let others = swap_counts(self.counts);
         for kept in self.tasks.iter_mut().flatten() {
             kept.held = None;
@@ -305,7 +319,7 @@ where
     }
 
     fn steps(&mut self, steps: &[Step]) {
-        hardware(|hardware| hardware.handler.set(Some(self.handler)));
+        hardware(|hardware| hardware.machine.set(Some(self.machine)));
         let others = swap_counts(self.counts);
         for step in steps {
             hardware(|hardware| hardware.now.set(step.time));

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use lazytlb_core::cpumask::{CpuId, CpuMask};
 use lazytlb_core::memory::{At, AtomicInt, AtomicWord, Label, LocalWord, Memory, Ordering};
 use lazytlb_core::mm::MmCore;
-use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush};
+use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
 
 /// The most CPUs that a trace can have.
@@ -75,8 +75,15 @@ impl Counts {
     }
 }
 
-/// A strategy's switch path without its type, and what an interrupt runs.
-pub(crate) type Handler = (*const (), fn(*const ()));
+/// A strategy's machine without its type.
+#[derive(Clone, Copy)]
+pub(crate) struct Traced {
+    /// The switch path, and what an interrupt runs with it.
+    pub(crate) switcher: *const (),
+    pub(crate) on_ipi: fn(*const ()),
+    /// The root register of each CPU.
+    pub(crate) roots: &'static [Cell<Root>],
+}
 
 /// What all CPUs share.
 pub(crate) struct Hardware {
@@ -85,9 +92,16 @@ pub(crate) struct Hardware {
     pub(crate) now: Cell<u64>,
     irqs_off: Cell<bool>,
     counts: RefCell<Counts>,
-    pub(crate) handler: Cell<Option<Handler>>,
+    /// The one whose strategy runs.
+    pub(crate) machine: Cell<Option<Traced>>,
     /// The CPUs on which roots were loaded, while somebody wants to know.
     pub(crate) loads: RefCell<Vec<usize>>,
+}
+
+impl Hardware {
+    fn machine(&self) -> Traced {
+        self.machine.get().expect("a strategy runs")
+    }
 }
 
 thread_local! {
@@ -97,7 +111,7 @@ thread_local! {
         now: Cell::new(0),
         irqs_off: Cell::new(false),
         counts: RefCell::new(NOTHING),
-        handler: Cell::new(None),
+        machine: Cell::new(None),
         loads: RefCell::new(Vec::new()),
     } };
 }
@@ -413,21 +427,29 @@ macro_rules! platform {
                 Context { in_nmi: false, in_hardirq: false, in_softirq: false, preempt_disabled: false, irqs_disabled }
             }
 
-            fn load_root(self, _: Root) {
+            fn load_root(self, root: Root) {
                 count(|counts| counts.root_loads += 1);
-                hardware(|hardware| hardware.loads.borrow_mut().push(hardware.cpu.get()));
+                hardware(|hardware| {
+                    let cpu = hardware.cpu.get();
+                    hardware.loads.borrow_mut().push(cpu);
+                    hardware.machine().roots[cpu].set(root);
+                });
+            }
+
+            fn read_root(self) -> Root {
+                hardware(|hardware| hardware.machine().roots[hardware.cpu.get()].get())
             }
 
             fn flush_tlb_local(self) {}
 
             fn kick(self, targets: &CpuMask<Self>) {
                 count(|counts| counts.ipis += 1);
-                let (switcher, handler) = hardware(|hardware| hardware.handler.get()).expect("a strategy runs");
+                let machine = hardware(Hardware::machine);
                 for target in targets.cpus(Ordering::Relaxed) {
                     count(|counts| counts.interrupted += 1);
                     on_cpu(target.get(), || {
                         let flags = self.local_irq_save(Label::NONE);
-                        handler(switcher);
+                        (machine.on_ipi)(machine.switcher);
                         self.local_irq_restore(flags);
                     });
                 }
@@ -457,7 +479,13 @@ macro_rules! platform {
 }
 
 platform!(IpiFlush);
+platform!(IpiUnlazy);
 platform!(BroadcastFlush);
+
+// SAFETY: IpiUnlazy takes a CPU out of a mask, and ends its borrow in the flush, where it takes active_mm off the mm.
+unsafe impl MaskCoversLazy for Replay<IpiUnlazy> {
+    const FLUSH_ENDS_BORROWS: bool = true;
+}
 
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
 unsafe impl MaskCoversLazy for Replay<BroadcastFlush> {}

@@ -1,22 +1,19 @@
 //! [`Model`]: a program on a machine, under a strategy: the library's code with a scheduler around it.
 
+use core::marker::PhantomData;
 use std::rc::Rc;
 
-use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush};
-use lazytlb_core::no_lazy::NoLazy;
+use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::Platform;
-use lazytlb_hazard::HazardConvert;
 use lazytlb_hazard::convert::Convert;
 use lazytlb_machine::{
     Config, Exploration, Found, Limits, Machine, MemoryModel, Recording, Schedule, ScheduleError, Search,
 };
-use lazytlb_refcount::Refcount;
-use lazytlb_shootdown::Shootdown;
 
 use crate::mutants::{CountAfterGive, Mutant, StaleSlot};
 use crate::platform::{Lab, MmData, set_up, watched};
 use crate::program::Program;
-use crate::strategies::{Accounted, Rules, Strategy, Unprotected};
+use crate::strategies::{Accounted, Rules, Strategy, WithStrategy};
 use crate::watch::Watch;
 use crate::world::World;
 
@@ -48,6 +45,24 @@ impl Setting {
     }
 }
 
+/// A program on a machine's rules, still without a strategy.
+struct OnRules<'a, R> {
+    program: &'a Program,
+    setting: &'a Setting,
+    rules: PhantomData<R>,
+}
+
+impl<R: 'static> WithStrategy<Lab<R>> for OnRules<'_, R>
+where
+    Lab<R>: Platform<MmData = MmData>,
+{
+    type Output = Model;
+
+    fn call<S: Accounted<Lab<R>>>(self, strategy: S) -> Model {
+        Model::with::<R, _>(self.program, self.setting, strategy)
+    }
+}
+
 /// A program on a machine, ready to be explored.
 #[derive(Debug)]
 pub struct Model {
@@ -65,6 +80,7 @@ impl Model {
     pub fn new(program: &Program, setting: &Setting) -> Model {
         match setting.rules {
             Rules::Ipi => Self::on_rules::<IpiFlush>(program, setting),
+            Rules::IpiUnlazy => Self::on_rules::<IpiUnlazy>(program, setting),
             Rules::Broadcast => Self::on_rules::<BroadcastFlush>(program, setting),
         }
     }
@@ -73,25 +89,15 @@ impl Model {
     where
         Lab<R>: Platform<MmData = MmData> + lazytlb_shootdown::CanShoot,
     {
+        let on = OnRules { program, setting, rules: PhantomData::<R> };
         match setting.mutant {
-            Some(Mutant::CountAfterGive) => {
-                return Self::with::<R, _>(program, setting, Convert::<CountAfterGive>::new());
-            }
-            Some(Mutant::StaleSlot) => return Self::with::<R, _>(program, setting, Convert::<StaleSlot>::new()),
-            Some(Mutant::Caller) | None => {}
-        }
-        match setting.strategy {
-            Strategy::NoLazy => Self::with::<R, _>(program, setting, NoLazy),
-            Strategy::Unprotected => Self::with::<R, _>(program, setting, Unprotected),
-            Strategy::Refcount => Self::with::<R, _>(program, setting, Refcount),
-            Strategy::Shootdown => Self::with::<R, _>(program, setting, Shootdown { debug_shoot_lazies: false }),
-            Strategy::ShootdownDebug => Self::with::<R, _>(program, setting, Shootdown { debug_shoot_lazies: true }),
-            Strategy::HazardConvert => Self::with::<R, _>(program, setting, HazardConvert::new()),
+            Some(Mutant::CountAfterGive) => on.call(Convert::<CountAfterGive>::new()),
+            Some(Mutant::StaleSlot) => on.call(Convert::<StaleSlot>::new()),
+            Some(Mutant::Caller) | None => setting.strategy.with(on),
         }
     }
 
-    /// As [`new`](Self::new), with a strategy that has no name: a mutant, say.
-    pub(crate) fn with<R: 'static, S>(program: &Program, setting: &Setting, strategy: S) -> Model
+    fn with<R: 'static, S>(program: &Program, setting: &Setting, strategy: S) -> Model
     where
         Lab<R>: Platform<MmData = MmData>,
         S: Accounted<Lab<R>>,

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use lazytlb_core::cpumask::{CpuId, CpuMask};
 use lazytlb_core::memory::{At, Label, LocalWord, Memory, Ordering::*};
 use lazytlb_core::mm::MmCore;
-use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush};
+use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 
@@ -200,6 +200,11 @@ macro_rules! platform {
                 }
             }
 
+            fn read_root(self) -> Root {
+                let cpu = self.smp_processor_id().get();
+                Root(watch(|watch| watch.read_root(cpu)).unwrap_or_default())
+            }
+
             fn flush_tlb_local(self) {
                 let cpu = self.smp_processor_id().get();
                 watch(|watch| watch.flush_local(cpu));
@@ -271,10 +276,16 @@ macro_rules! platform {
 }
 
 platform!(IpiFlush);
+platform!(IpiUnlazy);
 platform!(BroadcastFlush);
 
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
 unsafe impl MaskCoversLazy for Lab<BroadcastFlush> {}
+
+// SAFETY: IpiUnlazy takes a CPU out of a mask, and ends its borrow in the flush, where it takes active_mm off the mm.
+unsafe impl MaskCoversLazy for Lab<IpiUnlazy> {
+    const FLUSH_ENDS_BORROWS: bool = true;
+}
 
 // SAFETY: not true, and meant so. x86's rule takes a lazy CPU out of the mask while its active_mm still names the mm;
 // the lab runs strategies where they do not belong, to show what happens. In a kernel this line would be the bug.

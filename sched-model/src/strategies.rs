@@ -10,59 +10,84 @@ use lazytlb_core::no_lazy::NoLazy;
 use lazytlb_core::platform::Platform;
 use lazytlb_core::switcher::Cpu;
 use lazytlb_hazard::convert::{Convert, ConvertSteps};
+use lazytlb_hazard::{HazardConvert, HazardIpi};
 use lazytlb_refcount::Refcount;
-use lazytlb_shootdown::{CanShoot, Shootdown};
+use lazytlb_shootdown::{CanShoot, LazyFix, Shootdown, UsersOnly};
 
-/// A strategy of the library, or a baseline of the lab.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Strategy {
+/// Makes the list of strategies: the one place that has all of them.
+macro_rules! strategies {
+    ($($(#[$doc:meta])* $variant:ident: $name:literal, $default:expr;)*) => {
+        /// A strategy of the library, or a baseline of the lab.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Strategy {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Strategy {
+            /// All that can be named.
+            pub const KNOWN: &'static [Strategy] = &[$(Strategy::$variant),*];
+
+            /// Its name in files and on the command line.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Strategy::$variant => $name,)*
+                }
+            }
+
+            /// Does something with it.
+            pub fn with<P: CanShoot, A: WithStrategy<P>>(self, action: A) -> A::Output {
+                match self {
+                    $(Strategy::$variant => action.call($default),)*
+                }
+            }
+        }
+    };
+}
+
+strategies! {
     /// [`NoLazy`].
-    NoLazy,
+    NoLazy: "no-lazy", NoLazy;
     /// [`Unprotected`].
-    Unprotected,
+    Unprotected: "unprotected", Unprotected;
     /// [`Refcount`].
-    Refcount,
+    Refcount: "refcount", Refcount;
     /// [`Shootdown`].
-    Shootdown,
+    Shootdown: "shootdown", Shootdown { debug_shoot_lazies: false };
     /// [`Shootdown`] with its debug round.
-    ShootdownDebug,
-    /// [`HazardConvert`](lazytlb_hazard::HazardConvert).
-    HazardConvert,
+    ShootdownDebug: "shootdown-debug", Shootdown { debug_shoot_lazies: true };
+    /// [`UsersOnly`].
+    UsersOnly: "users-only", UsersOnly;
+    /// [`LazyFix`].
+    LazyFix: "lazyfix", LazyFix;
+    /// [`HazardConvert`].
+    HazardConvert: "hazard-convert", HazardConvert::new();
+    /// [`HazardIpi`].
+    HazardIpi: "hazard-ipi", HazardIpi;
+}
+
+/// Something that is done with a strategy, whichever it is.
+pub trait WithStrategy<P: Platform> {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn call<S: Accounted<P>>(self, strategy: S) -> Self::Output;
 }
 
 impl Strategy {
-    /// Those that are run where nobody names one.
-    pub const ALL: [Strategy; 5] =
-        [Strategy::NoLazy, Strategy::Unprotected, Strategy::Refcount, Strategy::Shootdown, Strategy::HazardConvert];
-
-    /// All that can be named.
-    pub const KNOWN: [Strategy; 6] = [
-        Strategy::NoLazy,
-        Strategy::Unprotected,
-        Strategy::Refcount,
-        Strategy::Shootdown,
-        Strategy::ShootdownDebug,
-        Strategy::HazardConvert,
-    ];
-
-    /// Its name in files and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Strategy::NoLazy => "no-lazy",
-            Strategy::Unprotected => "unprotected",
-            Strategy::Refcount => "refcount",
-            Strategy::Shootdown => "shootdown",
-            Strategy::ShootdownDebug => "shootdown-debug",
-            Strategy::HazardConvert => "hazard-convert",
-        }
+    /// Those that are run where nobody names one: all but variants for debugging.
+    pub fn all() -> impl Iterator<Item = Strategy> {
+        Strategy::KNOWN.iter().copied().filter(|&strategy| strategy != Strategy::ShootdownDebug)
     }
 
     /// Whether the rules meet the preconditions that the strategy states, so that it must pass there.
     pub const fn claims(self, rules: Rules) -> bool {
         match self {
-            Strategy::NoLazy | Strategy::Refcount | Strategy::HazardConvert => true,
+            Strategy::NoLazy | Strategy::Refcount | Strategy::HazardConvert | Strategy::HazardIpi => true,
             // It needs a mask that covers every borrower.
-            Strategy::Shootdown | Strategy::ShootdownDebug => rules.mask_covers_lazy(),
+            Strategy::Shootdown | Strategy::ShootdownDebug | Strategy::UsersOnly | Strategy::LazyFix => {
+                rules.mask_covers_lazy()
+            }
             // It states none that any machine could meet.
             Strategy::Unprotected => false,
         }
@@ -80,25 +105,28 @@ impl fmt::Display for Strategy {
 pub enum Rules {
     /// [`IpiFlush`](lazytlb_core::mm_switch::IpiFlush): a flush interrupts, and moves lazy MMUs away.
     Ipi,
+    /// [`IpiUnlazy`](lazytlb_core::mm_switch::IpiUnlazy): a flush interrupts, and ends borrows.
+    IpiUnlazy,
     /// [`BroadcastFlush`](lazytlb_core::mm_switch::BroadcastFlush): a flush interrupts nobody.
     Broadcast,
 }
 
 impl Rules {
     /// All of them.
-    pub const ALL: [Rules; 2] = [Rules::Ipi, Rules::Broadcast];
+    pub const ALL: [Rules; 3] = [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast];
 
     /// Its name in files and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Rules::Ipi => "ipi-flush",
+            Rules::IpiUnlazy => "ipi-unlazy",
             Rules::Broadcast => "broadcast-flush",
         }
     }
 
     /// Whether `mm_cpumask` holds every CPU whose `active_mm` is the mm.
     pub const fn mask_covers_lazy(self) -> bool {
-        matches!(self, Rules::Broadcast)
+        matches!(self, Rules::IpiUnlazy | Rules::Broadcast)
     }
 }
 
@@ -141,7 +169,7 @@ impl FromStr for Strategy {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        by_name("strategy", name, &Strategy::KNOWN, Strategy::name)
+        by_name("strategy", name, Strategy::KNOWN, Strategy::name)
     }
 }
 
@@ -183,7 +211,7 @@ impl<P: Platform> LazyTlb<P> for Unprotected {
 /// What a strategy's books look like from outside: how many references to an mm a CPU accounts for.
 ///
 /// At rest `count` of every mm is one for its users, if it has any, plus these, plus what scripts hold (invariant I5).
-pub(crate) trait Accounted<P: Platform>: LazyTlb<P> {
+pub trait Accounted<P: Platform>: LazyTlb<P> {
     /// The references to `mm` that `cpu` owns. `borrows` says whether it borrows `mm`.
     fn references(&self, cpu: &Cpu<P, Self>, mm: MmPtr<P>, borrows: bool) -> usize;
 }
@@ -211,4 +239,4 @@ macro_rules! no_references {
 }
 
 no_references!(Platform: NoLazy, Unprotected);
-no_references!(CanShoot: Shootdown);
+no_references!(CanShoot: Shootdown, UsersOnly, LazyFix, HazardIpi);

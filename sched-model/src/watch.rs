@@ -168,6 +168,11 @@ impl Watch {
         self.check_walk(cpu, at);
     }
 
+    /// What a CPU's root register holds.
+    pub(crate) fn read_root(&self, cpu: usize) -> usize {
+        self.roots[cpu].get()
+    }
+
     /// Whether a walk from the root of `cpu` can come to a freed table, and to which.
     fn reaches_freed(&self, cpu: usize) -> Option<*const Table> {
         fn walk(table: *const Table, machine: &Machine) -> Option<*const Table> {

@@ -52,7 +52,7 @@ fn without_what_was_planted_nothing_is_found() {
         litmus.dropped.clear();
         litmus.mutant = None;
         for rules in litmus.machines.clone() {
-            for strategy in Strategy::ALL.into_iter().filter(|strategy| strategy.claims(rules)) {
+            for strategy in Strategy::all().filter(|strategy| strategy.claims(rules)) {
                 for &memory in &litmus.memories {
                     let result = explore(&litmus, &litmus.setting(strategy, rules, memory));
                     let name = &litmus.program.name;

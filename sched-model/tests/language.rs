@@ -47,7 +47,7 @@ const WORDS: [&str; 28] = [
 /// What parses also runs: a few random executions of it, under every strategy, do not panic.
 fn feed(text: &str) {
     let Ok(litmus) = Litmus::parse(text) else { return };
-    for strategy in Strategy::ALL {
+    for strategy in Strategy::all() {
         let setting = Setting::new(strategy, Rules::Ipi, MemoryModel::Tso);
         let limits = Limits { stop_at_first: false, ..Limits::default() };
         Model::new(&litmus.program, &setting).explore(Search::Random { seed: 1, executions: 5 }, limits, |_| {});

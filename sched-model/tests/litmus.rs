@@ -15,7 +15,7 @@ fn strategies_pass_where_they_claim_to_and_show_elsewhere_what_is_expected() {
     for litmus in tests {
         for &rules in &litmus.machines {
             for &memory in &litmus.memories {
-                for strategy in Strategy::KNOWN {
+                for strategy in Strategy::KNOWN.iter().copied() {
                     let name = format!("{} {strategy} {rules} {memory}", litmus.program.name);
                     let result = explore(&litmus, &litmus.setting(strategy, rules, memory));
                     let kinds = kinds(&result);

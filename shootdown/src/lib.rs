@@ -4,7 +4,17 @@
 //! 64-bit server powerpc uses. On a 16-socket POWER8 a context-switch microbenchmark went from about 1 to 118 million
 //! switches a second when it replaced reference counting.
 
+//!
+//! * [`UsersOnly`] does it when the last user goes, by the flush that is due then;
+//! * [`LazyFix`] is FreeBSD's ancestor of it, which asks the hardware's root register.
+
 #![cfg_attr(not(test), no_std)]
+
+pub mod lazyfix;
+pub mod users_only;
+
+pub use lazyfix::LazyFix;
+pub use users_only::UsersOnly;
 
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{Label, Labelled, Ordering::*};
@@ -55,7 +65,7 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for Shootdown {
     }
 
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
-        host.evict_lazies(mm, mm.cpumask());
+        host.evict_lazies(mm, mm.cpumask(), |_| true);
         if self.debug_shoot_lazies {
             host.check_lazies_gone(mm);
         }

@@ -12,7 +12,10 @@ use core::sync::atomic::{AtomicUsize, Ordering::*};
 use core::time::Duration;
 use std::time::Instant;
 
-use lazytlb::{AnyLazyTlb, CpuId, CpuMask, HazardConvert, LazyTlb, NoLazy, Platform, Refcount, Shootdown, Task};
+use lazytlb::{
+    AnyLazyTlb, CpuId, CpuMask, HazardConvert, HazardIpi, LazyFix, LazyTlb, NoLazy, Platform, Refcount, Shootdown,
+    Task, UsersOnly,
+};
 use lazytlb_core::memory::{At, Label, Memory};
 use lazytlb_core::mm::MmCore;
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange};
@@ -93,6 +96,10 @@ unsafe impl<const CPUS: usize> Platform for Bare<CPUS> {
 
     fn load_root(self, root: Root) {
         CR3.store(root.0, Relaxed);
+    }
+
+    fn read_root(self) -> Root {
+        Root(CR3.load(Relaxed))
     }
 
     fn flush_tlb_local(self) {}
@@ -221,6 +228,9 @@ pub fn strategies<const CPUS: usize>() -> Vec<(&'static str, Runner)> {
         ("refcount", runner::<CPUS, _>(Refcount)),
         ("shootdown", runner::<CPUS, _>(Shootdown { debug_shoot_lazies: false })),
         ("hazard-convert", runner::<CPUS, _>(HazardConvert::new())),
+        ("users-only", runner::<CPUS, _>(UsersOnly)),
+        ("lazyfix", runner::<CPUS, _>(LazyFix)),
+        ("hazard-ipi", runner::<CPUS, _>(HazardIpi)),
         ("boot-time refcount", runner::<CPUS, _>(AnyLazyTlb::Refcount(Refcount))),
     ]
 }

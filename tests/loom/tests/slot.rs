@@ -6,7 +6,7 @@
 
 use std::panic::catch_unwind;
 
-use lazytlb_hazard::{HazardConvert, convert};
+use lazytlb_hazard::{HazardConvert, slot};
 use lazytlb_loom::{borrow_and_leave, two_exits};
 use lazytlb_refcount::Refcount;
 
@@ -16,6 +16,6 @@ fn the_slot_protects_and_needs_its_release() {
     two_exits(Refcount);
     two_exits(HazardConvert::new());
     borrow_and_leave(HazardConvert::new(), "");
-    let caught = catch_unwind(|| borrow_and_leave(HazardConvert::new(), convert::UNPUBLISH.name()));
+    let caught = catch_unwind(|| borrow_and_leave(HazardConvert::new(), slot::UNPUBLISH.name()));
     assert!(caught.is_err(), "a relaxed unpublish goes unnoticed");
 }

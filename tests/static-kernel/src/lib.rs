@@ -124,6 +124,10 @@ unsafe impl Platform for Kernel {
         CR3.store(root.0, Ordering::Relaxed);
     }
 
+    fn read_root(self) -> Root {
+        Root(CR3.load(Ordering::Relaxed))
+    }
+
     fn flush_tlb_local(self) {}
 
     fn kick(self, _: &CpuMask<Self>) {}

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use lazytlb_core::cpumask::{CpuId, CpuMask};
 use lazytlb_core::memory::{At, Label, Memory};
 use lazytlb_core::mm::{MmCore, MmPtr};
-use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush};
+use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::native::Native;
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
 use lazytlb_core::{ARef, IrqsOff, LazyTlb, Mm, MmWithUser, Switcher, Task};
@@ -173,6 +173,10 @@ macro_rules! platform {
                 });
             }
 
+            fn read_root(self) -> Root {
+                HW.with(|hw| Root(hw.roots.borrow()[hw.cpu.get()]))
+            }
+
             fn flush_tlb_local(self) {}
 
             fn kick(self, targets: &CpuMask<Self>) {
@@ -212,6 +216,7 @@ macro_rules! platform {
 
 platform!(BroadcastFlush);
 platform!(IpiFlush);
+platform!(IpiUnlazy);
 
 impl<const CPUS: usize, const WORDS: usize> BroadcastTlb for Toy<CPUS, WORDS, BroadcastFlush> {
     fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {}
@@ -219,6 +224,10 @@ impl<const CPUS: usize, const WORDS: usize> BroadcastTlb for Toy<CPUS, WORDS, Br
 
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
 unsafe impl<const CPUS: usize, const WORDS: usize> MaskCoversLazy for Toy<CPUS, WORDS, BroadcastFlush> {}
+// SAFETY: IpiUnlazy takes a CPU out of a mask, and ends its borrow in the flush, where it takes active_mm off the mm.
+unsafe impl<const CPUS: usize, const WORDS: usize> MaskCoversLazy for Toy<CPUS, WORDS, IpiUnlazy> {
+    const FLUSH_ENDS_BORROWS: bool = true;
+}
 
 /// Runs `f` as CPU `cpu`.
 pub fn on_cpu<R>(cpu: usize, f: impl FnOnce() -> R) -> R {

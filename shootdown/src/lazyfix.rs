@@ -1,0 +1,61 @@
+//! [`LazyFix`]: one CPU after the other, by what its hardware says.
+
+use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
+use lazytlb_core::memory::{Label, Labelled, Ordering::*};
+use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy};
+
+/// The barrier that membarrier needs when a borrow ends (pair L9).
+pub const MEMBARRIER: Label = Label::new("lazyfix.membarrier");
+
+/// FreeBSD's `pmap_lazyfix`: before the mm is freed, each CPU of its mask is interrupted, the lowest first and one at a
+/// time, and leaves it if its *root register* holds the mm's root.
+///
+/// | path | cost |
+/// | --- | --- |
+/// | user to kernel thread, kernel thread to kernel thread | nothing |
+/// | kernel thread to user | one full barrier |
+/// | freeing | an interrupt to each CPU of `mm_cpumask`, and a wait for each |
+///
+/// *Needs:* that the mask covers every borrower ([`MaskCoversLazy`]), and that MMU and `active_mm` only move together:
+/// FreeBSD keeps no pointer beside the register, so it cannot have one that dangles. Interrupts ([`IpisInterrupt`]).
+///
+/// *Cannot:* what [`Shootdown`](crate::Shootdown) cannot; and its wait grows with the number of CPUs, because each round
+/// waits for the one before.
+///
+/// Source: sys/i386/i386/pmap.c of FreeBSD 5 to 12 and DragonFly's version; the former gives up a wait after 50 million
+/// spins, which this does not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LazyFix;
+
+impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for LazyFix {
+    type CpuState = ();
+    type MmState = ();
+
+    fn name(&self) -> &'static str {
+        "lazyfix"
+    }
+
+    #[inline]
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
+
+    #[inline]
+    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
+        platform.fence(SeqCst.at(MEMBARRIER));
+        None
+    }
+
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
+        for lowest in mm.cpumask().cpus(Relaxed) {
+            host.evict_by_root(mm, mm.cpumask(), |cpu| cpu == lowest);
+        }
+    }
+
+    /// The round waits for other CPUs, which may be waiting for this one.
+    fn may_free(&self, context: Context) -> bool {
+        context.may_wait_for_cpus()
+    }
+}
+
+// SAFETY: as for Shootdown; MMU and pointer move together where the mask covers the pointer.
+unsafe impl<P: IpisInterrupt + MaskCoversLazy> KeepsMmAlive<P> for LazyFix {}
