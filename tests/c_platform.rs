@@ -5,7 +5,7 @@
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicUsize};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use std::sync::Mutex;
 
 use lazytlb::core::memory::{At, Label};
@@ -77,7 +77,7 @@ unsafe impl Platform for CPlatform {
         (self.0.local_irq_save)()
     }
 
-    fn local_irq_restore(self, flags: usize) {
+    unsafe fn local_irq_restore(self, flags: usize) {
         (self.0.local_irq_restore)(flags);
     }
 
@@ -85,7 +85,7 @@ unsafe impl Platform for CPlatform {
         (self.0.preempt_disable)();
     }
 
-    fn preempt_enable(self) {
+    unsafe fn preempt_enable(self) {
         (self.0.preempt_enable)();
     }
 
@@ -99,7 +99,7 @@ unsafe impl Platform for CPlatform {
         }
     }
 
-    fn load_root(self, root: Root) {
+    unsafe fn load_root(self, root: Root) {
         (self.0.load_root)(root.0);
     }
 
@@ -116,9 +116,9 @@ unsafe impl Platform for CPlatform {
         (self.0.kick)(&word, 1);
     }
 
-    fn unmap_all(self, _: &MmCore<Self>) {}
+    unsafe fn unmap_all(self, _: &MmCore<Self>) {}
 
-    fn free_tables(self, mm: &MmCore<Self>) {
+    unsafe fn free_tables(self, mm: &MmCore<Self>) {
         (self.0.free_tables)(*mm.data());
     }
 
@@ -142,15 +142,17 @@ impl MmSwitch<CPlatform> for CArch {
 
     const SWITCH_MM_IS_BARRIER: bool = false;
 
-    fn switch_mm_irqs_off(
+    unsafe fn switch_mm_irqs_off(
         host: &impl ArchHost<CPlatform>,
         irqs_off: &IrqsOff<'_, CPlatform>,
         prev: MmPtr<CPlatform>,
         next: &MmCore<CPlatform>,
     ) {
         if prev != MmPtr::from(next) {
-            next.cpumask().set_cpu(irqs_off.cpu(), Label::NONE);
-            host.platform().load_root(next.root());
+            // SAFETY: this is the architecture.
+            unsafe { next.cpumask_of_arch() }.set_cpu(irqs_off.cpu(), Label::NONE);
+            // SAFETY: `next` lives until the CPU leaves it.
+            unsafe { host.platform().load_root(next.root()) };
         }
     }
 
@@ -160,7 +162,7 @@ impl MmSwitch<CPlatform> for CArch {
         (host.platform().0.flush_tlb_all_cpus)(*mm.data());
     }
 
-    fn flush_ipi(host: &impl ArchHost<CPlatform>, _: &IrqsOff<'_, CPlatform>, _: MmPtr<CPlatform>, _: bool) {
+    unsafe fn flush_ipi(host: &impl ArchHost<CPlatform>, _: &IrqsOff<'_, CPlatform>, _: MmPtr<CPlatform>, _: bool) {
         host.platform().flush_tlb_local();
     }
 }
@@ -171,6 +173,9 @@ static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 fn log(line: String) {
     LOG.lock().unwrap().push(line);
 }
+
+/// The root register of the one CPU that is online.
+static CR3: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn nothing() {}
 
@@ -188,7 +193,11 @@ static OPS: Ops = {
     extern "C" fn no() -> bool {
         false
     }
+    extern "C" fn read_root() -> usize {
+        CR3.load(Relaxed)
+    }
     extern "C" fn load_root(root: usize) {
+        CR3.store(root, Relaxed);
         log(format!("load {root:#x}"));
     }
     extern "C" fn flush_all(mm: *mut c_void) {
@@ -211,7 +220,7 @@ static OPS: Ops = {
         preempt_enable: nothing,
         irqs_disabled: no,
         load_root,
-        read_root: zero,
+        read_root,
         flush_tlb_local: nothing,
         flush_tlb_all_cpus: flush_all,
         kick,

@@ -111,7 +111,7 @@ fn the_flush_of_freed_tables_moves_the_mmu_and_not_the_pointer() {
     assert!(a.core().cpumask().test_cpu(lazytlb::CpuId::new(1), core::sync::atomic::Ordering::Relaxed));
     on_cpu(0, || machine.switcher.flush_tlb_mm_range(&a, FlushRange::All, true));
     assert_eq!(machine.root(1), INIT_ROOT);
-    on_cpu(1, || machine.irqs_off(|irqs_off| assert_eq!(machine.switcher.active_mm(irqs_off).core().root().0, 0xa000)));
+    on_cpu(1, || machine.irqs_off(|irqs_off| assert_eq!(machine.switcher.active_mm(irqs_off).root().0, 0xa000)));
     assert_eq!(format!("{:?}", a.core().cpumask()), "{}");
     // Back to the same user: the scheduler sees no change of mm, the architecture loads the root again.
     on_cpu(1, || machine.switch(machine.idle[1], task));

@@ -138,16 +138,59 @@ impl<P: Platform> CpuMask<P> {
     ///
     /// Only for a mask that nobody else changes meanwhile. `other` is read word by word with the given ordering.
     #[track_caller]
-    pub fn assign(&self, other: &CpuMask<P>, at: impl Into<At>, keep: impl Fn(CpuId) -> bool) -> bool {
+    pub fn assign(&self, other: CpuMaskView<'_, P>, at: impl Into<At>, keep: impl Fn(CpuId) -> bool) -> bool {
         let at = at.into();
         let mut any = false;
-        for (index, (to, from)) in self.words.words().iter().zip(other.words.words()).enumerate() {
+        for (index, (to, from)) in self.words.words().iter().zip(other.0.words.words()).enumerate() {
             let kept = bits(index, from.load(at)).filter(|&cpu| keep(cpu));
             let word = kept.fold(0, |word, cpu| word | 1 << (cpu.0 % WORD_BITS));
             to.store(word, Ordering::Relaxed);
             any |= word != 0;
         }
         any
+    }
+}
+
+/// A set of CPUs that only others change: `mm_cpumask`, for all but the architecture.
+pub struct CpuMaskView<'a, P: Platform>(&'a CpuMask<P>);
+
+impl<'a, P: Platform> CpuMaskView<'a, P> {
+    /// Whether `cpu` is in the set.
+    #[track_caller]
+    pub fn test_cpu(self, cpu: CpuId, at: impl Into<At>) -> bool {
+        self.0.test_cpu(cpu, at)
+    }
+
+    /// Whether the set is empty, each word read with the given ordering.
+    #[track_caller]
+    pub fn is_empty(self, at: impl Into<At>) -> bool {
+        self.0.is_empty(at)
+    }
+
+    /// The CPUs of the set: each word is read once, when the iteration reaches it.
+    #[track_caller]
+    pub fn cpus(self, at: impl Into<At>) -> impl Iterator<Item = CpuId> + 'a {
+        self.0.cpus(at)
+    }
+}
+
+impl<'a, P: Platform> From<&'a CpuMask<P>> for CpuMaskView<'a, P> {
+    fn from(mask: &'a CpuMask<P>) -> Self {
+        CpuMaskView(mask)
+    }
+}
+
+impl<P: Platform> Clone for CpuMaskView<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for CpuMaskView<'_, P> {}
+
+impl<P: Platform> fmt::Debug for CpuMaskView<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -20,8 +20,8 @@
 use core::fmt;
 use core::ops::Deref;
 
-use crate::cpumask::{CpuId, CpuMask};
-use crate::mm::{CountRef, Mm, MmCore, MmPtr, Slot};
+use crate::cpumask::{CpuId, CpuMaskView};
+use crate::mm::{ARef, CountRef, Mm, MmCore, MmPtr, MmWithUser, Slot};
 use crate::platform::{Context, IrqsOff, Platform};
 
 /// A lifetime strategy for borrowed address spaces. Chosen by type, or at boot through an enum of strategies.
@@ -118,7 +118,7 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     fn mmdrop(&self, reference: CountRef<P>);
 
     /// All CPUs there can be.
-    fn cpu_possible_mask(&self) -> &CpuMask<P>;
+    fn cpu_possible_mask(&self) -> CpuMaskView<'_, P>;
 
     /// Interrupts the online CPUs of `among` for which `is_target` holds, the calling one included, and waits until each
     /// has stopped borrowing `mm` if it did: `active_mm` and the MMU on `init_mm`, [`LazyTlb::leave_lazy_tlb`] called.
@@ -127,11 +127,11 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     ///
     /// Context: interrupts on, else two CPUs could wait for each other for ever. Preemption is off for as long as it
     /// takes.
-    fn evict_lazies(&self, mm: &MmCore<P>, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool);
+    fn evict_lazies(&self, mm: &MmCore<P>, among: CpuMaskView<'_, P>, is_target: impl Fn(CpuId) -> bool);
 
     /// As [`evict_lazies`](Self::evict_lazies), for the CPUs whose hardware is on the root of `mm`, whatever their
     /// `active_mm` says.
-    fn evict_by_root(&self, mm: &MmCore<P>, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool);
+    fn evict_by_root(&self, mm: &MmCore<P>, among: CpuMaskView<'_, P>, is_target: impl Fn(CpuId) -> bool);
 
     /// Interrupts all online CPUs and warns ([`Warning::LazyLeft`](crate::Warning::LazyLeft)) for each whose
     /// `active_mm` is still `mm`.
@@ -152,7 +152,8 @@ pub unsafe trait KeepsMmAlive<P: Platform>: LazyTlb<P> {}
 
 /// `active_mm` of the calling CPU, borrowed for a section with interrupts off.
 ///
-/// Not a reference of either count: it cannot be dropped, sent or kept, only looked into.
+/// Not a reference of either count: it cannot be dropped, sent or kept, only looked into. It gives no [`Mm`], of which a
+/// counted reference could be taken: the count may be zero already, while whoever frees the mm waits for this CPU.
 pub struct LazyMm<'a, P: Platform, S: LazyTlb<P>> {
     mm: &'a Mm<P, S>,
 }
@@ -164,13 +165,18 @@ impl<'a, P: Platform, S: KeepsMmAlive<P>> LazyMm<'a, P, S> {
         // SAFETY: the strategy keeps active_mm alive while interrupts are off, which the token outlives.
         LazyMm { mm: unsafe { Mm::of(mm) } }
     }
+
+    /// Takes a user, if there is one still (Linux `mmget_not_zero`): the one way from a borrow to a reference.
+    pub fn mmget_not_zero(&self) -> Option<ARef<MmWithUser<P, S>>> {
+        self.mm.mmget_not_zero()
+    }
 }
 
 impl<P: Platform, S: LazyTlb<P>> Deref for LazyMm<'_, P, S> {
-    type Target = Mm<P, S>;
+    type Target = MmCore<P>;
 
-    fn deref(&self) -> &Mm<P, S> {
-        self.mm
+    fn deref(&self) -> &MmCore<P> {
+        self.mm.core()
     }
 }
 

@@ -17,6 +17,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod cpumask;
+mod host;
 pub mod lazy_tlb;
 pub mod memory;
 pub mod mm;
@@ -29,7 +30,7 @@ pub mod smp;
 pub mod switcher;
 pub mod teardown;
 
-pub use cpumask::{CpuId, CpuMask};
+pub use cpumask::{CpuId, CpuMask, CpuMaskView};
 pub use lazy_tlb::{Host, KeepsMmAlive, LazyMm, LazyTlb};
 pub use memory::Memory;
 pub use mm::{ARef, Mm, MmCore, MmPtr, MmWithUser};

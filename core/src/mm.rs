@@ -18,7 +18,7 @@ use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use crate::cpumask::CpuMask;
+use crate::cpumask::{CpuMask, CpuMaskView};
 use crate::lazy_tlb::LazyTlb;
 use crate::memory::{AtomicInt, AtomicWord, Label, Labelled, Ordering::*};
 use crate::mm_switch::MmSwitch;
@@ -74,12 +74,23 @@ impl<P: Platform> MmCore<P> {
 
     /// `mm_cpumask`: the CPUs that may use this mm's tables, as far as the architecture keeps it
     /// ([`MmSwitch`] alone writes it).
-    pub fn cpumask(&self) -> &CpuMask<P> {
+    pub fn cpumask(&self) -> CpuMaskView<'_, P> {
+        CpuMaskView::from(&self.cpumask)
+    }
+
+    /// `mm_cpumask`, to write.
+    ///
+    /// # Safety
+    /// The caller is the architecture's [`MmSwitch`], whose promises hang on it.
+    pub unsafe fn cpumask_of_arch(&self) -> &CpuMask<P> {
         &self.cpumask
     }
 
     /// The architecture's state in this mm.
-    pub fn arch(&self) -> &<P::Arch as MmSwitch<P>>::MmState {
+    ///
+    /// # Safety
+    /// The caller is the architecture's [`MmSwitch`].
+    pub unsafe fn arch(&self) -> &<P::Arch as MmSwitch<P>>::MmState {
         &self.arch
     }
 
@@ -88,16 +99,24 @@ impl<P: Platform> MmCore<P> {
         &self.data
     }
 
-    /// Adds `n` references to the struct. The caller holds one, so the increment orders nothing (Linux `mmgrab`).
+    /// Adds `n` references to the struct. The caller holds one, or a user, so the increment orders nothing (Linux
+    /// `mmgrab`).
+    ///
+    /// # Safety
+    /// The caller owns the new references, and gives each back once, by [`count_sub`](Self::count_sub) or as a
+    /// [`CountRef`].
     #[track_caller]
     #[inline]
-    pub fn count_add(&self, n: usize) {
+    pub unsafe fn count_add(&self, n: usize) {
         self.count.0.fetch_add(n, Relaxed.at(MMGRAB));
     }
 
-    /// Takes back `n` references that the caller owns beside at least one more.
+    /// Takes back `n` references.
+    ///
+    /// # Safety
+    /// The caller owns them, and somebody owns one more until it returns.
     #[track_caller]
-    pub fn count_sub(&self, n: usize) {
+    pub unsafe fn count_sub(&self, n: usize) {
         let before = self.count.0.fetch_sub(n, Release);
         debug_assert!(before > n, "the caller owns one more");
     }
@@ -297,7 +316,7 @@ impl<P: Platform, S: LazyTlb<P>> Mm<P, S> {
     }
 
     /// The strategy's state in this mm.
-    pub fn strategy(&self) -> &S::MmState {
+    pub(crate) fn strategy(&self) -> &S::MmState {
         &self.strategy
     }
 
@@ -387,7 +406,8 @@ pub unsafe trait AlwaysRefCounted {
 // SAFETY: `count` keeps the struct: only its 1 -> 0 frees it.
 unsafe impl<P: Platform, S: LazyTlb<P>> AlwaysRefCounted for Mm<P, S> {
     fn inc_ref(&self) {
-        self.core.count_add(1);
+        // SAFETY: the new reference is the ARef's, which gives it back in `dec_ref`.
+        unsafe { self.core.count_add(1) };
     }
 
     /// mmdrop. Context: where the strategy can free ([`LazyTlb::may_free`]), if this may be the last reference.

@@ -36,8 +36,11 @@ pub trait MmSwitch<P: Platform>: Sized {
 
     /// Puts the MMU on `next`. `prev` is the mm the CPU leaves, by pointer only: it may be gone.
     ///
-    /// Context: interrupts off. `next` is alive.
-    fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, prev: MmPtr<P>, next: &MmCore<P>);
+    /// Context: interrupts off.
+    ///
+    /// # Safety
+    /// Called by the switch path of the machine. `next` is alive, and stays so until the CPU is put on another mm.
+    unsafe fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, prev: MmPtr<P>, next: &MmCore<P>);
 
     /// The CPU goes on with `mm` loaded but will not use its user addresses: a hint. May be called several times.
     ///
@@ -53,8 +56,11 @@ pub trait MmSwitch<P: Platform>: Sized {
 
     /// The flush interrupt of `mm` has reached this CPU.
     ///
-    /// Context: interrupts off, in the interrupt. `mm` is alive: the flusher waits.
-    fn flush_ipi(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>, tables_freed: bool);
+    /// Context: interrupts off, in the interrupt.
+    ///
+    /// # Safety
+    /// Called by the switch path of the machine. `mm` is alive: the flusher waits.
+    unsafe fn flush_ipi(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>, tables_freed: bool);
 
     /// The CPU is on `init_mm` for good and about to go offline.
     ///
@@ -157,7 +163,12 @@ impl<P: Platform<Arch = Self>, const UNLAZY: bool> MmSwitch<P> for IpiRule<UNLAZ
     /// The mask's RMW, and on real x86 the CR3 write.
     const SWITCH_MM_IS_BARRIER: bool = true;
 
-    fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, _prev: MmPtr<P>, next: &MmCore<P>) {
+    unsafe fn switch_mm_irqs_off(
+        host: &impl ArchHost<P>,
+        irqs_off: &IrqsOff<'_, P>,
+        _prev: MmPtr<P>,
+        next: &MmCore<P>,
+    ) {
         let cpu = irqs_off.cpu();
         let this = host.arch_state(cpu);
         let real_prev = MmPtr::new(this.loaded_mm.get());
@@ -169,15 +180,18 @@ impl<P: Platform<Arch = Self>, const UNLAZY: bool> MmSwitch<P> for IpiRule<UNLAZ
         let init_mm = MmPtr::from(host.init_mm());
         // init_mm has no mask: nothing is ever flushed for it alone, and its line would be the most contended of all.
         if next_ptr != init_mm {
-            next.cpumask().set_cpu(cpu, MASK_SET);
+            // SAFETY: this is the architecture.
+            unsafe { next.cpumask_of_arch() }.set_cpu(cpu, MASK_SET);
         }
-        irqs_off.platform().load_root(next.root());
+        // SAFETY: `next` lives until the CPU leaves it, and its root with it.
+        unsafe { irqs_off.platform().load_root(next.root()) };
         this.loaded_mm.set(next_ptr.as_ptr());
         if let Some(prev) = real_prev.filter(|&prev| prev != init_mm) {
             // SAFETY: the flush that precedes the freeing of an mm's tables takes every CPU of its mask off it
             // (`flush_ipi`), so the mm that this MMU was on until now has not been freed.
             let prev = unsafe { prev.as_ref() };
-            prev.cpumask().clear_cpu(cpu, Release.at(MASK_CLEAR));
+            // SAFETY: this is the architecture.
+            unsafe { prev.cpumask_of_arch() }.clear_cpu(cpu, Release.at(MASK_CLEAR));
         }
     }
 
@@ -193,7 +207,7 @@ impl<P: Platform<Arch = Self>, const UNLAZY: bool> MmSwitch<P> for IpiRule<UNLAZ
         host.flush_cpus(mm, tables_freed);
     }
 
-    fn flush_ipi(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>, _tables_freed: bool) {
+    unsafe fn flush_ipi(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>, _tables_freed: bool) {
         let this = host.arch_state(irqs_off.cpu());
         if MmPtr::new(this.loaded_mm.get()) != Some(mm) {
             return;
@@ -204,7 +218,8 @@ impl<P: Platform<Arch = Self>, const UNLAZY: bool> MmSwitch<P> for IpiRule<UNLAZ
             host.unlazy_mm_irqs_off(irqs_off);
         } else {
             // leave_mm: the MMU goes, active_mm stays.
-            Self::switch_mm_irqs_off(host, irqs_off, mm, host.init_mm());
+            // SAFETY: the caller is the switch path, and init_mm is never freed.
+            unsafe { Self::switch_mm_irqs_off(host, irqs_off, mm, host.init_mm()) };
         }
     }
 }
@@ -234,15 +249,17 @@ impl<P: BroadcastTlb + Platform<Arch = Self>> MmSwitch<P> for BroadcastFlush {
 
     const SWITCH_MM_IS_BARRIER: bool = false;
 
-    fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, prev: MmPtr<P>, next: &MmCore<P>) {
+    unsafe fn switch_mm_irqs_off(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, prev: MmPtr<P>, next: &MmCore<P>) {
         if prev == MmPtr::from(next) {
             return;
         }
         let cpu = irqs_off.cpu();
         if MmPtr::from(next) != MmPtr::from(host.init_mm()) && !next.cpumask().test_cpu(cpu, Relaxed) {
-            next.cpumask().set_cpu(cpu, MASK_SET);
+            // SAFETY: this is the architecture.
+            unsafe { next.cpumask_of_arch() }.set_cpu(cpu, MASK_SET);
         }
-        irqs_off.platform().load_root(next.root());
+        // SAFETY: `next` lives until the CPU leaves it, and its root with it.
+        unsafe { irqs_off.platform().load_root(next.root()) };
     }
 
     fn enter_lazy_tlb(_host: &impl ArchHost<P>, _irqs_off: &IrqsOff<'_, P>, _mm: MmPtr<P>) {}
@@ -251,7 +268,7 @@ impl<P: BroadcastTlb + Platform<Arch = Self>> MmSwitch<P> for BroadcastFlush {
         host.platform().invalidate_broadcast(mm, &range);
     }
 
-    fn flush_ipi(_host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, _mm: MmPtr<P>, _tables_freed: bool) {
+    unsafe fn flush_ipi(_host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, _mm: MmPtr<P>, _tables_freed: bool) {
         irqs_off.platform().flush_tlb_local();
     }
 }

@@ -146,13 +146,19 @@ pub unsafe trait Platform: Memory + 'static {
     fn local_irq_save(self, label: Label) -> Self::IrqFlags;
 
     /// Puts interrupts back to what [`local_irq_save`](Self::local_irq_save) found.
-    fn local_irq_restore(self, flags: Self::IrqFlags);
+    ///
+    /// # Safety
+    /// `flags` is from the matching call, and no [`IrqsOff`] of the section is used afterwards.
+    unsafe fn local_irq_restore(self, flags: Self::IrqFlags);
 
     /// Disables preemption; nests.
     fn preempt_disable(self);
 
     /// Enables preemption again.
-    fn preempt_enable(self);
+    ///
+    /// # Safety
+    /// Matches a [`preempt_disable`](Self::preempt_disable) of the caller.
+    unsafe fn preempt_enable(self);
 
     /// Where the caller runs. Context: any.
     fn context(self) -> Context;
@@ -161,7 +167,10 @@ pub unsafe trait Platform: Memory + 'static {
     ///
     /// Context: interrupts off. Ordering: whether it is a full barrier is
     /// [`MmSwitch::SWITCH_MM_IS_BARRIER`]'s to say.
-    fn load_root(self, root: Root);
+    ///
+    /// # Safety
+    /// The page tables of `root` live until another root is loaded on this CPU.
+    unsafe fn load_root(self, root: Root);
 
     /// The root that this CPU's MMU is on, asked of the hardware and not of any book.
     ///
@@ -199,12 +208,18 @@ pub unsafe trait Platform: Memory + 'static {
     /// The last user is gone: clears all user entries of the page tables, and frees nothing yet.
     ///
     /// Context: process context, may sleep. Called before the flush that precedes [`free_tables`](Self::free_tables).
-    fn unmap_all(self, mm: &MmCore<Self>);
+    ///
+    /// # Safety
+    /// `mm` has no users and never will again.
+    unsafe fn unmap_all(self, mm: &MmCore<Self>);
 
     /// Frees the page tables below the root, after the flush.
     ///
     /// Context: as [`unmap_all`](Self::unmap_all).
-    fn free_tables(self, mm: &MmCore<Self>);
+    ///
+    /// # Safety
+    /// As for [`unmap_all`](Self::unmap_all), and no CPU's hardware can reach the tables any more.
+    unsafe fn free_tables(self, mm: &MmCore<Self>);
 
     /// Frees the root table, the kernel's data and the mm itself.
     ///
@@ -309,7 +324,8 @@ impl<P: Platform> IrqGuard<P> {
 
 impl<P: Platform> Drop for IrqGuard<P> {
     fn drop(&mut self) {
-        self.platform.local_irq_restore(self.flags);
+        // SAFETY: `new` saved them, and every IrqsOff of the section borrows the guard.
+        unsafe { self.platform.local_irq_restore(self.flags) };
     }
 }
 
@@ -325,7 +341,8 @@ impl<P: Platform> PreemptGuard<P> {
 
 impl<P: Platform> Drop for PreemptGuard<P> {
     fn drop(&mut self) {
-        self.0.preempt_enable();
+        // SAFETY: `new` disabled it.
+        unsafe { self.0.preempt_enable() };
     }
 }
 

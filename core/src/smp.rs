@@ -13,7 +13,7 @@
 
 use core::fmt;
 
-use crate::cpumask::{CpuId, CpuMask};
+use crate::cpumask::{CpuId, CpuMask, CpuMaskView};
 use crate::memory::{AtomicWord, Label, Labelled, Ordering::*};
 use crate::mm::{MmCore, MmPtr};
 use crate::platform::{IrqsOff, Platform, PreemptGuard, Warning};
@@ -87,7 +87,7 @@ impl<P: Platform> fmt::Debug for CallSlot<P> {
 pub(crate) fn call_others<'a, P: Platform>(
     platform: P,
     slot_of: impl Fn(CpuId) -> &'a CallSlot<P>,
-    among: &CpuMask<P>,
+    among: CpuMaskView<'_, P>,
     is_target: impl Fn(CpuId) -> bool,
     call: Call,
     mm: &MmCore<P>,

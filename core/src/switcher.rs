@@ -24,11 +24,12 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::cpumask::{CpuId, CpuMask};
-use crate::lazy_tlb::{Host, KeepsMmAlive, LazyMm, LazyTlb};
+use crate::cpumask::{CpuId, CpuMask, CpuMaskView};
+use crate::host::Inside;
+use crate::lazy_tlb::{KeepsMmAlive, LazyMm, LazyTlb};
 use crate::memory::{Label, Labelled, LocalWord, Ordering::*};
 use crate::mm::{CountRef, Mm, MmCore, MmPtr, Slot};
-use crate::mm_switch::{ArchHost, MmSwitch};
+use crate::mm_switch::MmSwitch;
 use crate::platform::{Frame, IrqGuard, IrqsOff, PerCpu, Platform, PreemptGuard, Root, Warning};
 use crate::smp::{self, Call, CallSlot};
 
@@ -77,23 +78,27 @@ impl<P: Platform, S: LazyTlb<P>> Cpu<P, S> {
         }
     }
 
-    /// The word that holds the running task, for those who watch the machine from outside.
-    pub fn curr_word(&self) -> &P::LocalPtr<Task<P>> {
-        &self.curr
+    /// The running task, for those who watch the machine from outside; null before [`Switcher::sched_init`].
+    pub fn curr(&self) -> *mut Task<P> {
+        self.curr.get()
     }
 
-    /// The word that holds `active_mm`, for those who watch the machine from outside.
-    pub fn active_mm_word(&self) -> &P::LocalPtr<MmCore<P>> {
-        &self.active_mm
+    /// `active_mm`, for those who watch the machine from outside; to compare.
+    #[track_caller]
+    pub fn active_mm(&self) -> Option<MmPtr<P>> {
+        MmPtr::new(self.active_mm.get())
     }
 
-    /// The word that holds a borrow that is over, for those who watch the machine from outside.
-    pub fn prev_mm_word(&self) -> &P::LocalPtr<MmCore<P>> {
-        &self.prev_mm
+    /// A borrow that is over and waits for the tail, for those who watch the machine from outside; to compare.
+    pub fn prev_mm(&self) -> Option<MmPtr<P>> {
+        MmPtr::new(self.prev_mm.get())
     }
 
     /// The strategy's state, for those who watch the machine from outside.
-    pub fn strategy(&self) -> &S::CpuState {
+    ///
+    /// # Safety
+    /// It is only read. The strategy's steps are the switch path's to call.
+    pub unsafe fn strategy(&self) -> &S::CpuState {
         &self.strategy
     }
 }
@@ -122,12 +127,7 @@ impl<P: Platform> Task<P> {
         Task { mm }
     }
 
-    /// The word that holds `mm`, for those who watch the machine from outside.
-    pub fn mm_word(&self) -> &P::LocalPtr<MmCore<P>> {
-        &self.mm
-    }
-
-    /// The address space it owns a user of.
+    /// The address space it owns a user of; to compare, unless it runs.
     pub fn mm(&self) -> Option<MmPtr<P>> {
         MmPtr::new(self.mm.get())
     }
@@ -224,11 +224,10 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// `idle` outlives its time as the running task.
     pub unsafe fn sched_init(&self, irqs_off: &IrqsOff<'_, P>, idle: &Task<P>) {
         let this = self.this(irqs_off);
-        let init_mm = self.init_mm();
+        let init_mm = self.init_mm().ptr();
         this.curr.set(core::ptr::from_ref(idle).cast_mut());
-        this.active_mm.set(init_mm.ptr().as_ptr());
-        P::Arch::switch_mm_irqs_off(self, irqs_off, init_mm.ptr(), init_mm.core());
-        P::Arch::enter_lazy_tlb(self, irqs_off, init_mm.ptr());
+        self.load_init_mm(irqs_off, this, init_mm);
+        P::Arch::enter_lazy_tlb(&Inside(self), irqs_off, init_mm);
     }
 
     /// Switches the address space from `prev`'s to `next`'s; the kernel switches stacks afterwards.
@@ -246,7 +245,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         self.platform.kasan_check_byte(active.as_ptr().cast());
 
         match (prev.mm(), next.mm()) {
-            (None, None) => P::Arch::enter_lazy_tlb(self, irqs_off, active),
+            (None, None) => P::Arch::enter_lazy_tlb(&Inside(self), irqs_off, active),
             (Some(mm), None) => self.become_lazy(irqs_off, this, mm),
             (prev_mm, Some(next_mm)) => {
                 self.change_active_mm(irqs_off, this, active, next_mm);
@@ -297,7 +296,8 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     fn serve(&self, irqs_off: &IrqsOff<'_, P>, call: Call, mm: MmPtr<P>) {
         match call {
             Call::Flush | Call::FlushFreedTables => {
-                P::Arch::flush_ipi(self, irqs_off, mm, call == Call::FlushFreedTables);
+                // SAFETY: this is the switch path, and the flusher waits.
+                unsafe { P::Arch::flush_ipi(&Inside(self), irqs_off, mm, call == Call::FlushFreedTables) };
             }
             Call::Evict if self.active_ptr(self.this(irqs_off)) == mm => self.do_evict(irqs_off),
             // SAFETY: the caller waits, and keeps the mm that it asks about.
@@ -318,7 +318,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             self.platform.warn(Warning::EvictedUser);
             return;
         }
-        ArchHost::unlazy_mm_irqs_off(self, irqs_off);
+        self.unlazy_mm_irqs_off(irqs_off);
     }
 
     /// Asks CPUs to do `call` with `mm`: the others by interrupt, the calling one directly. Waits for all.
@@ -327,7 +327,13 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// its former CPU uncalled (Linux 6.5, powerpc's exit_flush_lazy_tlbs).
     ///
     /// The CPUs are those of `among` for which `is_target` holds.
-    pub(crate) fn call_cpus(&self, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool, call: Call, mm: &MmCore<P>) {
+    pub(crate) fn call_cpus(
+        &self,
+        among: CpuMaskView<'_, P>,
+        is_target: impl Fn(CpuId) -> bool,
+        call: Call,
+        mm: &MmCore<P>,
+    ) {
         let _pinned = PreemptGuard::new(self.platform);
         smp::call_others(self.platform, |cpu| &self.cpu(cpu).calls, among, &is_target, call, mm);
         let section = IrqGuard::new(self.platform, CALL_SELF);
@@ -335,6 +341,25 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         if among.test_cpu(irqs_off.cpu(), Relaxed) && is_target(irqs_off.cpu()) {
             self.serve(&irqs_off, call, MmPtr::from(mm));
         }
+    }
+
+    /// Ends this CPU's borrow, pointer and MMU, if it borrows.
+    pub(crate) fn unlazy_mm_irqs_off(&self, irqs_off: &IrqsOff<'_, P>) {
+        let this = self.this(irqs_off);
+        let mm = self.active_ptr(this);
+        if mm == self.init_mm().ptr() || self.current_mm(this).is_some() {
+            return;
+        }
+        self.load_init_mm(irqs_off, this, mm);
+        self.park(this, mm);
+    }
+
+    /// Puts the CPU on `init_mm`.
+    fn load_init_mm(&self, irqs_off: &IrqsOff<'_, P>, this: &Cpu<P, S>, prev: MmPtr<P>) {
+        let init_mm = self.init_mm();
+        this.active_mm.set(init_mm.ptr().as_ptr());
+        // SAFETY: this is the switch path, and init_mm is never freed.
+        unsafe { P::Arch::switch_mm_irqs_off(&Inside(self), irqs_off, prev, init_mm.core()) };
     }
 
     pub(crate) fn active_ptr(&self, this: &Cpu<P, S>) -> MmPtr<P> {
@@ -354,11 +379,9 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             // SAFETY: the caller owns a user of it.
             let alive = unsafe { mm.as_ref() };
             self.strategy.mmgrab_lazy_tlb(self.platform, &this.strategy, alive);
-            P::Arch::enter_lazy_tlb(self, irqs_off, mm);
+            P::Arch::enter_lazy_tlb(&Inside(self), irqs_off, mm);
         } else {
-            let init_mm = self.init_mm();
-            this.active_mm.set(init_mm.ptr().as_ptr());
-            P::Arch::switch_mm_irqs_off(self, irqs_off, mm, init_mm.core());
+            self.load_init_mm(irqs_off, this, mm);
         }
     }
 
@@ -367,7 +390,8 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         // SAFETY: the task or the caller that brings `next` owns a user of it.
         let alive = unsafe { next.as_ref() };
         this.active_mm.set(next.as_ptr());
-        P::Arch::switch_mm_irqs_off(self, irqs_off, prev, alive);
+        // SAFETY: this is the switch path; the user keeps `next` alive, and what follows it keeps a borrow alive.
+        unsafe { P::Arch::switch_mm_irqs_off(&Inside(self), irqs_off, prev, alive) };
         if !P::Arch::SWITCH_MM_IS_BARRIER {
             self.platform.fence(SeqCst.at(SWITCH));
         }
@@ -429,72 +453,6 @@ impl<P: Platform, S: LazyTlb<P>> PrevMm<'_, P, S> {
 impl<P: Platform, S: LazyTlb<P>> fmt::Debug for PrevMm<'_, P, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PrevMm").field("borrow", &self.borrow).finish_non_exhaustive()
-    }
-}
-
-impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Switcher<P, S> {
-    fn platform(&self) -> P {
-        self.platform
-    }
-
-    fn cpu_state(&self, cpu: CpuId) -> &S::CpuState {
-        &self.cpu(cpu).strategy
-    }
-
-    fn mm_state<'a>(&self, mm: &'a MmCore<P>) -> &'a S::MmState {
-        // SAFETY: every core that a switcher hands to its strategy is that of one of its own Mms.
-        unsafe { Mm::<P, S>::of(MmPtr::from(mm)) }.strategy()
-    }
-
-    fn mmdrop(&self, reference: CountRef<P>) {
-        self.drop_reference(reference);
-    }
-
-    fn cpu_possible_mask(&self) -> &CpuMask<P> {
-        &self.possible
-    }
-
-    fn evict_lazies(&self, mm: &MmCore<P>, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool) {
-        self.call_cpus(among, is_target, Call::Evict, mm);
-    }
-
-    fn evict_by_root(&self, mm: &MmCore<P>, among: &CpuMask<P>, is_target: impl Fn(CpuId) -> bool) {
-        self.call_cpus(among, is_target, Call::EvictByRoot, mm);
-    }
-
-    fn check_lazies_gone(&self, mm: &MmCore<P>) {
-        self.call_cpus(&self.possible, |_| true, Call::CheckGone, mm);
-    }
-}
-
-impl<P: Platform, S: LazyTlb<P>> ArchHost<P> for Switcher<P, S> {
-    fn platform(&self) -> P {
-        self.platform
-    }
-
-    fn arch_state(&self, cpu: CpuId) -> &<P::Arch as MmSwitch<P>>::CpuState {
-        &self.cpu(cpu).arch
-    }
-
-    fn init_mm(&self) -> &MmCore<P> {
-        Switcher::init_mm(self).core()
-    }
-
-    fn flush_cpus(&self, mm: &MmCore<P>, tables_freed: bool) {
-        let call = if tables_freed { Call::FlushFreedTables } else { Call::Flush };
-        self.call_cpus(mm.cpumask(), |_| true, call, mm);
-    }
-
-    fn unlazy_mm_irqs_off(&self, irqs_off: &IrqsOff<'_, P>) {
-        let this = self.this(irqs_off);
-        let mm = self.active_ptr(this);
-        let init_mm = Switcher::init_mm(self);
-        if mm == init_mm.ptr() || self.current_mm(this).is_some() {
-            return;
-        }
-        this.active_mm.set(init_mm.ptr().as_ptr());
-        P::Arch::switch_mm_irqs_off(self, irqs_off, mm, init_mm.core());
-        self.park(this, mm);
     }
 }
 

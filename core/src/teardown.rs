@@ -5,11 +5,12 @@
 //! must, then free. The order inside each is that of `kernel/fork.c` and `mm/mmap.c`; the flush comes before the
 //! tables are freed because a CPU's hardware may be walking them (Linux commit 2ff6ddf19c0e).
 
+use crate::host::Inside;
 use crate::lazy_tlb::LazyTlb;
 use crate::memory::Label;
 use crate::mm::{CountRef, MmPtr};
-use crate::mm_switch::{ArchHost, FlushRange, MmSwitch};
-use crate::platform::{Frame, IrqGuard, Platform, Warning};
+use crate::mm_switch::{FlushRange, MmSwitch};
+use crate::platform::{Frame, IrqGuard, IrqsOff, Platform, Warning};
 use crate::switcher::Switcher;
 
 /// The interrupts-off section in which a CPU that goes offline leaves its borrow.
@@ -30,10 +31,12 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             return;
         }
         let _frame = Frame::enter(self.platform, "__mmput");
-        self.platform.unmap_all(core);
-        P::Arch::flush_tlb(self, core, FlushRange::All, true);
-        self.platform.free_tables(core);
-        self.strategy.mm_users_zero(self, core);
+        // SAFETY: `users` reached zero, from where it never rises.
+        unsafe { self.platform.unmap_all(core) };
+        P::Arch::flush_tlb(&Inside(self), core, FlushRange::All, true);
+        // SAFETY: as above, and the flush has taken every CPU's hardware off the tables.
+        unsafe { self.platform.free_tables(core) };
+        self.strategy.mm_users_zero(&Inside(self), core);
         // SAFETY: the users owned one reference together, and there are none left.
         unsafe { self.mmdrop(mm) };
     }
@@ -55,7 +58,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         if !self.strategy.may_free(self.platform.context()) {
             self.platform.warn(Warning::WrongContext);
         }
-        self.strategy.cleanup_lazy_tlbs(self, core);
+        self.strategy.cleanup_lazy_tlbs(&Inside(self), core);
         // SAFETY: `count` is zero, and no CPU borrows it any more by the strategy's word.
         unsafe { self.platform.free_mm(core.into()) };
     }
@@ -71,7 +74,20 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// Context: interrupts on; waits for other CPUs. The caller keeps a reference to the mm.
     pub fn flush_tlb_mm_range(&self, mm: &crate::mm::Mm<P, S>, range: FlushRange, tables_freed: bool) {
         let _frame = Frame::enter(self.platform, "flush_tlb_mm_range");
-        P::Arch::flush_tlb(self, mm.core(), range, tables_freed);
+        P::Arch::flush_tlb(&Inside(self), mm.core(), range, tables_freed);
+    }
+
+    /// A flush that somebody else has sent, a hypervisor say, reaches this CPU: it does to `active_mm` what the library's
+    /// own flush of it would do here (path P15).
+    ///
+    /// Context: interrupts off.
+    ///
+    /// # Safety
+    /// `active_mm` is alive, or the architecture's [`flush_ipi`](MmSwitch::flush_ipi) only compares it.
+    pub unsafe fn flush_active_mm(&self, irqs_off: &IrqsOff<'_, P>, tables_freed: bool) {
+        let mm = self.active_ptr(self.this(irqs_off));
+        // SAFETY: this is the switch path; the rest is the caller's.
+        unsafe { P::Arch::flush_ipi(&Inside(self), irqs_off, mm, tables_freed) };
     }
 
     /// This CPU goes offline: it leaves what it borrows for `init_mm`, the only mm it is on until it is back (path P9,
@@ -87,8 +103,8 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         let prev = {
             let section = IrqGuard::new(self.platform, FORCE_INIT_MM);
             let irqs_off = section.irqs_off();
-            ArchHost::unlazy_mm_irqs_off(self, &irqs_off);
-            P::Arch::cpu_going_down(self, &irqs_off);
+            self.unlazy_mm_irqs_off(&irqs_off);
+            P::Arch::cpu_going_down(&Inside(self), &irqs_off);
             self.finish_task_switch(&irqs_off)
         };
         prev.mmdrop_lazy_tlb();

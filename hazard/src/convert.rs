@@ -12,14 +12,21 @@
 //!
 //! Publishing is a plain store, for a reason that [`slot`](crate::slot) gives.
 //!
-//! # Two traps
+//! # Three traps
 //!
 //! 1. *Count first, then tell* (pair L3). The reference must be in `count` before `drop_mm` names the mm: the target
 //!    may drop it at once. So the count grows first, and the exchange that publishes `drop_mm` is a release.
-//! 2. *Look again* (pair L4). A CPU whose `drop_mm` is taken by an older mm, but whose `lazy_mm` is ours, is provably
-//!    done with the older one, whose reference may be dropped on its behalf. That holds only if `lazy_mm` was read
-//!    *after* `drop_mm`: the CPU may have gone on to the older mm, borrowed it, and had `drop_mm` set, all since an
-//!    earlier read.
+//! 2. *Look after taking* (pair L4). What was in `drop_mm` before is the reclaimer's to drop only if the CPU is done with
+//!    it, and that is told from `lazy_mm` as it is read *after* `drop_mm`: the CPU may have gone on to the older mm,
+//!    borrowed it, and had `drop_mm` set, all since an earlier read.
+//! 3. *Own it before you judge it.* The scheme as it was posted reads `drop_mm`, looks at `lazy_mm`, finds that the CPU is
+//!    done with the older mm, and then compares and exchanges. In between the CPU may drop the older mm itself, its memory
+//!    may become a new mm, and the CPU may borrow that and be given a reference to it: the exchange finds the address it
+//!    expects, and the reclaimer drops the reference of an mm that is borrowed. Here the exchange comes first and is
+//!    unconditional. What it returns is a reference that the reclaimer owns, so that mm cannot be freed, its address
+//!    cannot be used again, and nobody can begin to borrow it, because it has no users. If the CPU turns out to borrow
+//!    it, it is given back in the same way. That ends: only the reference that the CPU needs ever goes back, and each mm
+//!    dies once.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -33,10 +40,8 @@ use lazytlb_core::platform::{Platform, Warning};
 
 use crate::slot::LazySlot;
 
-/// The reclaimer's look at `drop_mm`, before it looks at the slot again. Acquire (pair L4).
-pub const LOAD_DROP: Label = Label::new("hazard.load_drop");
-/// The exchange that leaves a reference with a CPU. Release, after the count has grown (pair L3 with [`TAKE`]);
-/// acquire, because it may take over an older reference.
+/// The exchange that leaves a reference with a CPU and takes the older one. Release, after the count has grown (pair L3
+/// with [`TAKE`]); acquire, before the slot is looked at (pair L4).
 pub const GIVE: Label = Label::new("hazard.give");
 /// The exchange with which a CPU takes what was left with it. Acquire.
 pub const TAKE: Label = Label::new("hazard.take");
@@ -58,9 +63,14 @@ impl<P: Platform> HazardSlot<P> {
         HazardSlot { lazy: LazySlot::from_parts(lazy_mm), drop_mm }
     }
 
-    /// The exchange with which a reference is left with this CPU: counted already, and with `older` taken over.
-    pub fn give(&self, older: *mut MmCore<P>, mm: &MmCore<P>) -> bool {
-        self.drop_mm.compare_exchange(older, MmPtr::from(mm).as_ptr(), AcqRel.at(GIVE), Relaxed).is_ok()
+    /// Leaves a reference to `mm` with this CPU, counted already, and takes the older one that was there; null if none was.
+    pub fn give(&self, mm: *mut MmCore<P>) -> *mut MmCore<P> {
+        self.drop_mm.swap(mm, AcqRel.at(GIVE))
+    }
+
+    /// As [`give`](Self::give), if just `older` is there.
+    pub fn give_in_place_of(&self, older: *mut MmCore<P>, mm: *mut MmCore<P>) -> bool {
+        self.drop_mm.compare_exchange(older, mm, AcqRel.at(GIVE), Relaxed).is_ok()
     }
 
     /// What this CPU publishes.
@@ -68,9 +78,9 @@ impl<P: Platform> HazardSlot<P> {
         &self.lazy
     }
 
-    /// What was left with this CPU to drop, for those who watch the machine from outside.
+    /// What was left with this CPU to drop. Acquire; for those who watch the machine from outside.
     pub fn drop_mm(&self) -> Option<MmPtr<P>> {
-        MmPtr::new(self.drop_mm.load(Relaxed))
+        MmPtr::new(self.drop_mm.load(Acquire))
     }
 }
 
@@ -107,24 +117,45 @@ pub trait ConvertSteps<P: Platform>: 'static {
 
     /// The references that the scan may hand out are added to the count, before any is handed out.
     fn raise_count(mm: &MmCore<P>, references: usize) {
-        mm.count_add(references);
-    }
-
-    /// A reference is left with a CPU, in the place of an `older` one. Says whether the CPU's word was as it was.
-    fn hand_out(slot: &HazardSlot<P>, older: *mut MmCore<P>, mm: &MmCore<P>) -> bool {
-        slot.give(older, mm)
+        // SAFETY: each is handed out, to be dropped by who takes it, or taken back by `lower_count`.
+        unsafe { mm.count_add(references) };
     }
 
     /// What was not handed out is taken from the count again.
     fn lower_count(mm: &MmCore<P>, references: usize) {
-        mm.count_sub(references);
+        // SAFETY: they were added by `raise_count` and not handed out; the users' reference is still there.
+        unsafe { mm.count_sub(references) };
     }
 
-    /// Whether the CPU still borrows `mm`, asked after its `drop_mm` was read; `seen` is what the scan read before.
-    fn borrows_still(slot: &HazardSlot<P>, mm: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
+    /// Whether the CPU is done with `older`, asked after its reference was taken; `seen` is what the scan read before.
+    fn is_done_with(slot: &HazardSlot<P>, older: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
         let _ = seen;
-        slot.lazy.scan() == mm
+        slot.lazy.scan() != older
     }
+
+    /// Leaves a counted reference to `mm` with the CPU of `slot`, which was `seen` borrowing it.
+    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, seen: *mut MmCore<P>) -> Given<P> {
+        let mut in_hand = MmPtr::from(mm);
+        loop {
+            let Some(older) = MmPtr::new(slot.give(in_hand.as_ptr())) else {
+                return Given::To(None);
+            };
+            if Self::is_done_with(slot, older.as_ptr(), seen) {
+                // SAFETY: it was counted for whoever takes it out of drop_mm, which was us, and the CPU is done with it.
+                return Given::To(Some(unsafe { CountRef::new(older) }));
+            }
+            in_hand = older;
+        }
+    }
+}
+
+/// How an attempt to leave a reference with a CPU ended.
+#[derive(Debug)]
+pub enum Given<P: Platform> {
+    /// The CPU had stopped borrowing by itself, and has got none.
+    Nothing,
+    /// It has the reference; the older one that it was done with is ours to drop.
+    To(Option<CountRef<P>>),
 }
 
 /// The scheme as it is meant.
@@ -233,7 +264,7 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
                 in_hand = cpus - cpu;
                 Steps::raise_count(mm, in_hand);
             }
-            match give::<P, Steps>(slot, mm, seen) {
+            match Steps::give(slot, mm, seen) {
                 Given::Nothing => {}
                 Given::To(older) => {
                     in_hand -= 1;
@@ -249,29 +280,7 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
     }
 }
 
-/// How an attempt to leave a reference with a CPU ended.
-enum Given<P: Platform> {
-    /// The CPU had stopped borrowing by itself.
-    Nothing,
-    /// It has the reference; the older one that it was done with is ours to drop.
-    To(Option<CountRef<P>>),
-}
-
-/// Leaves a reference to `mm` with the CPU of `slot`, which was seen borrowing it.
-fn give<P: Platform, Steps: ConvertSteps<P>>(slot: &HazardSlot<P>, mm: &MmCore<P>, seen: *mut MmCore<P>) -> Given<P> {
-    let mm_ptr = MmPtr::from(mm).as_ptr();
-    loop {
-        let older = slot.drop_mm.load(Acquire.at(LOAD_DROP));
-        if !older.is_null() && !Steps::borrows_still(slot, mm_ptr, seen) {
-            return Given::Nothing;
-        }
-        if Steps::hand_out(slot, older, mm) {
-            // SAFETY: the CPU borrows `mm` and so is done with `older`, and the exchange took over its reference.
-            return Given::To(MmPtr::new(older).map(|older| unsafe { CountRef::new(older) }));
-        }
-    }
-}
-
-// SAFETY: while a CPU publishes an mm, the mm has a user or a reference in that CPU's drop_mm, which only its own tail
-// takes, and only once the slot no longer names the mm.
+// SAFETY: while a CPU publishes an mm, the mm has a user, or a reference in that CPU's drop_mm or in the hand of a
+// reclaimer. The CPU's own tail takes it from drop_mm only once the slot no longer names the mm; a reclaimer that takes it
+// drops it only if it sees that the slot does not, and gives it back otherwise.
 unsafe impl<P: Platform> KeepsMmAlive<P> for HazardConvert {}

@@ -1,12 +1,14 @@
 //! `lazytlb bugs`: known bugs, planted and found.
 
+use std::path::Path;
+
 use anyhow::Result;
 use comfy_table::{Cell, Color, Table, presets};
 use lazytlb_sched_model::Litmus;
 use serde::Serialize;
 
 use crate::bad_input::BadInput;
-use crate::suite::{self, Effort, Row, Run};
+use crate::suite::{self, Effort, Row, Run, Test};
 
 /// Arguments of `lazytlb bugs`.
 ///
@@ -14,7 +16,7 @@ use crate::suite::{self, Effort, Row, Run};
 /// test expects, wherever it expects them. Numbers with a B are those of real bugs; each test names its source.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Numbers of bugs (B04) or names of their tests; all if none is given.
+    /// Numbers of bugs (B04), names of their tests, or litmus files with a planted bug; all bundled bugs if none is given.
     bugs: Vec<String>,
     /// All of them, which is what is done anyway if none is named.
     #[arg(long, conflicts_with = "bugs")]
@@ -52,7 +54,7 @@ pub(crate) struct Bug {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let tests = select(&arguments.bugs)?;
     if arguments.list {
-        for litmus in &tests {
+        for Test { litmus, .. } in &tests {
             let (id, title) = named(litmus);
             let about: String = litmus.about.lines().map(|line| format!("    {line}\n")).collect();
             crate::print(&format!("{id} {title} ({})\n{about}\n", litmus.program.name))?;
@@ -72,20 +74,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 /// All bugs that are bundled.
-pub(crate) fn all() -> Result<Vec<Litmus>, BadInput> {
+pub(crate) fn all() -> Result<Vec<Test>, BadInput> {
     select(&[])
 }
 
-fn select(wanted: &[String]) -> Result<Vec<Litmus>, BadInput> {
-    let mut bugs: Vec<Litmus> = suite::load(&[])?.into_iter().filter(|litmus| litmus.bug.is_some()).collect();
-    bugs.sort_by(|one, other| one.bug.cmp(&other.bug));
+fn select(wanted: &[String]) -> Result<Vec<Test>, BadInput> {
+    let mut bugs: Vec<Test> = suite::load(&[])?.into_iter().filter(|test| test.litmus.bug.is_some()).collect();
+    bugs.sort_by(|one, other| one.litmus.bug.cmp(&other.litmus.bug));
     if wanted.is_empty() {
         return Ok(bugs);
     }
     let find = |name: &String| {
-        let found = bugs.iter().find(|litmus| named(litmus).0 == name || litmus.program.name == *name);
-        let known: Vec<&str> = bugs.iter().map(|litmus| named(litmus).0).collect();
-        found.cloned().ok_or_else(|| BadInput::new(format!("unknown bug `{name}`; there are: {}", known.join(", "))))
+        if let Some(found) = bugs.iter().find(|test| named(&test.litmus).0 == name || test.asked_as == *name) {
+            return Ok(found.clone());
+        }
+        if !Path::new(name).exists() {
+            let known: Vec<&str> = bugs.iter().map(|test| named(&test.litmus).0).collect();
+            return Err(BadInput::new(format!("unknown bug `{name}`; there are: {}", known.join(", "))));
+        }
+        let test = suite::load_one(name)?;
+        if test.litmus.expected.is_empty() {
+            return Err(BadInput::new(format!("{name}: says nowhere what must be found: no `expect` line")));
+        }
+        Ok(test)
     };
     wanted.iter().map(find).collect()
 }
@@ -95,21 +106,20 @@ fn named(litmus: &Litmus) -> (&str, &str) {
 }
 
 /// Looks for each where its test says that it is.
-pub(crate) fn find(tests: &[Litmus], effort: Effort, reports: bool) -> Result<Vec<Bug>> {
+pub(crate) fn find(tests: &[Test], effort: Effort, reports: bool) -> Result<Vec<Bug>> {
     let mut runs = Vec::new();
     let mut counts = Vec::new();
-    for litmus in tests {
+    for test in tests {
         let before = runs.len();
-        for expected in &litmus.expected {
-            for &memory in &litmus.memories {
-                let setting = litmus.setting(expected.strategy, expected.rules, memory);
-                runs.push(Run { litmus: litmus.clone(), setting });
+        for expected in &test.litmus.expected {
+            for &memory in &test.litmus.memories {
+                runs.push(Run::new(test, expected.strategy, expected.rules, memory));
             }
         }
         counts.push(runs.len() - before);
     }
     let mut rows = suite::explore_all(&runs, effort, reports)?.into_iter();
-    let bugs = tests.iter().zip(counts).map(|(litmus, count)| {
+    let bugs = tests.iter().zip(counts).map(|(Test { litmus, .. }, count)| {
         let runs: Vec<Row> = rows.by_ref().take(count).collect();
         let (id, title) = named(litmus);
         Bug {

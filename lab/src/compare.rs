@@ -74,11 +74,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 /// Every bundled test without a planted bug, under every strategy.
 fn verdicts() -> Result<Vec<Row>> {
     let mut runs = Vec::new();
-    for litmus in suite::load(&[])?.into_iter().filter(|litmus| !litmus.is_mutation()) {
-        for &rules in &litmus.machines {
-            for &memory in &litmus.memories {
+    for test in suite::load(&[])?.into_iter().filter(|test| !test.litmus.is_mutation()) {
+        for &rules in &test.litmus.machines {
+            for &memory in &test.litmus.memories {
                 for strategy in Strategy::all() {
-                    runs.push(Run { litmus: litmus.clone(), setting: litmus.setting(strategy, rules, memory) });
+                    runs.push(Run::new(&test, strategy, rules, memory));
                 }
             }
         }
@@ -145,6 +145,7 @@ fn text_report(litmus: &[Row], bugs: &[bugs::Bug], reports: &[(&str, Report)], n
             "\nCost on the bundled trace {name} (Linux 6.18, {} CPUs, {} switches), counted by the strategies' own code:\n",
             report.cpus, report.switches
         );
+        text += &replay::losses_report(report);
         if let Some(truth) = &report.truth {
             text += &replay::truth_report(truth, false);
         }

@@ -8,7 +8,7 @@ use lazytlb_machine::{Found, MemoryModel, Schedule};
 use lazytlb_sched_model::{Model, Rules, Strategy};
 
 use crate::bad_input::BadInput;
-use crate::suite::{self, Effort, Run};
+use crate::suite::{self, Effort, Run, Test};
 
 /// Arguments of `lazytlb litmus`.
 ///
@@ -52,7 +52,7 @@ fn memory(name: &str) -> Result<MemoryModel, String> {
 /// Runs the command; says whether all was as expected.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
-        for litmus in suite::load(&arguments.tests)? {
+        for Test { litmus, .. } in suite::load(&arguments.tests)? {
             crate::print(&format!("{}\n{}\n", litmus.program.name, indent(&litmus.about)))?;
         }
         return Ok(true);
@@ -80,15 +80,20 @@ fn indent(text: &str) -> String {
 fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
     let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let mut runs = Vec::new();
-    for litmus in suite::load(&arguments.tests)? {
+    for test in suite::load(&arguments.tests)? {
+        let litmus = &test.litmus;
         // A test with a planted bug is not a test of the strategies; it is run where one asks for it to see its report.
         if litmus.is_mutation() && arguments.replay.is_none() {
+            if arguments.tests.len() == 1 {
+                let name = &test.asked_as;
+                return Err(BadInput::new(format!("a bug is planted in {name}: `lazytlb bugs {name}` looks for it")));
+            }
             continue;
         }
         for &rules in litmus.machines.iter().filter(|&rules| among(rules, &arguments.machine)) {
             for &memory in litmus.memories.iter().filter(|&memory| among(memory, &arguments.memory)) {
                 for &strategy in &strategies {
-                    runs.push(Run { litmus: litmus.clone(), setting: litmus.setting(strategy, rules, memory) });
+                    runs.push(Run::new(&test, strategy, rules, memory));
                 }
             }
         }
@@ -116,7 +121,7 @@ fn replay(runs: &[Run], file: &Path) -> Result<bool> {
     let name = file.display();
     let text = fs::read_to_string(file).map_err(|error| BadInput::new(format!("{name}: {error}")))?;
     let schedule: Schedule = text.parse().map_err(|error| BadInput::new(format!("{name}:{error}")))?;
-    let model = Model::new(&run.litmus.program, &run.setting);
+    let model = Model::new(&run.test.litmus.program, &run.setting);
     let recording = model.replay(&schedule).map_err(|error| BadInput::new(format!("{name}:{error}")))?;
     let found = recording.verdicts.iter().max_by_key(|verdict| !verdict.kind.is_finding());
     match found {

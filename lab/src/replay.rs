@@ -195,12 +195,7 @@ fn text_report(report: &Report, rules: Rules, disagreements: bool) -> String {
         report.traced.as_secs_f64(),
         report.took.as_secs_f64(),
     );
-    if report.inferred_switches + report.losses > 0 {
-        text += &format!(
-            "inferred: {} switches that the trace has lost ({} times it says so itself)\n",
-            report.inferred_switches, report.losses
-        );
-    }
+    text += &losses_report(report);
     if report.inferred_tasks > 0 {
         text += &format!(
             "inferred: what {} tasks are, from their names; a .tasks file would tell (lazytlb replay --help)\n",
@@ -212,6 +207,17 @@ fn text_report(report: &Report, rules: Rules, disagreements: bool) -> String {
     }
     text += &format!("\n{}\n", table(&report.strategies, rules));
     text
+}
+
+/// What the trace does not have; nothing if it is whole.
+pub(crate) fn losses_report(report: &Report) -> String {
+    if report.inferred_switches + report.losses == 0 {
+        return String::new();
+    }
+    format!(
+        "inferred: {} switches that the trace has lost ({} times it says so itself)\n",
+        report.inferred_switches, report.losses
+    )
 }
 
 pub(crate) fn truth_report(truth: &Truth, disagreements: bool) -> String {

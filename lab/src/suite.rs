@@ -8,8 +8,8 @@ use anyhow::Result;
 use comfy_table::{Cell, Color, Table, presets};
 use include_dir::{Dir, include_dir};
 use indicatif::ProgressBar;
-use lazytlb_machine::{Found, Kind, Limits, Reduction, Search};
-use lazytlb_sched_model::{Litmus, Model, Setting};
+use lazytlb_machine::{Found, Kind, Limits, MemoryModel, Reduction, Search};
+use lazytlb_sched_model::{Litmus, Model, Rules, Setting, Strategy};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ pub(crate) struct Effort {
     #[arg(long, value_enum, default_value = "exhaustive", value_name = "HOW")]
     search: How,
     /// How many preemptions, interrupts and early drains a bounded search allows; the depth that PCT looks for.
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
     bound: u32,
     /// Where the random numbers of a random or PCT search start.
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -70,10 +70,24 @@ impl Effort {
     }
 }
 
+/// A litmus test, and how the command line names it.
+#[derive(Clone)]
+pub(crate) struct Test {
+    /// The name of a bundled test, or the path of a file.
+    pub(crate) asked_as: String,
+    pub(crate) litmus: Litmus,
+}
+
 /// A run: a test in a setting.
 pub(crate) struct Run {
-    pub(crate) litmus: Litmus,
+    pub(crate) test: Test,
     pub(crate) setting: Setting,
+}
+
+impl Run {
+    pub(crate) fn new(test: &Test, strategy: Strategy, rules: Rules, memory: MemoryModel) -> Run {
+        Run { test: test.clone(), setting: test.litmus.setting(strategy, rules, memory) }
+    }
 }
 
 /// How one run of a test ended.
@@ -110,30 +124,34 @@ pub(crate) enum Verdict {
 }
 
 /// The tests that are asked for: files, or names of bundled ones; all bundled ones if none is.
-pub(crate) fn load(tests: &[String]) -> Result<Vec<Litmus>, BadInput> {
-    let parse = |name: &str, text: &str| Litmus::parse(text).map_err(|error| BadInput::new(error.in_file(name)));
+pub(crate) fn load(tests: &[String]) -> Result<Vec<Test>, BadInput> {
     if tests.is_empty() {
-        let mut files: Vec<_> = BUNDLED.files().collect();
-        files.sort_by_key(|file| file.path());
-        let name = |file: &include_dir::File<'_>| file.path().display().to_string();
-        return files.iter().map(|file| parse(&name(file), file.contents_utf8().unwrap_or_default())).collect();
+        let mut names: Vec<_> = BUNDLED.files().filter_map(|file| file.path().file_stem()).collect();
+        names.sort_unstable();
+        return names.into_iter().map(|name| load_one(&name.to_string_lossy())).collect();
     }
-    let read = |test: &String| {
-        if let Some(file) = BUNDLED.get_file(format!("{test}.litmus")) {
-            return parse(test, file.contents_utf8().unwrap_or_default());
-        }
-        let bytes = fs::read(test).map_err(|error| {
-            BadInput::new(format!("{test}: {error}; it is no bundled test either (see `lazytlb litmus --list`)"))
-        })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-            let column = valid.rsplit(|&byte| byte == b'\n').next().map_or(0, <[u8]>::len) + 1;
-            BadInput::new(format!("{test}:{line}:{column}: not text: a byte that is not UTF-8"))
-        })?;
-        parse(test, &text)
+    tests.iter().map(|test| load_one(test)).collect()
+}
+
+/// A test: a file, or the name of a bundled one.
+pub(crate) fn load_one(test: &str) -> Result<Test, BadInput> {
+    let parse = |text: &str| {
+        let litmus = Litmus::parse(text).map_err(|error| BadInput::new(error.in_file(test)))?;
+        Ok(Test { asked_as: test.to_owned(), litmus })
     };
-    tests.iter().map(read).collect()
+    if let Some(file) = BUNDLED.get_file(format!("{test}.litmus")) {
+        return parse(file.contents_utf8().unwrap_or_default());
+    }
+    let bytes = fs::read(test).map_err(|error| {
+        BadInput::new(format!("{test}: {error}; it is no bundled test either (see `lazytlb litmus --list`)"))
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let column = valid.rsplit(|&byte| byte == b'\n').next().map_or(0, <[u8]>::len) + 1;
+        BadInput::new(format!("{test}:{line}:{column}: not text: a byte that is not UTF-8"))
+    })?;
+    parse(&text)
 }
 
 /// Runs all, as many at a time as there are CPUs, in the order in which they were given.
@@ -142,7 +160,7 @@ pub(crate) fn explore_all(runs: &[Run], effort: Effort, reports: bool) -> Result
     let rows = runs
         .par_iter()
         .map(|run| {
-            bar.set_message(format!("{} under {}", run.litmus.program.name, run.setting.strategy));
+            bar.set_message(format!("{} under {}", run.test.litmus.program.name, run.setting.strategy));
             let row = explore(run, effort, reports, &bar);
             bar.inc(1);
             row
@@ -153,11 +171,15 @@ pub(crate) fn explore_all(runs: &[Run], effort: Effort, reports: bool) -> Result
 }
 
 fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Result<Row> {
-    let Run { litmus, setting } = run;
+    let (litmus, setting) = (&run.test.litmus, &run.setting);
     let model = Model::new(&litmus.program, setting);
     let limits =
         Limits { executions: effort.executions, time: Duration::from_secs(effort.seconds), stop_at_first: false };
     let result = model.explore(effort.search(), limits, |_| bar.tick());
+    if let Some(label) = result.never_met.first().filter(|_| result.complete) {
+        let message = format!("{}: `drop {label}`: nothing with that label is ever met", run.test.asked_as);
+        return Err(BadInput::new(message).into());
+    }
     let kinds: BTreeSet<Kind> = result.found.iter().map(|found| found.verdict.kind).collect();
     let claimed = setting.strategy.claims(setting.rules) && !litmus.is_mutation();
     let failed = kinds.iter().any(|kind| !litmus.allowed.contains(kind));
@@ -171,7 +193,7 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
         // A sample can only show that something is wrong.
         _ if claimed && effort.search != How::Exhaustive => !failed,
         _ if claimed => verdict == Verdict::Pass,
-        Some(told) => kinds == told.kinds.iter().copied().collect() && result.never_met.is_empty(),
+        Some(told) => kinds == told.kinds.iter().copied().collect(),
         None => true,
     };
     let worst = result.found.iter().max_by_key(|found| !found.verdict.kind.is_finding());
@@ -200,7 +222,7 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
 
 fn full_report(run: &Run, model: &Model, found: &Found) -> Result<String> {
     let Setting { strategy, rules, memory, .. } = &run.setting;
-    let name = &run.litmus.program.name;
+    let name = &run.test.asked_as;
     let replay = format!(
         "save the schedule as FILE, then: lazytlb litmus {name} --strategy {strategy} --memory {memory} --machine {rules} --replay FILE"
     );

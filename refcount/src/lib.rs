@@ -45,7 +45,8 @@ impl<P: Platform> LazyTlb<P> for Refcount {
 
     #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), mm: &MmCore<P>) {
-        mm.count_add(1);
+        // SAFETY: the borrow owns it, and gives it back when it ends.
+        unsafe { mm.count_add(1) };
     }
 
     #[inline]

@@ -232,6 +232,11 @@ impl Replayer {
             if let Kind::Lost { .. } = event.kind {
                 event.time = window.back().map_or(self.last, |last| last.time);
             }
+            if let Kind::Exec { pid, old_pid } = event.kind
+                && pid != old_pid
+            {
+                keep_old_number(&mut window, &mut event, pid, old_pid);
+            }
             self.report.reordered += u64::from(insert(&mut window, event));
             if window.len() > WINDOW
                 && let Some(event) = window.pop_front()
@@ -336,8 +341,10 @@ impl Replayer {
             Kind::RootLoad => self.load(event),
             Kind::NewTask { child, shares_mm } => self.new_task(event, event.pid, child, Some(shares_mm)),
             Kind::Fork { parent, child } => self.new_task(event, parent, child, None),
-            Kind::Exec { pid, old_pid } => self.exec(event, pid, old_pid),
-            Kind::Exit { pid } => self.exit(event, pid),
+            Kind::Exec { pid, old_pid } if old_pid == runs => self.exec(event, pid, old_pid),
+            Kind::Exit { pid } if pid == runs => self.exit(event, pid),
+            // What a task does to itself it does while it runs: such a line is damaged.
+            Kind::Exec { .. } | Kind::Exit { .. } => {}
             Kind::Lost { .. } | Kind::Other => {}
         }
         Ok(())
@@ -674,12 +681,17 @@ impl Replayer {
     }
 
     fn exec(&mut self, event: &Event, pid: u32, old_pid: u32) {
-        // A thread that execs takes its group's number over.
-        if pid != old_pid
-            && !self.tasks.contains_key(&pid)
-            && let Some(task) = self.tasks.remove(&old_pid)
-        {
-            self.tasks.insert(pid, task);
+        // A thread that execs takes over the number of its group's leader, which has exited.
+        if pid != old_pid {
+            match self.tasks.get(&pid) {
+                Some(leader) if leader.cpu.is_some() => return,
+                Some(_) => self.gone(event, pid),
+                None => {}
+            }
+            if let Some(task) = self.tasks.remove(&old_pid) {
+                self.tasks.insert(pid, task);
+            }
+            self.cpus[event.cpu as usize].curr = pid;
         }
         match self.tasks.get_mut(&pid) {
             Some(task) if task.exec_at.is_some() => task.exec_at = None,
@@ -744,6 +756,16 @@ fn runs(event: &Event) -> (u32, Comm) {
         Kind::Switch { prev, prev_comm, .. } => (prev, prev_comm),
         _ => (event.pid, event.comm),
     }
+}
+
+/// A thread that execs has its leader's number some events before `sched_process_exec` says so: they are told under its
+/// own.
+fn keep_old_number(window: &mut VecDeque<Event>, exec: &mut Event, pid: u32, old_pid: u32) {
+    let before = window.iter_mut().rev().filter(|event| event.cpu == exec.cpu);
+    for event in before.take_while(|event| event.pid == pid && !matches!(event.kind, Kind::Switch { .. })) {
+        event.pid = old_pid;
+    }
+    exec.pid = old_pid;
 }
 
 /// Puts an event where its time belongs. Says whether others had to make way.

@@ -4,10 +4,9 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::LazyTlb;
-use lazytlb_core::memory::{Label, LocalWord};
-use lazytlb_core::mm::{ARef, Mm, MmPtr, MmWithUser};
+use lazytlb_core::memory::Label;
+use lazytlb_core::mm::{ARef, Mm, MmWithUser};
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy, MmSwitch};
 use lazytlb_core::platform::{IrqsOff, Platform, Root};
 use lazytlb_core::switcher::{Switcher, Task};
@@ -219,7 +218,8 @@ where
         let flags = Replay::<R>::NEW.local_irq_save(Label::NONE);
         // SAFETY: just disabled.
         let result = f(&unsafe { IrqsOff::assume(Replay::NEW) });
-        Replay::<R>::NEW.local_irq_restore(flags);
+        // SAFETY: saved above, and the IrqsOff is gone.
+        unsafe { Replay::<R>::NEW.local_irq_restore(flags) };
         result
     }
 
@@ -272,11 +272,8 @@ where
             }
             Action::LastPut(slot) => drop(self.kept(slot).held.take()),
             Action::Flush => Self::irqs_off(|irqs_off| {
-                let cpu = hardware_cpu();
-                let active = self.switcher.cpu(cpu).active_mm_word().get();
-                if let Some(mm) = MmPtr::new(active) {
-                    R::flush_ipi(self.switcher, irqs_off, mm, true);
-                }
+                // SAFETY: the replay's architectures only compare it.
+                unsafe { self.switcher.flush_active_mm(irqs_off, true) };
             }),
             Action::Gone(slot) => {
                 let kept = self.tasks[slot as usize].take();
@@ -303,10 +300,6 @@ where
         }
         swap_counts(others);
     }
-}
-
-fn hardware_cpu() -> CpuId {
-    Replay::<IpiFlush>::NEW.smp_processor_id()
 }
 
 impl<R, S: LazyTlb<Replay<R>>> Run for Engine<R, S>

@@ -414,20 +414,20 @@ macro_rules! platform {
             }
 
             #[inline]
-            fn local_irq_restore(self, flags: bool) {
+            unsafe fn local_irq_restore(self, flags: bool) {
                 hardware(|hardware| hardware.irqs_off.set(flags));
             }
 
             fn preempt_disable(self) {}
 
-            fn preempt_enable(self) {}
+            unsafe fn preempt_enable(self) {}
 
             fn context(self) -> Context {
                 let irqs_disabled = hardware(|hardware| hardware.irqs_off.get());
                 Context { in_nmi: false, in_hardirq: false, in_softirq: false, preempt_disabled: false, irqs_disabled }
             }
 
-            fn load_root(self, root: Root) {
+            unsafe fn load_root(self, root: Root) {
                 count(|counts| counts.root_loads += 1);
                 hardware(|hardware| {
                     let cpu = hardware.cpu.get();
@@ -450,16 +450,17 @@ macro_rules! platform {
                     on_cpu(target.get(), || {
                         let flags = self.local_irq_save(Label::NONE);
                         (machine.on_ipi)(machine.switcher);
-                        self.local_irq_restore(flags);
+                        // SAFETY: saved above.
+                        unsafe { self.local_irq_restore(flags) };
                     });
                 }
             }
 
-            fn unmap_all(self, mm: &MmCore<Self>) {
+            unsafe fn unmap_all(self, mm: &MmCore<Self>) {
                 mm.data().dies();
             }
 
-            fn free_tables(self, _: &MmCore<Self>) {}
+            unsafe fn free_tables(self, _: &MmCore<Self>) {}
 
             unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
                 // SAFETY: it is alive until the last line.

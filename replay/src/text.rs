@@ -133,8 +133,10 @@ impl<R: Read> Lines<R> {
         loop {
             let unread = &self.chunk[self.start..self.end];
             if let Some(length) = memchr(b'\n', &unread[looked_at..]) {
-                let line = self.start..self.start + looked_at + length;
-                self.start = line.end + 1;
+                let end = looked_at + length;
+                // Line ends of other systems.
+                let line = self.start..self.start + end - usize::from(unread[..end].ends_with(b"\r"));
+                self.start += end + 1;
                 self.line += 1;
                 return Ok(Some(line));
             }

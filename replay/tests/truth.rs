@@ -118,6 +118,9 @@ fn layouts_and_order_do_not_matter() {
     assert_eq!((report.events, report.switches), (expected.events, expected.switches));
     assert!(report.truth.unwrap().agreement() > 0.99);
 
+    let report = replay(name, &text.replace('\n', "\r\n"));
+    assert_eq!((report.events, report.truth.unwrap().agree), (expected.events, expected.truth.as_ref().unwrap().agree));
+
     // Lines of the same microsecond keep the order in which they come, so only others can change places.
     let time = |line: &str| line.split(": ").next().and_then(|head| head.rsplit(' ').next()).map(str::to_owned);
     let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -156,6 +159,66 @@ fn what_is_lost_is_inferred_and_said() {
     assert!(report.truth.unwrap().agreement() >= 0.99);
 }
 
+/// Lines of one CPU, a millisecond apart: the task in the first column, its number, and what happens.
+fn trace(lines: &[(&str, u32, &str)]) -> String {
+    let line = |(at, (comm, pid, what)): (usize, &(&str, u32, &str))| {
+        format!("{comm:>16}-{pid:<7} [000] d..2. 10.{at:03}000: {what}\n")
+    };
+    lines.iter().enumerate().map(line).collect()
+}
+
+#[test]
+fn a_thread_that_execs_takes_its_leaders_number() {
+    let report = replay(
+        "fork-exit",
+        &trace(&[
+            ("sh", 100, "task_newtask: pid=200 comm=sh clone_flags=1200011 oom_score_adj=0"),
+            (
+                "sh",
+                100,
+                "sched_switch: prev_comm=sh prev_pid=100 prev_prio=120 prev_state=S ==> next_comm=sh next_pid=200 next_prio=120",
+            ),
+            ("sh", 200, "task_newtask: pid=201 comm=sh clone_flags=3d0f00 oom_score_adj=0"),
+            ("sh", 200, "sched_process_exit: comm=sh pid=200 prio=120"),
+            (
+                "sh",
+                200,
+                "sched_switch: prev_comm=sh prev_pid=200 prev_prio=120 prev_state=Z ==> next_comm=sh next_pid=201 next_prio=120",
+            ),
+            // From here on it is called 200.
+            ("sh", 200, "tlb_flush: pages:-1 reason:flush on task switch (0)"),
+            ("sh", 200, "sched_process_exec: filename=/bin/ls pid=200 old_pid=201"),
+            (
+                "ls",
+                200,
+                "sched_switch: prev_comm=ls prev_pid=200 prev_prio=120 prev_state=S ==> next_comm=swapper/0 next_pid=0 next_prio=120",
+            ),
+        ]),
+    );
+    assert_eq!((report.switches, report.inferred_switches), (3, 0));
+    let counts = report.strategies.iter().find(|one| one.strategy == Strategy::Refcount).unwrap().counts;
+    assert_eq!((counts.died, counts.freed, counts.warnings), (1, 1, 0), "the threads' common address space is gone");
+}
+
+#[test]
+fn a_line_about_a_task_that_does_not_run_changes_nothing() {
+    let text = plain("pipes-threads");
+    let whole = replay("pipes-threads", &text);
+    let mut other = String::new();
+    for line in text.lines() {
+        if let Some((place, _)) = line.split_once("sched_switch") {
+            other.push_str(&format!("{place}sched_process_exec: filename=/bin/sh pid=99999 old_pid=99999\n"));
+            other.push_str(&format!("{place}sched_process_exit: comm=sh pid=99999 prio=120\n"));
+        }
+        other.push_str(line);
+        other.push('\n');
+    }
+    let report = replay("pipes-threads", &other);
+    for (one, other) in report.strategies.iter().zip(&whole.strategies) {
+        assert_eq!(one.counts, other.counts, "{}", one.strategy);
+    }
+}
+
 #[test]
 fn what_is_no_trace_is_refused() {
     let refused = |bytes: &[u8]| {
@@ -179,7 +242,8 @@ fn what_is_no_trace_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Damaged traces are refused or replayed; nothing panics.
+    /// Damaged traces are refused or replayed; nothing panics, and whatever they say, the library is not made to do what no
+    /// kernel does.
     #[test]
     fn damaged_traces_never_panic(
         start in 0..10_000_usize,
@@ -207,6 +271,11 @@ proptest! {
             }
         }
         let options = if tasks { options("pipes-threads") } else { Options::default() };
-        let _ = Replayer::new(options).run(&bytes[..], |_| {});
+        if let Ok(report) = Replayer::new(options).run(&bytes[..], |_| {}) {
+            for one in report.strategies {
+                prop_assert_eq!(one.counts.warnings, 0, "{}", one.strategy);
+                prop_assert!(one.counts.freed <= one.counts.died, "{}", one.strategy);
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use lazytlb_core::mm::{Mm, MmPtr};
 use lazytlb_core::platform::Platform;
 use lazytlb_machine::{Kind, Machine};
 
-use crate::platform::{Lab, MmData, peek};
+use crate::platform::{Lab, MmData, address, peek};
 use crate::strategies::Accounted;
 use crate::watch::Watch;
 use crate::world::World;
@@ -44,26 +44,26 @@ where
         }
     }
 
-    fn expected_count(&self, mm: &Mm<Lab<R>, S>, address: usize) -> usize {
+    fn expected_count(&self, mm: &Mm<Lab<R>, S>, at: usize) -> usize {
         let pointer = MmPtr::from(mm.core());
         let of_cpu = |cpu| {
             let state = self.switcher.cpu(CpuId::new(cpu));
             let runs_user = self.current_mm(cpu) == Some(pointer);
-            let borrows = MmPtr::new(peek(state.active_mm_word())) == Some(pointer) && !runs_user;
-            let parked = MmPtr::new(peek(state.prev_mm_word())) == Some(pointer);
+            let borrows = peek(|| state.active_mm()) == Some(pointer) && !runs_user;
+            let parked = peek(|| state.prev_mm()) == Some(pointer);
             self.switcher.strategy().references(state, pointer, borrows || parked)
         };
         let held: usize = (0..self.named.len())
-            .filter(|&name| self.named[name].peek().addr() == address)
+            .filter(|&name| self.named[name].peek().addr() == at)
             .map(|name| self.held[name].peek())
             .sum();
         usize::from(mm.core().users() > 0) + (0..self.program.cpus()).map(of_cpu).sum::<usize>() + held
     }
 
     fn current_mm(&self, cpu: usize) -> Option<MmPtr<Lab<R>>> {
-        let curr = peek(self.switcher.cpu(CpuId::new(cpu)).curr_word());
+        let curr = peek(|| self.switcher.cpu(CpuId::new(cpu)).curr());
         let task = self.tasks.iter().find(|&task| core::ptr::eq(task, curr))?;
-        MmPtr::new(peek(task.mm_word()))
+        peek(|| task.mm())
     }
 
     /// What each CPU is on, and what each mm's counts are.
@@ -73,7 +73,7 @@ where
             false => " (freed)",
         };
         let cpus = (0..self.program.cpus()).map(|cpu| {
-            let active = peek(self.switcher.cpu(CpuId::new(cpu)).active_mm_word()).addr();
+            let active = address(peek(|| self.switcher.cpu(CpuId::new(cpu)).active_mm()));
             let runs = self.current_mm(cpu).map_or("a kernel thread", |_| "a user task");
             let root = Watch::roots_of(machine)[cpu].peek();
             let root_name = machine.name_of_ptr(core::ptr::without_provenance::<u8>(root));
@@ -98,7 +98,7 @@ where
     pub(crate) fn outcome(&self, machine: &Machine, values: &mut Vec<u64>) {
         let live = self.named.iter().map(|named| u64::from(!named.peek().is_null() && machine.is_live(named.peek())));
         let active = (0..self.program.cpus()).map(|cpu| {
-            let active = peek(self.switcher.cpu(CpuId::new(cpu)).active_mm_word()).addr();
+            let active = address(peek(|| self.switcher.cpu(CpuId::new(cpu)).active_mm()));
             let named = self.named.iter().position(|named| named.peek().addr() == active);
             named.map_or(self.named.len() as u64, |index| index as u64)
         });

@@ -168,11 +168,13 @@ impl<'a> Line<'a> {
 
     /// The words of a part of the line; `part` is a slice of it.
     fn words(&self, part: &'a str) -> impl Iterator<Item = Word<'a>> + use<'a> {
-        let start = self.text.as_ptr().addr();
-        let text = self.text;
+        let (text, start) = (self.text, self.text.as_ptr().addr());
+        let (mut counted, mut column) = (0, 1);
         part.split_whitespace().map(move |word| {
-            let bytes = word.as_ptr().addr() - start;
-            Word { text: word, column: text[..bytes].chars().count() + 1 }
+            let begins = word.as_ptr().addr() - start;
+            column += text[counted..begins].chars().count();
+            counted = begins;
+            Word { text: word, column }
         })
     }
 

@@ -3,11 +3,12 @@
 //! Wrong orderings need no mutant: the lab drops the access with a given label.
 
 use core::fmt;
+use core::ptr::null_mut;
 use core::str::FromStr;
 
-use lazytlb_core::mm::MmCore;
+use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
-use lazytlb_hazard::convert::{ConvertSteps, HazardSlot};
+use lazytlb_hazard::convert::{ConvertSteps, Given, HazardSlot};
 
 use crate::strategies::{UnknownName, by_name};
 
@@ -20,11 +21,13 @@ pub enum Mutant {
     CountAfterGive,
     /// [`StaleSlot`].
     StaleSlot,
+    /// [`JudgeBeforeTaking`].
+    JudgeBeforeTaking,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 3] = [Mutant::Caller, Mutant::CountAfterGive, Mutant::StaleSlot];
+    pub const ALL: [Mutant; 4] = [Mutant::Caller, Mutant::CountAfterGive, Mutant::StaleSlot, Mutant::JudgeBeforeTaking];
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Mutant {
             Mutant::Caller => "caller",
             Mutant::CountAfterGive => "count-after-give",
             Mutant::StaleSlot => "stale-slot",
+            Mutant::JudgeBeforeTaking => "judge-before-taking",
         }
     }
 }
@@ -57,23 +61,44 @@ pub struct CountAfterGive;
 impl<P: Platform> ConvertSteps<P> for CountAfterGive {
     fn raise_count(_mm: &MmCore<P>, _references: usize) {}
 
-    fn hand_out(slot: &HazardSlot<P>, older: *mut MmCore<P>, mm: &MmCore<P>) -> bool {
-        let given = slot.give(older, mm);
-        if given {
-            mm.count_add(1);
-        }
-        given
+    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, _seen: *mut MmCore<P>) -> Given<P> {
+        let older = slot.give(MmPtr::from(mm).as_ptr());
+        // SAFETY: late, which is the bug, but it is the reference that was handed out.
+        unsafe { mm.count_add(1) };
+        // SAFETY: not; no test with this mutant leaves a CPU two references.
+        Given::To(MmPtr::new(older).map(|older| unsafe { CountRef::new(older) }))
     }
 
     fn lower_count(_mm: &MmCore<P>, _references: usize) {}
 }
 
-/// The second trap: whether the CPU is done with what its `drop_mm` names is told from a look that was before (B04).
+/// The second trap: whether the CPU is done with what its `drop_mm` named is told from a look that was before (B04).
 #[derive(Clone, Copy, Debug)]
 pub struct StaleSlot;
 
 impl<P: Platform> ConvertSteps<P> for StaleSlot {
-    fn borrows_still(_slot: &HazardSlot<P>, mm: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
-        seen == mm
+    fn is_done_with(_slot: &HazardSlot<P>, older: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
+        seen != older
+    }
+}
+
+/// The third trap, and the scheme as it was posted in January 2022: the older mm is judged before its reference is taken,
+/// and its address may stand for another mm by then.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgeBeforeTaking;
+
+impl<P: Platform> ConvertSteps<P> for JudgeBeforeTaking {
+    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, _seen: *mut MmCore<P>) -> Given<P> {
+        let mm = MmPtr::from(mm).as_ptr();
+        loop {
+            let older = slot.drop_mm();
+            if older.is_some() && slot.lazy().scan() != mm {
+                return Given::Nothing;
+            }
+            if slot.give_in_place_of(older.map_or(null_mut(), MmPtr::as_ptr), mm) {
+                // SAFETY: not; that is the bug.
+                return Given::To(older.map(|older| unsafe { CountRef::new(older) }));
+            }
+        }
     }
 }

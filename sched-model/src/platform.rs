@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use lazytlb_core::cpumask::{CpuId, CpuMask};
 use lazytlb_core::memory::{At, Label, LocalWord, Memory, Ordering::*};
-use lazytlb_core::mm::MmCore;
+use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
@@ -123,9 +123,17 @@ impl<Rules> Memory for Lab<Rules> {
     }
 }
 
-/// Reads a local word without a step, in a run and outside.
-pub(crate) fn peek<T: Copy>(word: &impl LocalWord<T>) -> T {
-    Machine::try_with(|machine| machine.quietly(|| word.get())).unwrap_or_else(|| word.get())
+/// Looks at the library's words without a step, in a run and outside.
+pub(crate) fn peek<T>(look: impl Fn() -> T) -> T {
+    Machine::try_with(|machine| machine.quietly(&look)).unwrap_or_else(look)
+}
+
+/// What reports and books know an mm by; 0 for none.
+pub(crate) fn address<R>(mm: Option<MmPtr<Lab<R>>>) -> usize
+where
+    Lab<R>: Platform,
+{
+    mm.map_or(0, |mm| mm.as_ptr().addr())
 }
 
 /// What the model's kernel keeps in each mm: its page tables.
@@ -165,7 +173,7 @@ macro_rules! platform {
                 Machine::try_with(|machine| machine.irq_save(label)).unwrap_or(false)
             }
 
-            fn local_irq_restore(self, flags: bool) {
+            unsafe fn local_irq_restore(self, flags: bool) {
                 Machine::try_with(|machine| machine.irq_restore(flags));
             }
 
@@ -173,7 +181,7 @@ macro_rules! platform {
                 Machine::try_with(Machine::preempt_disable);
             }
 
-            fn preempt_enable(self) {
+            unsafe fn preempt_enable(self) {
                 Machine::try_with(Machine::preempt_enable);
             }
 
@@ -189,7 +197,7 @@ macro_rules! platform {
             }
 
             #[track_caller]
-            fn load_root(self, root: Root) {
+            unsafe fn load_root(self, root: Root) {
                 let cpu = self.smp_processor_id().get();
                 let setup = || SETUP.get().0;
                 let at = Location::caller();
@@ -223,7 +231,7 @@ macro_rules! platform {
             }
 
             #[track_caller]
-            fn unmap_all(self, mm: &MmCore<Self>) {
+            unsafe fn unmap_all(self, mm: &MmCore<Self>) {
                 Machine::try_with(Machine::might_sleep);
                 // SAFETY: the root table is in the arena; whether it is allocated is what the machine checks.
                 let root: &Table = unsafe { &*core::ptr::with_exposed_provenance(mm.root().0) };
@@ -231,7 +239,7 @@ macro_rules! platform {
             }
 
             #[track_caller]
-            fn free_tables(self, mm: &MmCore<Self>) {
+            unsafe fn free_tables(self, mm: &MmCore<Self>) {
                 let at = Location::caller();
                 watch(|watch| mm.data().free_below_root(watch, at));
             }

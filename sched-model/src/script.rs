@@ -4,13 +4,13 @@ use core::panic::Location;
 use core::ptr::NonNull;
 
 use lazytlb_core::CpuId;
-use lazytlb_core::memory::{Label, LocalWord};
-use lazytlb_core::mm::{ARef, Mm, MmPtr, MmWithUser};
+use lazytlb_core::memory::Label;
+use lazytlb_core::mm::{ARef, Mm, MmWithUser};
 use lazytlb_core::mm_switch::FlushRange;
 use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_machine::{Kind, Machine};
 
-use crate::platform::{Lab, MmData, peek, watch};
+use crate::platform::{Lab, MmData, address, peek, watch};
 use crate::program::{InInterrupt, Source, Statement};
 use crate::strategies::Accounted;
 use crate::world::World;
@@ -72,9 +72,13 @@ where
                 self.held[mm].poke(self.held[mm].peek() + 1);
             }
             Statement::UnuseMm => {
-                let adopted = peek(current.mm_word());
-                if let Some(mm) = self.named.iter().position(|named| named.peek().addr() == adopted.addr()) {
-                    self.held[mm].poke(self.held[mm].peek() - 1);
+                let adopted = peek(|| current.mm());
+                let mm = self.named.iter().position(|named| named.peek().addr() == address(adopted));
+                match mm.map(|mm| &self.held[mm]).filter(|held| held.peek() > 0) {
+                    Some(held) => held.poke(held.peek() - 1),
+                    // Without an mm the library itself objects.
+                    None if adopted.is_none() => {}
+                    None => self.script_is_wrong("unuse by a task that has not adopted what it uses".into()),
                 }
                 // SAFETY: it runs.
                 unsafe { self.switcher.kthread_unuse_mm(current) };
@@ -175,7 +179,7 @@ where
     /// Context: interrupts off.
     fn look_into_active_mm(&self) {
         let cpu = CpuId::new(Machine::with(Machine::this_cpu));
-        let active = MmPtr::new(self.switcher.cpu(cpu).active_mm_word().get());
+        let active = self.switcher.cpu(cpu).active_mm();
         // SAFETY: true under the strategies that keep active_mm alive; for the others the statement is there to be
         // caught. The memory stays in the arena.
         active.map(|mm| unsafe { mm.as_ref() }.root());

@@ -224,7 +224,8 @@ impl<P: Platform> Accounted<P> for Refcount {
 
 impl<P: Platform, Steps: ConvertSteps<P>> Accounted<P> for Convert<Steps> {
     fn references(&self, cpu: &Cpu<P, Self>, mm: MmPtr<P>, _borrows: bool) -> usize {
-        usize::from(cpu.strategy().drop_mm() == Some(mm))
+        // SAFETY: it is only read.
+        usize::from(unsafe { cpu.strategy() }.drop_mm() == Some(mm))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use lazytlb_machine::{Limits, MemoryModel, Search};
+use lazytlb_machine::{Kind, Limits, MemoryModel, Reduction, Search};
 use lazytlb_sched_model::{Litmus, Model, Rules, Setting, Strategy};
 use proptest::prelude::*;
 
@@ -87,6 +87,15 @@ proptest! {
     }
 }
 
+/// A script that asks for what cannot be is told so.
+#[test]
+fn what_was_not_adopted_is_not_given_back() {
+    let litmus = Litmus::parse("lazytlb-litmus 1\nname t\nmm A\nuser sh A\n\ncpu sh\nunuse\n").unwrap();
+    let model = Model::new(&litmus.program, &litmus.setting(Strategy::Refcount, Rules::Ipi, MemoryModel::Sc));
+    let found = model.explore(Search::Exhaustive(Reduction::Full), Limits::default(), |_| {}).found;
+    assert_eq!(found[0].verdict.kind, Kind::Assertion);
+}
+
 /// A test of the largest size that is accepted fits into its machine.
 #[test]
 fn the_largest_test_fits() {
@@ -101,6 +110,13 @@ fn the_largest_test_fits() {
     Litmus::parse(&text).unwrap();
 }
 
+/// A line of any length is read in time that grows with it.
+#[test]
+fn a_long_line_is_refused_soon() {
+    let text = format!("lazytlb-litmus 1\nname t\nmm A\nuser sh A\ncpu sh\n{}\n", "flush A ".repeat(1_000_000));
+    assert!(Litmus::parse(&text).is_err());
+}
+
 #[test]
 fn errors_say_where_and_what() {
     let header = "lazytlb-litmus 1\nname t\nmm A\nuser sh A\n";
@@ -112,7 +128,7 @@ fn errors_say_where_and_what() {
         (format!("{header}cpu sh\nexec C\n"), "t:6:6: there is no mm `C`"),
         (format!("{header}cpu sh\nirq jump\n"), "t:6:5: expected look, mmput MM or mmdrop MM"),
         (format!("{header}cpu sh | walker 7\n"), "t:5:17: expected the number of a CPU to the left"),
-        (format!("{header}machine z80\n"), "t:5:9: unknown machine `z80`; there are: ipi-flush, broadcast-flush"),
+        (format!("{header}machine z80\n"), "t:5:9: unknown machine `z80`; there are: ipi-flush, ipi-unlazy,"),
         (format!("{header}mutant none\n"), "t:5:8: unknown mutant `none`; there are: caller,"),
         (format!("{header}bug B99\n"), "t:5:8: expected a title after `bug`"),
         (format!("{header}cpu sh\ngoto 2\n"), "t:6:6: expected the number of an earlier statement of this CPU"),

@@ -6,7 +6,7 @@ use lazytlb_toy::Toy;
 type P = Toy<2, 1>;
 
 fn peek(switcher: &Switcher<P, AnyLazyTlb>, irqs_off: &IrqsOff<'_, P>) -> usize {
-    switcher.active_mm(irqs_off).core().count()
+    switcher.active_mm(irqs_off).count()
 }
 
 fn main() {}

@@ -24,7 +24,7 @@ impl<P: Platform> LazyTlb<P> for Unprotected {
 type P = Toy<2, 1>;
 
 fn peek(switcher: &Switcher<P, Unprotected>, irqs_off: &IrqsOff<'_, P>) -> usize {
-    switcher.active_mm(irqs_off).core().count()
+    switcher.active_mm(irqs_off).count()
 }
 
 fn main() {}

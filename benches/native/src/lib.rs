@@ -84,17 +84,17 @@ unsafe impl<const CPUS: usize> Platform for Bare<CPUS> {
 
     fn local_irq_save(self, _: Label) {}
 
-    fn local_irq_restore(self, (): ()) {}
+    unsafe fn local_irq_restore(self, (): ()) {}
 
     fn preempt_disable(self) {}
 
-    fn preempt_enable(self) {}
+    unsafe fn preempt_enable(self) {}
 
     fn context(self) -> Context {
         Context { in_nmi: false, in_hardirq: false, in_softirq: false, preempt_disabled: false, irqs_disabled: false }
     }
 
-    fn load_root(self, root: Root) {
+    unsafe fn load_root(self, root: Root) {
         CR3.store(root.0, Relaxed);
     }
 
@@ -108,9 +108,9 @@ unsafe impl<const CPUS: usize> Platform for Bare<CPUS> {
         unreachable!("nobody else is online");
     }
 
-    fn unmap_all(self, _: &MmCore<Self>) {}
+    unsafe fn unmap_all(self, _: &MmCore<Self>) {}
 
-    fn free_tables(self, _: &MmCore<Self>) {}
+    unsafe fn free_tables(self, _: &MmCore<Self>) {}
 
     unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
         // SAFETY: it is alive until the call below.

@@ -17,7 +17,7 @@ use lazytlb_core::mm::{Mm, MmCore};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange};
 use lazytlb_core::native::Native;
 use lazytlb_core::platform::{Context, Platform, Root};
-use lazytlb_core::{CpuId, CpuMask, Host, IrqsOff, LazyTlb, Switcher, Task};
+use lazytlb_core::{CpuId, CpuMask, IrqsOff, LazyTlb, Switcher, Task};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{self, fence};
 
@@ -150,17 +150,17 @@ unsafe impl Platform for Loom {
 
     fn local_irq_save(self, _: Label) {}
 
-    fn local_irq_restore(self, (): ()) {}
+    unsafe fn local_irq_restore(self, (): ()) {}
 
     fn preempt_disable(self) {}
 
-    fn preempt_enable(self) {}
+    unsafe fn preempt_enable(self) {}
 
     fn context(self) -> Context {
         Context { in_nmi: false, in_hardirq: false, in_softirq: false, preempt_disabled: false, irqs_disabled: false }
     }
 
-    fn load_root(self, _: Root) {}
+    unsafe fn load_root(self, _: Root) {}
 
     fn read_root(self) -> Root {
         unreachable!("no strategy that asks the hardware runs here");
@@ -172,9 +172,9 @@ unsafe impl Platform for Loom {
         unreachable!("no strategy that interrupts runs here");
     }
 
-    fn unmap_all(self, _: &MmCore<Self>) {}
+    unsafe fn unmap_all(self, _: &MmCore<Self>) {}
 
-    fn free_tables(self, _: &MmCore<Self>) {}
+    unsafe fn free_tables(self, _: &MmCore<Self>) {}
 
     unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
         // SAFETY: leaked.
@@ -309,11 +309,13 @@ pub fn borrow_and_leave<S: LazyTlb<Loom> + Copy + Send + Sync>(strategy: S, rela
         // SAFETY: asked once.
         let user = unsafe { mm.into_user() };
         let borrowers = user.clone();
-        let this = switcher.cpu(CpuId::new(1)).strategy();
+        // SAFETY: this test is the switch path; it calls the steps in their order.
+        let this = unsafe { switcher.cpu(CpuId::new(1)).strategy() };
         let tail = move || {
-            if let Some(reference) = strategy.switch_tail(Loom, this) {
-                switcher.mmdrop(reference);
-            }
+            CPU.with(|id| id.set(1));
+            // SAFETY: loom has no interrupts.
+            let irqs_off = unsafe { IrqsOff::assume(Loom) };
+            switcher.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();
         };
         let borrower = loom::thread::spawn(move || {
             CPU.with(|id| id.set(1));

@@ -97,7 +97,7 @@ unsafe impl Platform for Kernel {
         change(|running| running.irqs_off = true).irqs_off
     }
 
-    fn local_irq_restore(self, flags: bool) {
+    unsafe fn local_irq_restore(self, flags: bool) {
         change(|running| running.irqs_off = flags);
     }
 
@@ -105,7 +105,7 @@ unsafe impl Platform for Kernel {
         change(|running| running.preempt_count += 1);
     }
 
-    fn preempt_enable(self) {
+    unsafe fn preempt_enable(self) {
         change(|running| running.preempt_count -= 1);
     }
 
@@ -120,7 +120,7 @@ unsafe impl Platform for Kernel {
         }
     }
 
-    fn load_root(self, root: Root) {
+    unsafe fn load_root(self, root: Root) {
         CR3.store(root.0, Ordering::Relaxed);
     }
 
@@ -132,9 +132,9 @@ unsafe impl Platform for Kernel {
 
     fn kick(self, _: &CpuMask<Self>) {}
 
-    fn unmap_all(self, _: &MmCore<Self>) {}
+    unsafe fn unmap_all(self, _: &MmCore<Self>) {}
 
-    fn free_tables(self, _: &MmCore<Self>) {}
+    unsafe fn free_tables(self, _: &MmCore<Self>) {}
 
     unsafe fn free_mm(self, _: NonNull<MmCore<Self>>) {}
 }

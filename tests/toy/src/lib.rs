@@ -144,7 +144,7 @@ macro_rules! platform {
                 HW.with(|hw| hw.irqs_off.replace(true))
             }
 
-            fn local_irq_restore(self, flags: bool) {
+            unsafe fn local_irq_restore(self, flags: bool) {
                 HW.with(|hw| hw.irqs_off.set(flags));
             }
 
@@ -152,7 +152,7 @@ macro_rules! platform {
                 HW.with(|hw| hw.preempt_count.set(hw.preempt_count.get() + 1));
             }
 
-            fn preempt_enable(self) {
+            unsafe fn preempt_enable(self) {
                 HW.with(|hw| hw.preempt_count.set(hw.preempt_count.get() - 1));
             }
 
@@ -166,7 +166,7 @@ macro_rules! platform {
                 })
             }
 
-            fn load_root(self, root: Root) {
+            unsafe fn load_root(self, root: Root) {
                 HW.with(|hw| {
                     hw.root_loads.set(hw.root_loads.get() + 1);
                     hw.roots.borrow_mut()[hw.cpu.get()] = root.0;
@@ -193,9 +193,9 @@ macro_rules! platform {
                 });
             }
 
-            fn unmap_all(self, _: &MmCore<Self>) {}
+            unsafe fn unmap_all(self, _: &MmCore<Self>) {}
 
-            fn free_tables(self, _: &MmCore<Self>) {}
+            unsafe fn free_tables(self, _: &MmCore<Self>) {}
 
             unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
                 // SAFETY: it is alive until the call below.
@@ -299,7 +299,8 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
         let flags = self.platform.local_irq_save(Label::NONE);
         // SAFETY: just disabled.
         let result = f(&unsafe { IrqsOff::assume(self.platform) });
-        self.platform.local_irq_restore(flags);
+        // SAFETY: saved above, and the IrqsOff is gone.
+        unsafe { self.platform.local_irq_restore(flags) };
         result
     }
 
@@ -341,7 +342,8 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
         });
         self.platform.preempt_disable();
         prev_mm.mmdrop_lazy_tlb_sched();
-        self.platform.preempt_enable();
+        // SAFETY: disabled above.
+        unsafe { self.platform.preempt_enable() };
     }
 
     /// The root that `cpu` has loaded.
