@@ -6,7 +6,7 @@
 //!
 //! It departs from the posted form in two ways. All borrowers are interrupted in one round, where the RFC interrupts
 //! them one after the other; and a CPU's answer ends the wait, where the RFC goes on to poll the slot. The fence before
-//! the slot's store is kept, though nothing needs it (see [`LazySlot`](crate::slot::LazySlot)): it is what the published
+//! the slot's store is kept, though nothing needs it (see [`LazySlot`]): it is what the published
 //! measurements measured.
 
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
