@@ -7,12 +7,15 @@
 
 use crate::host::Inside;
 use crate::lazy_tlb::LazyTlb;
-use crate::memory::Label;
+use crate::memory::{Label, Labelled, Ordering::SeqCst};
 use crate::mm::{CountRef, MmPtr};
 use crate::mm_switch::{FlushRange, MmSwitch};
 use crate::platform::{Frame, IrqGuard, IrqsOff, Platform, Warning};
 use crate::switcher::Switcher;
 
+/// The barrier between the end of an outgoing CPU's borrow and its last tail: either the tail finds what others left with
+/// the CPU, or they find that it borrows no more.
+pub const OFFLINE: Label = Label::new("teardown.offline");
 /// The interrupts-off section in which a CPU that goes offline leaves its borrow.
 pub const FORCE_INIT_MM: Label = Label::new("teardown.sched_force_init_mm");
 
@@ -105,6 +108,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             let irqs_off = section.irqs_off();
             self.unlazy_mm_irqs_off(&irqs_off);
             P::Arch::cpu_going_down(&Inside(self), &irqs_off);
+            self.platform.fence(SeqCst.at(OFFLINE));
             self.finish_task_switch(&irqs_off)
         };
         prev.mmdrop_lazy_tlb();

@@ -40,11 +40,14 @@ use lazytlb_core::platform::{Platform, Warning};
 
 use crate::slot::LazySlot;
 
-/// The exchange that leaves a reference with a CPU and takes the older one. Release, after the count has grown (pair L3
-/// with [`TAKE`]); acquire, before the slot is looked at (pair L4).
+/// The exchange that leaves a reference with a CPU and takes the older one. Full barrier: after the count has grown (pair
+/// L3 with [`TAKE`]), before the slot is looked at (pair L4), and in that order against a CPU that goes offline (pair with
+/// [`OFFLINE`](lazytlb_core::teardown::OFFLINE)).
 pub const GIVE: Label = Label::new("hazard.give");
 /// The exchange with which a CPU takes what was left with it. Acquire.
 pub const TAKE: Label = Label::new("hazard.take");
+/// The exchange that takes a reference back from a CPU that had stopped borrowing. Acquire.
+pub const TAKE_BACK: Label = Label::new("hazard.take_back");
 /// The barrier that membarrier needs when a borrow ends; reference counting gives it by accident (pair L9).
 pub const MEMBARRIER: Label = Label::new("hazard.membarrier");
 
@@ -65,12 +68,17 @@ impl<P: Platform> HazardSlot<P> {
 
     /// Leaves a reference to `mm` with this CPU, counted already, and takes the older one that was there; null if none was.
     pub fn give(&self, mm: *mut MmCore<P>) -> *mut MmCore<P> {
-        self.drop_mm.swap(mm, AcqRel.at(GIVE))
+        self.drop_mm.swap_full(mm, GIVE)
+    }
+
+    /// Takes the reference to `mm` back, if it is still there.
+    fn take_back(&self, mm: *mut MmCore<P>) -> bool {
+        self.drop_mm.compare_exchange(mm, null_mut(), Acquire.at(TAKE_BACK), Relaxed).is_ok()
     }
 
     /// As [`give`](Self::give), if just `older` is there.
     pub fn give_in_place_of(&self, older: *mut MmCore<P>, mm: *mut MmCore<P>) -> bool {
-        self.drop_mm.compare_exchange(older, mm, AcqRel.at(GIVE), Relaxed).is_ok()
+        self.drop_mm.compare_exchange_full(older, mm, GIVE).is_ok()
     }
 
     /// What this CPU publishes.
@@ -127,35 +135,31 @@ pub trait ConvertSteps<P: Platform>: 'static {
         unsafe { mm.count_sub(references) };
     }
 
-    /// Whether the CPU is done with `older`, asked after its reference was taken; `seen` is what the scan read before.
-    fn is_done_with(slot: &HazardSlot<P>, older: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
+    /// Whether the CPU does not borrow `mm`, asked after its `drop_mm` was exchanged; `seen` is what the scan read before.
+    fn is_done_with(slot: &HazardSlot<P>, mm: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
         let _ = seen;
-        slot.lazy.scan() != older
+        slot.lazy.scan() != mm
     }
 
-    /// Leaves a counted reference to `mm` with the CPU of `slot`, which was `seen` borrowing it.
-    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, seen: *mut MmCore<P>) -> Given<P> {
+    /// Leaves a counted reference to `mm` with the CPU of `slot`, which was `seen` borrowing it. What turns out to be
+    /// nobody's is given to `drop`.
+    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, seen: *mut MmCore<P>, mut drop: impl FnMut(CountRef<P>)) {
         let mut in_hand = MmPtr::from(mm);
         loop {
-            let Some(older) = MmPtr::new(slot.give(in_hand.as_ptr())) else {
-                return Given::To(None);
-            };
+            let older = MmPtr::new(slot.give(in_hand.as_ptr()));
+            // The CPU may have left the mm and run its last tail, if it goes offline.
+            if Self::is_done_with(slot, in_hand.as_ptr(), seen) && slot.take_back(in_hand.as_ptr()) {
+                // SAFETY: it is the reference that was left, and nobody else has taken it.
+                drop(unsafe { CountRef::new(in_hand) });
+            }
+            let Some(older) = older else { return };
             if Self::is_done_with(slot, older.as_ptr(), seen) {
                 // SAFETY: it was counted for whoever takes it out of drop_mm, which was us, and the CPU is done with it.
-                return Given::To(Some(unsafe { CountRef::new(older) }));
+                return drop(unsafe { CountRef::new(older) });
             }
             in_hand = older;
         }
     }
-}
-
-/// How an attempt to leave a reference with a CPU ended.
-#[derive(Debug)]
-pub enum Given<P: Platform> {
-    /// The CPU had stopped borrowing by itself, and has got none.
-    Nothing,
-    /// It has the reference; the older one that it was done with is ours to drop.
-    To(Option<CountRef<P>>),
 }
 
 /// The scheme as it is meant.
@@ -175,7 +179,7 @@ impl<P: Platform> ConvertSteps<P> for Published {}
 /// | freeing | as under reference counting; never an interrupt |
 ///
 /// *Cannot:* free promptly (the root and the struct stay until each borrower switches, as under reference counting);
-/// avoid the scan. A CPU is never left with more than one reference to drop.
+/// avoid the scan. A CPU is never left with more than one reference to drop, and one that goes offline with none.
 pub struct Convert<Steps>(PhantomData<fn() -> Steps>);
 
 /// [`Convert`] with the steps as they are meant: the strategy to use.
@@ -264,15 +268,8 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
                 in_hand = cpus - cpu;
                 Steps::raise_count(mm, in_hand);
             }
-            match Steps::give(slot, mm, seen) {
-                Given::Nothing => {}
-                Given::To(older) => {
-                    in_hand -= 1;
-                    if let Some(older) = older {
-                        host.mmdrop(older);
-                    }
-                }
-            }
+            in_hand -= 1;
+            Steps::give(slot, mm, seen, |reference| host.mmdrop(reference));
         }
         if in_hand > 0 {
             Steps::lower_count(mm, in_hand);

@@ -148,7 +148,7 @@ pub struct Machine {
     /// Call traces, tracks and the log are kept.
     pub(crate) recording: Cell<bool>,
     /// Accesses are no steps now.
-    pub(crate) quiet: Cell<bool>,
+    pub(crate) quiet: Cell<Quiet>,
     pub(crate) tracing: Cell<u64>,
     pub(crate) log: RefCell<Vec<LogLine>>,
     pub(crate) report: RefCell<Option<String>>,
@@ -170,6 +170,17 @@ impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Machine").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// Whether accesses are steps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Quiet {
+    /// They are.
+    No,
+    /// They are not, and nobody else's steps matter to them.
+    Unnoticed,
+    /// They are not, and what is read matters.
+    Inspecting,
 }
 
 thread_local! {
@@ -241,7 +252,7 @@ impl Machine {
             switching: Cell::new(false),
             stale: Cell::new(None),
             recording: Cell::new(false),
-            quiet: Cell::new(false),
+            quiet: Cell::new(Quiet::No),
             tracing: Cell::new(0),
             log: RefCell::default(),
             report: RefCell::default(),
@@ -275,9 +286,21 @@ impl Machine {
     /// Runs `f` without steps: its accesses go straight to memory, past the store buffers, and nobody can come in
     /// between. For the model's own books and for objects that nobody else can see yet.
     pub fn quietly<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.quiet.replace(true);
+        let before = self.quiet.replace(Quiet::Unnoticed);
         let result = f();
         self.quiet.set(before);
+        result
+    }
+
+    /// As [`quietly`](Self::quietly), for a check that is part of the step under way and looks at what others write: what
+    /// it reads is known to matter, so that those writes are choice points.
+    ///
+    /// What comes of it is a verdict or nothing; the program must not act on it.
+    pub fn inspect<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = self.quiet.replace(Quiet::Inspecting);
+        let result = f();
+        self.quiet.set(before);
+        self.restart_if_wrong();
         result
     }
 

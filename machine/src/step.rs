@@ -14,7 +14,7 @@ use core::panic::Location;
 use lazytlb_core::memory::{At, Label, Ordering};
 use lazytlb_kasan::{Access, BadAccess, BugType};
 
-use crate::machine::{Machine, MemoryModel};
+use crate::machine::{Machine, MemoryModel, Quiet};
 use crate::mix::fold;
 use crate::policy::{Pick, Policy};
 use crate::schedule::Event;
@@ -312,7 +312,12 @@ impl Machine {
     #[inline]
     pub(crate) fn load(&self, address: usize, order: Order, at: &'static Location<'static>) -> usize {
         let word = self.index(address, at);
-        if self.quiet.get() {
+        if self.quiet.get() != Quiet::No {
+            if self.quiet.get() == Quiet::Inspecting {
+                let mut state = self.state.borrow_mut();
+                let context = state.context_bit();
+                state.summary.read(word, context);
+            }
             return self.arena.read(word) as usize;
         }
         self.point(Next::Load { word, local: order.local });
@@ -336,7 +341,7 @@ impl Machine {
     #[inline]
     pub(crate) fn store(&self, address: usize, value: usize, order: Order, at: &'static Location<'static>) {
         let word = self.index(address, at);
-        if self.quiet.get() {
+        if self.quiet.get() != Quiet::No {
             return self.commit(&mut self.state.borrow_mut(), word, value as u64);
         }
         if self.is_dropped(order.at.label) {
@@ -382,7 +387,7 @@ impl Machine {
         apply: &dyn Fn(usize) -> Option<usize>,
     ) -> usize {
         let word = self.index(address, at);
-        if self.quiet.get() {
+        if self.quiet.get() != Quiet::No {
             let old = self.arena.read(word);
             if let Some(new) = apply(old as usize) {
                 self.commit(&mut self.state.borrow_mut(), word, new as u64);
@@ -414,7 +419,7 @@ impl Machine {
     }
 
     pub(crate) fn fence(&self, at: At) {
-        if self.quiet.get() || self.is_dropped(at.label) || at.order != Ordering::SeqCst {
+        if self.quiet.get() != Quiet::No || self.is_dropped(at.label) || at.order != Ordering::SeqCst {
             // Acquire and release fences order nothing that TSO does not order already.
             return;
         }
@@ -765,7 +770,7 @@ impl Machine {
 
     /// The reduction has learned that it was wrong: nothing of this execution counts.
     #[inline]
-    fn restart_if_wrong(&self) {
+    pub(crate) fn restart_if_wrong(&self) {
         let mut state = self.state.borrow_mut();
         if state.summary.must_restart() {
             state.end = Some(End::Restart);

@@ -33,7 +33,7 @@ where
             }
             // SAFETY: in the arena, and allocated.
             let mm: &Mm<Lab<R>, S> = unsafe { object.as_ref() };
-            let (count, expected) = (mm.core().count(), self.expected_count(mm, object.as_ptr().addr()));
+            let (count, expected) = (mm.core().count(), self.expected_count(machine, mm, object.as_ptr().addr()));
             let name = self.name_of(object.as_ptr().addr());
             if expected == 0 {
                 machine.fail(Kind::Leak, format!("{name} is alive with a count of {count}, and nobody can free it"));
@@ -44,9 +44,13 @@ where
         }
     }
 
-    fn expected_count(&self, mm: &Mm<Lab<R>, S>, at: usize) -> usize {
+    fn expected_count(&self, machine: &Machine, mm: &Mm<Lab<R>, S>, at: usize) -> usize {
         let pointer = MmPtr::from(mm.core());
         let of_cpu = |cpu| {
+            if !machine.is_online(cpu) {
+                // What it holds it holds until somebody brings it back: it must hold nothing.
+                return 0;
+            }
             let state = self.switcher.cpu(CpuId::new(cpu));
             let runs_user = self.current_mm(cpu) == Some(pointer);
             let borrows = peek(|| state.active_mm()) == Some(pointer) && !runs_user;

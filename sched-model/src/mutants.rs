@@ -8,7 +8,7 @@ use core::str::FromStr;
 
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
-use lazytlb_hazard::convert::{ConvertSteps, Given, HazardSlot};
+use lazytlb_hazard::convert::{ConvertSteps, HazardSlot};
 
 use crate::strategies::{UnknownName, by_name};
 
@@ -61,12 +61,11 @@ pub struct CountAfterGive;
 impl<P: Platform> ConvertSteps<P> for CountAfterGive {
     fn raise_count(_mm: &MmCore<P>, _references: usize) {}
 
-    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, _seen: *mut MmCore<P>) -> Given<P> {
-        let older = slot.give(MmPtr::from(mm).as_ptr());
+    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, _seen: *mut MmCore<P>, _drop: impl FnMut(CountRef<P>)) {
+        // No test with this mutant leaves a CPU two references.
+        slot.give(MmPtr::from(mm).as_ptr());
         // SAFETY: late, which is the bug, but it is the reference that was handed out.
         unsafe { mm.count_add(1) };
-        // SAFETY: not; no test with this mutant leaves a CPU two references.
-        Given::To(MmPtr::new(older).map(|older| unsafe { CountRef::new(older) }))
     }
 
     fn lower_count(_mm: &MmCore<P>, _references: usize) {}
@@ -88,16 +87,20 @@ impl<P: Platform> ConvertSteps<P> for StaleSlot {
 pub struct JudgeBeforeTaking;
 
 impl<P: Platform> ConvertSteps<P> for JudgeBeforeTaking {
-    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, _seen: *mut MmCore<P>) -> Given<P> {
-        let mm = MmPtr::from(mm).as_ptr();
+    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, _seen: *mut MmCore<P>, mut drop: impl FnMut(CountRef<P>)) {
+        let mm = MmPtr::from(mm);
         loop {
             let older = slot.drop_mm();
-            if older.is_some() && slot.lazy().scan() != mm {
-                return Given::Nothing;
+            if older.is_some() && slot.lazy().scan() != mm.as_ptr() {
+                // SAFETY: it was counted for the CPU, which does not need it.
+                return drop(unsafe { CountRef::new(mm) });
             }
-            if slot.give_in_place_of(older.map_or(null_mut(), MmPtr::as_ptr), mm) {
-                // SAFETY: not; that is the bug.
-                return Given::To(older.map(|older| unsafe { CountRef::new(older) }));
+            if slot.give_in_place_of(older.map_or(null_mut(), MmPtr::as_ptr), mm.as_ptr()) {
+                if let Some(older) = older {
+                    // SAFETY: not; that is the bug.
+                    drop(unsafe { CountRef::new(older) });
+                }
+                return;
             }
         }
     }

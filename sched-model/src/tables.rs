@@ -41,9 +41,9 @@ impl Table {
         &self.entries[0]
     }
 
-    /// The tables below, as they are in memory now; not a step.
+    /// The tables below, as a check sees them.
     pub(crate) fn below(&self) -> impl Iterator<Item = *mut Table> + '_ {
-        self.entries.iter().map(SimWord::peek).filter(|table| !table.is_null())
+        self.entries.iter().map(|entry| entry.load(Relaxed)).filter(|table| !table.is_null())
     }
 }
 

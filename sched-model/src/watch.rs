@@ -185,8 +185,9 @@ impl Watch {
             // SAFETY: in the arena, and allocated.
             unsafe { &*table }.below().find_map(|below| walk(below, machine))
         }
-        let root = core::ptr::with_exposed_provenance(self.roots[cpu].peek());
-        Machine::with(|machine| walk(root, machine))
+        Machine::with(|machine| {
+            machine.inspect(|| walk(core::ptr::with_exposed_provenance(self.roots[cpu].get()), machine))
+        })
     }
 
     fn check_walk(&self, cpu: usize, at: &'static Location<'static>) {
@@ -216,7 +217,7 @@ impl Watch {
         Machine::with(|machine| {
             machine.free(mm, at);
             for cpu in 0..self.roots.len() {
-                if (self.active_mm)(cpu) == address {
+                if machine.inspect(|| (self.active_mm)(cpu)) == address {
                     machine.fail(Kind::Holds, format!("cpu{cpu} has the freed {name} as active_mm"));
                 }
             }

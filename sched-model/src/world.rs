@@ -11,7 +11,7 @@ use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_core::switcher::{Switcher, Task};
 use lazytlb_machine::{Cache, Machine, ObjectKind, SimLocal};
 
-use crate::platform::{Lab, MmData, address, peek, set_up_cpu};
+use crate::platform::{Lab, MmData, address, set_up_cpu};
 use crate::program::{Program, Statement};
 use crate::sched::{Runqueue, Scheduled};
 use crate::strategies::Accounted;
@@ -200,7 +200,7 @@ where
         machine.at_end(move |machine| ends.audit(machine));
         let outcomes = Rc::clone(world);
         machine.outcome(move |machine, values| outcomes.outcome(machine, values));
-        let active_mm = move |cpu| address(peek(|| switcher.cpu(CpuId::new(cpu)).active_mm()));
+        let active_mm = move |cpu| address(switcher.cpu(CpuId::new(cpu)).active_mm());
         let (named, described) = (Rc::clone(world), Rc::clone(world));
         let describe = move |machine: &Machine| described.facts(machine);
         Rc::new(Watch::new(machine, active_mm, move |mm| named.name_of(mm), describe, program))
