@@ -7,7 +7,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use lazytlb_core::cpumask::{CpuId, CpuMaskView};
+use lazytlb_core::cpumask::{Among, CpuId};
 use lazytlb_core::lazy_tlb::{Host, LazyTlb};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr, Slot};
 use lazytlb_core::no_lazy::NoLazy;
@@ -228,15 +228,11 @@ impl<P: CanShoot, S: PartOf<P>, H: Host<P, AnyLazyTlb>> Host<P, S> for Part<'_, 
         self.0.mmdrop(reference);
     }
 
-    fn cpu_possible_mask(&self) -> CpuMaskView<'_, P> {
-        self.0.cpu_possible_mask()
-    }
-
-    fn evict_lazies(&self, mm: &MmCore<P>, among: CpuMaskView<'_, P>, is_target: impl Fn(CpuId) -> bool) {
+    fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
         self.0.evict_lazies(mm, among, is_target);
     }
 
-    fn evict_by_root(&self, mm: &MmCore<P>, among: CpuMaskView<'_, P>, is_target: impl Fn(CpuId) -> bool) {
+    fn evict_by_root(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
         self.0.evict_by_root(mm, among, is_target);
     }
 

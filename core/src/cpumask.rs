@@ -134,20 +134,51 @@ impl<P: Platform> CpuMask<P> {
         self.words.words().iter().enumerate().flat_map(move |(index, word)| bits(index, word.swap_full(0, label)))
     }
 
-    /// Makes this set the CPUs of `other` that `keep` accepts, with relaxed stores; says whether any is left.
+    /// Makes this set the CPUs of `among` that `keep` accepts, with relaxed stores; says whether any is left.
     ///
-    /// Only for a mask that nobody else changes meanwhile. `other` is read word by word with the given ordering.
+    /// Only for a mask that nobody else changes meanwhile. A mask is read word by word, relaxed.
     #[track_caller]
-    pub fn assign(&self, other: CpuMaskView<'_, P>, at: impl Into<At>, keep: impl Fn(CpuId) -> bool) -> bool {
-        let at = at.into();
+    pub fn assign(&self, among: Among<'_, P>, nr_cpu_ids: usize, keep: impl Fn(CpuId) -> bool) -> bool {
         let mut any = false;
-        for (index, (to, from)) in self.words.words().iter().zip(other.0.words.words()).enumerate() {
-            let kept = bits(index, from.load(at)).filter(|&cpu| keep(cpu));
+        for (index, to) in self.words.words().iter().enumerate() {
+            let from = match among {
+                Among::Mask(mask) => mask.0.words.words()[index].load(Ordering::Relaxed),
+                Among::All => match nr_cpu_ids.saturating_sub(index * WORD_BITS) {
+                    WORD_BITS.. => usize::MAX,
+                    left => (1 << left) - 1,
+                },
+            };
+            let kept = bits(index, from).filter(|&cpu| keep(cpu));
             let word = kept.fold(0, |word, cpu| word | 1 << (cpu.0 % WORD_BITS));
             to.store(word, Ordering::Relaxed);
             any |= word != 0;
         }
         any
+    }
+}
+
+/// The CPUs that are looked at for a call.
+pub enum Among<'a, P: Platform> {
+    /// All there can be.
+    All,
+    /// Those of a mask.
+    Mask(CpuMaskView<'a, P>),
+}
+
+impl<P: Platform> Clone for Among<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for Among<'_, P> {}
+
+impl<P: Platform> fmt::Debug for Among<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Among::All => f.write_str("All"),
+            Among::Mask(mask) => mask.fmt(f),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A type of its own, so that a strategy's and an architecture's state can be had only by their own steps: whoever has
 //! the [`Switcher`] has no [`Host`].
 
-use crate::cpumask::{CpuId, CpuMaskView};
+use crate::cpumask::{Among, CpuId};
 use crate::lazy_tlb::{Host, LazyTlb};
 use crate::mm::{CountRef, Mm, MmCore, MmPtr};
 use crate::mm_switch::{ArchHost, MmSwitch};
@@ -32,20 +32,16 @@ impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Inside<'_, P, S> {
         self.0.drop_reference(reference);
     }
 
-    fn cpu_possible_mask(&self) -> CpuMaskView<'_, P> {
-        CpuMaskView::from(&self.0.possible)
-    }
-
-    fn evict_lazies(&self, mm: &MmCore<P>, among: CpuMaskView<'_, P>, is_target: impl Fn(CpuId) -> bool) {
+    fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
         self.0.call_cpus(among, is_target, Call::Evict, mm);
     }
 
-    fn evict_by_root(&self, mm: &MmCore<P>, among: CpuMaskView<'_, P>, is_target: impl Fn(CpuId) -> bool) {
+    fn evict_by_root(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
         self.0.call_cpus(among, is_target, Call::EvictByRoot, mm);
     }
 
     fn check_lazies_gone(&self, mm: &MmCore<P>) {
-        self.0.call_cpus(CpuMaskView::from(&self.0.possible), |_| true, Call::CheckGone, mm);
+        self.0.call_cpus(Among::All, |_| true, Call::CheckGone, mm);
     }
 }
 
@@ -64,7 +60,7 @@ impl<P: Platform, S: LazyTlb<P>> ArchHost<P> for Inside<'_, P, S> {
 
     fn flush_cpus(&self, mm: &MmCore<P>, tables_freed: bool) {
         let call = if tables_freed { Call::FlushFreedTables } else { Call::Flush };
-        self.0.call_cpus(mm.cpumask(), |_| true, call, mm);
+        self.0.call_cpus(Among::Mask(mm.cpumask()), |_| true, call, mm);
     }
 
     fn unlazy_mm_irqs_off(&self, irqs_off: &IrqsOff<'_, P>) {

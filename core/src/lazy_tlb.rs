@@ -20,7 +20,7 @@
 use core::fmt;
 use core::ops::Deref;
 
-use crate::cpumask::{CpuId, CpuMaskView};
+use crate::cpumask::{Among, CpuId};
 use crate::mm::{ARef, CountRef, Mm, MmCore, MmPtr, MmWithUser, Slot};
 use crate::platform::{Context, IrqsOff, Platform};
 
@@ -117,9 +117,6 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     /// Drops a reference; frees the mm if it was the last. Context: as [`LazyTlb::cleanup_lazy_tlbs`].
     fn mmdrop(&self, reference: CountRef<P>);
 
-    /// All CPUs there can be.
-    fn cpu_possible_mask(&self) -> CpuMaskView<'_, P>;
-
     /// Interrupts the online CPUs of `among` for which `is_target` holds, the calling one included, and waits until each
     /// has stopped borrowing `mm` if it did: `active_mm` and the MMU on `init_mm`, [`LazyTlb::leave_lazy_tlb`] called.
     ///
@@ -127,11 +124,11 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     ///
     /// Context: interrupts on, else two CPUs could wait for each other for ever. Preemption is off for as long as it
     /// takes.
-    fn evict_lazies(&self, mm: &MmCore<P>, among: CpuMaskView<'_, P>, is_target: impl Fn(CpuId) -> bool);
+    fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool);
 
     /// As [`evict_lazies`](Self::evict_lazies), for the CPUs whose hardware is on the root of `mm`, whatever their
     /// `active_mm` says.
-    fn evict_by_root(&self, mm: &MmCore<P>, among: CpuMaskView<'_, P>, is_target: impl Fn(CpuId) -> bool);
+    fn evict_by_root(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool);
 
     /// Interrupts all online CPUs and warns ([`Warning::LazyLeft`](crate::Warning::LazyLeft)) for each whose
     /// `active_mm` is still `mm`.

@@ -30,7 +30,7 @@ pub mod smp;
 pub mod switcher;
 pub mod teardown;
 
-pub use cpumask::{CpuId, CpuMask, CpuMaskView};
+pub use cpumask::{Among, CpuId, CpuMask, CpuMaskView};
 pub use lazy_tlb::{Host, KeepsMmAlive, LazyMm, LazyTlb};
 pub use memory::Memory;
 pub use mm::{ARef, Mm, MmCore, MmPtr, MmWithUser};

@@ -130,7 +130,7 @@ pub unsafe trait Platform: Memory + 'static {
     /// Whether the library checks itself (slot busy, wrong task, wrong context) on paths where that costs something.
     const DEBUG_VM: bool = false;
 
-    /// One more than the highest CPU number there can ever be. Constant. Context: any.
+    /// One more than the highest CPU number there can be. Never less than before. Context: any.
     fn nr_cpu_ids(self) -> usize;
 
     /// The CPU that runs this code. Context: pinned, else the answer is stale at once.

@@ -13,7 +13,7 @@
 
 use core::fmt;
 
-use crate::cpumask::{CpuId, CpuMask, CpuMaskView};
+use crate::cpumask::{Among, CpuId, CpuMask};
 use crate::memory::{AtomicWord, Label, Labelled, Ordering::*};
 use crate::mm::{MmCore, MmPtr};
 use crate::platform::{IrqsOff, Platform, PreemptGuard, Warning};
@@ -87,7 +87,7 @@ impl<P: Platform> fmt::Debug for CallSlot<P> {
 pub(crate) fn call_others<'a, P: Platform>(
     platform: P,
     slot_of: impl Fn(CpuId) -> &'a CallSlot<P>,
-    among: CpuMaskView<'_, P>,
+    among: Among<'_, P>,
     is_target: impl Fn(CpuId) -> bool,
     call: Call,
     mm: &MmCore<P>,
@@ -98,7 +98,8 @@ pub(crate) fn call_others<'a, P: Platform>(
     let _pinned = PreemptGuard::new(platform);
     let me = platform.smp_processor_id();
     let slot = slot_of(me);
-    if !slot.pending.assign(among, Relaxed, |cpu| cpu != me && platform.cpu_online(cpu) && is_target(cpu)) {
+    if !slot.pending.assign(among, platform.nr_cpu_ids(), |cpu| cpu != me && platform.cpu_online(cpu) && is_target(cpu))
+    {
         return;
     }
     slot.call.store(MmPtr::from(mm).as_ptr().map_addr(|address| address | call as usize), Relaxed);

@@ -24,7 +24,7 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::cpumask::{CpuId, CpuMask, CpuMaskView};
+use crate::cpumask::{Among, CpuId};
 use crate::host::Inside;
 use crate::lazy_tlb::{KeepsMmAlive, LazyMm, LazyTlb};
 use crate::memory::{Label, Labelled, LocalWord, Ordering::*};
@@ -145,18 +145,11 @@ pub struct Switcher<P: Platform, S: LazyTlb<P>> {
     pub(crate) strategy: S,
     pub(crate) init_mm: NonNull<Mm<P, S>>,
     pub(crate) cpus: P::PerCpu<Cpu<P, S>>,
-    /// All possible CPUs.
-    pub(crate) possible: CpuMask<P>,
 }
 
 // SAFETY: `init_mm` is only ever used by shared reference and outlives the switcher by the contract of `new`; the other
 // fields decide by themselves.
-unsafe impl<P: Platform + Sync, S: LazyTlb<P> + Sync> Sync for Switcher<P, S>
-where
-    P::PerCpu<Cpu<P, S>>: Sync,
-    CpuMask<P>: Sync,
-{
-}
+unsafe impl<P: Platform + Sync, S: LazyTlb<P> + Sync> Sync for Switcher<P, S> where P::PerCpu<Cpu<P, S>>: Sync {}
 
 impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// A switch path for `platform`'s CPUs, none of which runs yet.
@@ -166,15 +159,11 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// not be initialised yet when `new` is called, but before [`sched_init`](Self::sched_init).
     pub unsafe fn new(platform: P, strategy: S, init_mm: NonNull<Mm<P, S>>) -> Self {
         let nr_cpu_ids = platform.nr_cpu_ids();
-        let possible = CpuMask::new(nr_cpu_ids);
-        for cpu in 0..nr_cpu_ids {
-            possible.set_cpu(CpuId::new(cpu), Label::NONE);
-        }
         let cpus = PerCpu::from_fn(nr_cpu_ids, |_| Cpu::new(nr_cpu_ids));
-        Switcher { platform, strategy, init_mm, cpus, possible }
+        Switcher { platform, strategy, init_mm, cpus }
     }
 
-    /// A switch path from ready parts; `const`, for statics. `possible` holds the CPUs there can be.
+    /// A switch path from ready parts; `const`, for statics.
     ///
     /// # Safety
     /// As for [`Switcher::new`]; `init_mm` is a static that names this switcher.
@@ -183,9 +172,8 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         strategy: S,
         init_mm: &'static Mm<P, S>,
         cpus: P::PerCpu<Cpu<P, S>>,
-        possible: CpuMask<P>,
     ) -> Self {
-        Switcher { platform, strategy, init_mm: NonNull::from_ref(init_mm), cpus, possible }
+        Switcher { platform, strategy, init_mm: NonNull::from_ref(init_mm), cpus }
     }
 
     /// The platform.
@@ -327,18 +315,17 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// its former CPU uncalled (Linux 6.5, powerpc's exit_flush_lazy_tlbs).
     ///
     /// The CPUs are those of `among` for which `is_target` holds.
-    pub(crate) fn call_cpus(
-        &self,
-        among: CpuMaskView<'_, P>,
-        is_target: impl Fn(CpuId) -> bool,
-        call: Call,
-        mm: &MmCore<P>,
-    ) {
+    pub(crate) fn call_cpus(&self, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool, call: Call, mm: &MmCore<P>) {
         let _pinned = PreemptGuard::new(self.platform);
         smp::call_others(self.platform, |cpu| &self.cpu(cpu).calls, among, &is_target, call, mm);
         let section = IrqGuard::new(self.platform, CALL_SELF);
         let irqs_off = section.irqs_off();
-        if among.test_cpu(irqs_off.cpu(), Relaxed) && is_target(irqs_off.cpu()) {
+        let me = irqs_off.cpu();
+        let among_them = match among {
+            Among::All => true,
+            Among::Mask(mask) => mask.test_cpu(me, Relaxed),
+        };
+        if among_them && is_target(me) {
             self.serve(&irqs_off, call, MmPtr::from(mm));
         }
     }

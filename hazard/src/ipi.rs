@@ -9,6 +9,7 @@
 //! the slot's store is kept, though nothing needs it (see [`LazySlot`]): it is what the published
 //! measurements measured.
 
+use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
@@ -75,7 +76,7 @@ impl<P: IpisInterrupt> LazyTlb<P> for HazardIpi {
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
         host.platform().fence(SeqCst.at(BEFORE_SCAN));
         let borrowed = MmPtr::from(mm).as_ptr();
-        host.evict_lazies(mm, host.cpu_possible_mask(), |cpu| host.cpu_state(cpu).scan() == borrowed);
+        host.evict_lazies(mm, Among::All, |cpu| host.cpu_state(cpu).scan() == borrowed);
     }
 
     /// The round waits for other CPUs, which may be waiting for this one.

@@ -20,7 +20,8 @@
 //!
 //! * *Invisible.* Verdicts come from accesses to objects and from the model's own checks, which are part of steps. An
 //!   object's free counts as a write to all of its words, so an access to an object that another context may free is
-//!   never fused.
+//!   never fused. What a check looks at counts as read by the step that it is part of
+//!   ([`Machine::inspect`](crate::Machine::inspect)), so that a step that changes it is not fused either.
 //! * *Nobody is ignored.* A cycle of fused steps alone would starve the others. A checkpoint that a loop comes back to
 //!   is a choice point, and so is every wait; a loop without either exceeds the step limit, which is a verdict.
 //! * *Interrupts.* A handler is a context of its own, so a task-level step on a word that the CPU's own handlers touch
@@ -41,7 +42,7 @@
 //! A random search uses the same knowledge as far as it has it, and never starts again: an execution in which too much
 //! was fused is an execution all the same.
 //!
-//! A test compares the set of outcomes with that of a search without any reduction, for every small program.
+//! Tests compare the set of outcomes with that of a search without any reduction, for small programs and random ones.
 
 use crate::state::{Context, Next, State};
 

@@ -1,5 +1,6 @@
 //! [`LazyFix`]: one CPU after the other, by what its hardware says.
 
+use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
@@ -47,7 +48,7 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for LazyFix {
 
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
         for lowest in mm.cpumask().cpus(Relaxed) {
-            host.evict_by_root(mm, mm.cpumask(), |cpu| cpu == lowest);
+            host.evict_by_root(mm, Among::Mask(mm.cpumask()), |cpu| cpu == lowest);
         }
     }
 

@@ -16,6 +16,7 @@ pub mod users_only;
 pub use lazyfix::LazyFix;
 pub use users_only::UsersOnly;
 
+use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
@@ -65,7 +66,7 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for Shootdown {
     }
 
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
-        host.evict_lazies(mm, mm.cpumask(), |_| true);
+        host.evict_lazies(mm, Among::Mask(mm.cpumask()), |_| true);
         if self.debug_shoot_lazies {
             host.check_lazies_gone(mm);
         }

@@ -1,5 +1,6 @@
 //! [`UsersOnly`]: whoever borrows is evicted when the last user goes.
 
+use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
@@ -51,7 +52,7 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for UsersOnly {
 
     fn mm_users_zero(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
         if !P::FLUSH_ENDS_BORROWS {
-            host.evict_lazies(mm, mm.cpumask(), |_| true);
+            host.evict_lazies(mm, Among::Mask(mm.cpumask()), |_| true);
         }
     }
 }
