@@ -313,12 +313,7 @@ impl Machine {
     pub(crate) fn load(&self, address: usize, order: Order, at: &'static Location<'static>) -> usize {
         let word = self.index(address, at);
         if self.quiet.get() != Quiet::No {
-            if self.quiet.get() == Quiet::Inspecting {
-                let mut state = self.state.borrow_mut();
-                let context = state.context_bit();
-                state.summary.read(word, context);
-            }
-            return self.arena.read(word) as usize;
+            return self.load_quietly(word);
         }
         self.point(Next::Load { word, local: order.local });
         self.check(word, Access::Read, at);
@@ -336,6 +331,16 @@ impl Machine {
         self.restart_if_wrong();
         self.trace(|name| format!("load {name} -> {}", self.show(value)), word, order);
         value as usize
+    }
+
+    #[cold]
+    fn load_quietly(&self, word: usize) -> usize {
+        if self.quiet.get() == Quiet::Inspecting {
+            let mut state = self.state.borrow_mut();
+            let context = state.context_bit();
+            state.summary.read(word, context);
+        }
+        self.arena.read(word) as usize
     }
 
     #[inline]
