@@ -21,8 +21,13 @@ use core::fmt;
 use core::ops::Deref;
 
 use crate::cpumask::{Among, CpuId};
+use crate::memory::{Label, Labelled, Ordering::SeqCst};
 use crate::mm::{ARef, CountRef, Mm, MmCore, MmPtr, MmWithUser, Slot};
 use crate::platform::{Context, IrqsOff, Platform};
+
+/// The barrier that membarrier needs when a borrow ends that owned no reference; reference counting gives it by accident
+/// (pair L9).
+pub const MEMBARRIER: Label = Label::new("lazy_tlb.membarrier");
 
 /// A lifetime strategy for borrowed address spaces. Chosen by type, or at boot through an enum of strategies.
 ///
@@ -65,7 +70,14 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
     ///
     /// Context: preemption off or process context; interrupts on. Where the borrow owned no reference, `mm` may be
     /// freed memory by now.
-    fn mmdrop_lazy_tlb(&self, platform: P, mm: MmPtr<P>) -> Option<CountRef<P>>;
+    ///
+    /// By default just that barrier: the borrow owned nothing.
+    #[inline]
+    fn mmdrop_lazy_tlb(&self, platform: P, mm: MmPtr<P>) -> Option<CountRef<P>> {
+        let _ = mm;
+        platform.fence(SeqCst.at(MEMBARRIER));
+        None
+    }
 
     /// [`mmdrop_lazy_tlb`](Self::mmdrop_lazy_tlb) in the tail of a switch, where a real-time kernel must not free.
     fn mmdrop_lazy_tlb_sched(&self, platform: P, mm: MmPtr<P>) -> Option<CountRef<P>> {

@@ -1,12 +1,8 @@
 //! [`NoLazy`]: kernel threads run on `init_mm`. The baseline without a lifetime question, and the shortest strategy.
 
 use crate::lazy_tlb::{KeepsMmAlive, LazyTlb};
-use crate::memory::{Label, Labelled, Ordering::*};
-use crate::mm::{CountRef, MmCore, MmPtr};
+use crate::mm::MmCore;
 use crate::platform::Platform;
-
-/// The barrier of a borrow's end; never reached in practice, because nothing is borrowed.
-pub const MEMBARRIER: Label = Label::new("no_lazy.membarrier");
 
 /// Never borrow: leaving a user task loads `init_mm`, coming back loads the user's tables again.
 ///
@@ -35,11 +31,6 @@ impl<P: Platform> LazyTlb<P> for NoLazy {
     }
 
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
-
-    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
-        platform.fence(SeqCst.at(MEMBARRIER));
-        None
-    }
 }
 
 // SAFETY: the active_mm of a kernel thread is init_mm, that of a user task is the mm it owns a user of.

@@ -48,9 +48,6 @@ pub const GIVE: Label = Label::new("hazard.give");
 pub const TAKE: Label = Label::new("hazard.take");
 /// The exchange that takes a reference back from a CPU that had stopped borrowing. Acquire.
 pub const TAKE_BACK: Label = Label::new("hazard.take_back");
-/// The barrier that membarrier needs when a borrow ends; reference counting gives it by accident (pair L9).
-pub const MEMBARRIER: Label = Label::new("hazard.membarrier");
-
 /// A CPU's two words.
 ///
 /// Both on one cache line: the reclaimer that reads one goes on to the other, and the owner reads both in its tail.
@@ -231,12 +228,6 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
     #[inline]
     fn leave_lazy_tlb(&self, _platform: P, this: &HazardSlot<P>) {
         Steps::unpublish(this);
-    }
-
-    #[inline]
-    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
-        platform.fence(SeqCst.at(MEMBARRIER));
-        None
     }
 
     #[inline]

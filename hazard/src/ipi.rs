@@ -12,7 +12,7 @@
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{Label, Labelled, Ordering::*};
-use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::platform::{Context, IpisInterrupt, Warning};
 
 use crate::slot::LazySlot;
@@ -21,9 +21,6 @@ use crate::slot::LazySlot;
 pub const GRAB: Label = Label::new("hazard_ipi.grab");
 /// The fence before the scan. The RFC's; the decrement that reached zero is one already.
 pub const BEFORE_SCAN: Label = Label::new("hazard_ipi.before_scan");
-/// The barrier that membarrier needs when a borrow ends (pair L9).
-pub const MEMBARRIER: Label = Label::new("hazard_ipi.membarrier");
-
 /// A published borrow, ended by interrupt when the mm is freed.
 ///
 /// | path | cost |
@@ -65,12 +62,6 @@ impl<P: IpisInterrupt> LazyTlb<P> for HazardIpi {
     #[inline]
     fn leave_lazy_tlb(&self, _platform: P, this: &LazySlot<P>) {
         this.unpublish();
-    }
-
-    #[inline]
-    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
-        platform.fence(SeqCst.at(MEMBARRIER));
-        None
     }
 
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {

@@ -4,8 +4,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use lazytlb_core::lazy_tlb::LazyTlb;
-use lazytlb_core::memory::{Label, Labelled, Ordering::*};
-use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::no_lazy::NoLazy;
 use lazytlb_core::platform::Platform;
 use lazytlb_core::switcher::Cpu;
@@ -181,9 +180,6 @@ impl FromStr for Rules {
     }
 }
 
-/// The barrier that membarrier needs when a borrow ends.
-pub const MEMBARRIER: Label = Label::new("unprotected.membarrier");
-
 /// Nothing at all: the borrow is not counted, and nobody looks for borrowers. The baseline that must fail.
 ///
 /// It is what `CONFIG_MMU_LAZY_TLB_REFCOUNT=n` is without anything in its place: a promise that nobody keeps. Andy
@@ -201,11 +197,6 @@ impl<P: Platform> LazyTlb<P> for Unprotected {
     }
 
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
-
-    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
-        platform.fence(SeqCst.at(MEMBARRIER));
-        None
-    }
 }
 
 /// What a strategy's books look like from outside: how many references to an mm a CPU accounts for.

@@ -2,12 +2,9 @@
 
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
-use lazytlb_core::memory::{Label, Labelled, Ordering::*};
-use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::memory::Ordering::Relaxed;
+use lazytlb_core::mm::MmCore;
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy};
-
-/// The barrier that membarrier needs when a borrow ends (pair L9).
-pub const MEMBARRIER: Label = Label::new("lazyfix.membarrier");
 
 /// FreeBSD's `pmap_lazyfix`: before the mm is freed, each CPU of its mask is interrupted, the lowest first and one at a
 /// time, and leaves it if its *root register* holds the mm's root.
@@ -39,12 +36,6 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for LazyFix {
 
     #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
-
-    #[inline]
-    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
-        platform.fence(SeqCst.at(MEMBARRIER));
-        None
-    }
 
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
         for lowest in mm.cpumask().cpus(Relaxed) {

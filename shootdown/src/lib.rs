@@ -18,12 +18,8 @@ pub use users_only::UsersOnly;
 
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
-use lazytlb_core::memory::{Label, Labelled, Ordering::*};
-use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::mm::MmCore;
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, Platform};
-
-/// The barrier that membarrier needs when a borrow ends; reference counting gives it by accident (pair L9).
-pub const MEMBARRIER: Label = Label::new("shootdown.membarrier");
 
 /// No reference; an eviction round before the mm is freed (Linux `MMU_LAZY_TLB_SHOOTDOWN`).
 ///
@@ -58,12 +54,6 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for Shootdown {
 
     #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
-
-    #[inline]
-    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
-        platform.fence(SeqCst.at(MEMBARRIER));
-        None
-    }
 
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
         host.evict_lazies(mm, Among::Mask(mm.cpumask()), |_| true);

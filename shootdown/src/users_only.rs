@@ -2,12 +2,8 @@
 
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
-use lazytlb_core::memory::{Label, Labelled, Ordering::*};
-use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::mm::MmCore;
 use lazytlb_core::platform::{IpisInterrupt, MaskCoversLazy};
-
-/// The barrier that membarrier needs when a borrow ends (pair L9).
-pub const MEMBARRIER: Label = Label::new("users_only.membarrier");
 
 /// No reference and no round of its own: the flush of the last mmput must interrupt the borrowers anyway, because page
 /// tables are freed, and it ends their borrows.
@@ -43,12 +39,6 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for UsersOnly {
 
     #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
-
-    #[inline]
-    fn mmdrop_lazy_tlb(&self, platform: P, _mm: MmPtr<P>) -> Option<CountRef<P>> {
-        platform.fence(SeqCst.at(MEMBARRIER));
-        None
-    }
 
     fn mm_users_zero(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
         if !P::FLUSH_ENDS_BORROWS {
