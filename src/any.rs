@@ -8,13 +8,19 @@ use core::fmt;
 use core::str::FromStr;
 
 use lazytlb_core::cpumask::{Among, CpuId};
-use lazytlb_core::lazy_tlb::{Host, LazyTlb};
+use lazytlb_core::lazy_tlb::{Freeing, Host, LazyTlb};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr, Slot};
 use lazytlb_core::no_lazy::NoLazy;
-use lazytlb_core::platform::Context;
-use lazytlb_hazard::{HazardConvert, HazardIpi};
-use lazytlb_refcount::Refcount;
-use lazytlb_shootdown::{CanShoot, LazyFix, Shootdown, UsersOnly};
+use lazytlb_core::platform::{Clock, Context};
+use lazytlb_epoch::{EpochPinned, EpochQs};
+use lazytlb_hazard::{GeneralHazard, HazardConvert, HazardDeadline, HazardIpi};
+use lazytlb_refcount::{Refcount, RefcountDeferred};
+use lazytlb_shootdown::{CanShoot, LazyFix, Shootdown, ShootdownBatched, UsersOnly};
+
+/// What the enum asks of its platform: what any of the strategies asks.
+pub trait AnyPlatform: CanShoot + Clock {}
+
+impl<P: CanShoot + Clock> AnyPlatform for P {}
 
 /// Makes the enum and its states of the list of strategies: the one place that has all of them.
 macro_rules! strategies {
@@ -40,11 +46,11 @@ macro_rules! strategies {
 
         /// Every strategy's state for a CPU. The fields are public so that a static can be made of ready parts.
         #[expect(missing_docs, reason = "each field is what its strategy says it is")]
-        pub struct AnyCpuState<P: CanShoot> {
+        pub struct AnyCpuState<P: AnyPlatform> {
             $(pub $field: <$variant as LazyTlb<P>>::CpuState,)*
         }
 
-        impl<P: CanShoot> Slot for AnyCpuState<P> {
+        impl<P: AnyPlatform> Slot for AnyCpuState<P> {
             fn new() -> Self {
                 AnyCpuState { $($field: Slot::new(),)* }
             }
@@ -56,11 +62,11 @@ macro_rules! strategies {
 
         /// Every strategy's state in an mm. The fields are public so that a static can be made of ready parts.
         #[expect(missing_docs, reason = "each field is what its strategy says it is")]
-        pub struct AnyMmState<P: CanShoot> {
+        pub struct AnyMmState<P: AnyPlatform> {
             $(pub $field: <$variant as LazyTlb<P>>::MmState,)*
         }
 
-        impl<P: CanShoot> Slot for AnyMmState<P> {
+        impl<P: AnyPlatform> Slot for AnyMmState<P> {
             fn new() -> Self {
                 AnyMmState { $($field: Slot::new(),)* }
             }
@@ -70,7 +76,23 @@ macro_rules! strategies {
             }
         }
 
-        $(impl<P: CanShoot> PartOf<P> for $variant {
+        /// Every strategy's state of the machine as a whole. The fields are public so that a static can be made of ready parts.
+        #[expect(missing_docs, reason = "each field is what its strategy says it is")]
+        pub struct AnyShared<P: AnyPlatform> {
+            $(pub $field: <$variant as LazyTlb<P>>::Shared,)*
+        }
+
+        impl<P: AnyPlatform> Slot for AnyShared<P> {
+            fn new() -> Self {
+                AnyShared { $($field: Slot::new(),)* }
+            }
+
+            fn reinit(&self) {
+                $(self.$field.reinit();)*
+            }
+        }
+
+        $(impl<P: AnyPlatform> PartOf<P> for $variant {
             fn of_cpu(any: &AnyCpuState<P>) -> &Self::CpuState {
                 &any.$field
             }
@@ -78,11 +100,16 @@ macro_rules! strategies {
             fn of_mm(any: &AnyMmState<P>) -> &Self::MmState {
                 &any.$field
             }
+
+            fn of_shared(any: &AnyShared<P>) -> &Self::Shared {
+                &any.$field
+            }
         })*
 
-        impl<P: CanShoot> LazyTlb<P> for AnyLazyTlb {
+        impl<P: AnyPlatform> LazyTlb<P> for AnyLazyTlb {
             type CpuState = AnyCpuState<P>;
             type MmState = AnyMmState<P>;
+            type Shared = AnyShared<P>;
 
             fn name(&self) -> &'static str {
                 AnyLazyTlb::name(self)
@@ -96,9 +123,9 @@ macro_rules! strategies {
             }
 
             #[inline]
-            fn mmgrab_lazy_tlb(&self, platform: P, this: &AnyCpuState<P>, mm: &MmCore<P>) {
+            fn mmgrab_lazy_tlb(&self, platform: P, this: &AnyCpuState<P>, shared: &AnyShared<P>, mm: &MmCore<P>) {
                 match self {
-                    $(AnyLazyTlb::$variant(strategy) => strategy.mmgrab_lazy_tlb(platform, &this.$field, mm),)*
+                    $(AnyLazyTlb::$variant(strategy) => strategy.mmgrab_lazy_tlb(platform, &this.$field, &shared.$field, mm),)*
                 }
             }
 
@@ -136,9 +163,28 @@ macro_rules! strategies {
                 }
             }
 
-            fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
+            fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
                 match self {
                     $(AnyLazyTlb::$variant(strategy) => strategy.cleanup_lazy_tlbs(&Part(host), mm),)*
+                }
+            }
+
+            #[inline]
+            fn borrow_is_over(&self, host: &impl Host<P, Self>) {
+                match self {
+                    $(AnyLazyTlb::$variant(strategy) => strategy.borrow_is_over(&Part(host)),)*
+                }
+            }
+
+            fn collect(&self, host: &impl Host<P, Self>) {
+                match self {
+                    $(AnyLazyTlb::$variant(strategy) => strategy.collect(&Part(host)),)*
+                }
+            }
+
+            fn evicts_at_idle(&self) -> bool {
+                match self {
+                    $(AnyLazyTlb::$variant(strategy) => LazyTlb::<P>::evicts_at_idle(strategy),)*
                 }
             }
 
@@ -156,8 +202,12 @@ strategies! {
     NoLazy: "no-lazy", no_lazy, NoLazy;
     /// A counted reference for each borrow.
     Refcount: "refcount", refcount, Refcount;
+    /// A counted reference; where the last one may not be dropped a worker frees.
+    RefcountDeferred: "refcount-deferred", refcount_deferred, RefcountDeferred;
     /// An eviction round before the mm is freed.
     Shootdown: "shootdown", shootdown, Shootdown { debug_shoot_lazies: false };
+    /// An eviction round before many mms are freed.
+    ShootdownBatched: "shootdown-batched", shootdown_batched, ShootdownBatched::new();
     /// The flush of the last mmput ends all borrows.
     UsersOnly: "users-only", users_only, UsersOnly;
     /// An eviction round, one CPU after the other, by the hardware's root register.
@@ -165,16 +215,30 @@ strategies! {
     /// A slot that becomes a reference when the mm dies.
     HazardConvert: "hazard-convert", hazard_convert, HazardConvert::new();
     /// A slot whose owner is evicted before the mm is freed.
-    HazardIpi: "hazard-ipi", hazard_ipi, HazardIpi;
+    HazardIpi: "hazard-ipi", hazard_ipi, HazardIpi::new();
+    /// A slot that is waited for, for a while.
+    HazardDeadline: "hazard-deadline", hazard_deadline, HazardDeadline::new();
+    /// A general hazard pointer.
+    GeneralHazard: "general-hazard", general_hazard, GeneralHazard::new();
+    /// Grace periods over the ends of borrows.
+    EpochQs: "epoch-qs", epoch_qs, EpochQs { evict_at_idle: true };
+    /// Epochs, pinned by borrows.
+    EpochPinned: "epoch-pinned", epoch_pinned, EpochPinned { evict_at_idle: true };
 }
 
-impl<P: CanShoot> fmt::Debug for AnyCpuState<P> {
+impl<P: AnyPlatform> fmt::Debug for AnyCpuState<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AnyCpuState { .. }")
     }
 }
 
-impl<P: CanShoot> fmt::Debug for AnyMmState<P> {
+impl<P: AnyPlatform> fmt::Debug for AnyShared<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnyShared { .. }")
+    }
+}
+
+impl<P: AnyPlatform> fmt::Debug for AnyMmState<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AnyMmState { .. }")
     }
@@ -203,15 +267,16 @@ impl FromStr for AnyLazyTlb {
 }
 
 /// Where a strategy's states are among those of all.
-trait PartOf<P: CanShoot>: LazyTlb<P> {
+trait PartOf<P: AnyPlatform>: LazyTlb<P> {
     fn of_cpu(any: &AnyCpuState<P>) -> &Self::CpuState;
     fn of_mm(any: &AnyMmState<P>) -> &Self::MmState;
+    fn of_shared(any: &AnyShared<P>) -> &Self::Shared;
 }
 
 /// The host as one of the strategies sees it: with its own part of each state.
 struct Part<'a, H>(&'a H);
 
-impl<P: CanShoot, S: PartOf<P>, H: Host<P, AnyLazyTlb>> Host<P, S> for Part<'_, H> {
+impl<P: AnyPlatform, S: PartOf<P>, H: Host<P, AnyLazyTlb>> Host<P, S> for Part<'_, H> {
     fn platform(&self) -> P {
         self.0.platform()
     }
@@ -224,8 +289,17 @@ impl<P: CanShoot, S: PartOf<P>, H: Host<P, AnyLazyTlb>> Host<P, S> for Part<'_, 
         S::of_mm(self.0.mm_state(mm))
     }
 
+    fn shared(&self) -> &S::Shared {
+        S::of_shared(self.0.shared())
+    }
+
     fn mmdrop(&self, reference: CountRef<P>) {
         self.0.mmdrop(reference);
+    }
+
+    unsafe fn free_mm(&self, mm: MmPtr<P>) {
+        // SAFETY: the strategy's own word.
+        unsafe { self.0.free_mm(mm) };
     }
 
     fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
@@ -234,6 +308,11 @@ impl<P: CanShoot, S: PartOf<P>, H: Host<P, AnyLazyTlb>> Host<P, S> for Part<'_, 
 
     fn evict_by_root(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
         self.0.evict_by_root(mm, among, is_target);
+    }
+
+    unsafe fn evict_unused(&self, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
+        // SAFETY: the strategy that the switch path runs promises it, though the enum does not.
+        unsafe { self.0.evict_unused(among, is_target) };
     }
 
     fn check_lazies_gone(&self, mm: &MmCore<P>) {

@@ -8,10 +8,15 @@
 //! | strategy | a borrow costs | freeing costs |
 //! | --- | --- | --- |
 //! | [`Refcount`] | two RMWs on a shared line | nothing more |
+//! | [`RefcountDeferred`] | two RMWs on a shared line | a worker, where the last reference may not be dropped |
 //! | [`Shootdown`] | one full barrier | an interrupt to each CPU of `mm_cpumask` |
+//! | [`ShootdownBatched`] | one full barrier | the same, once for many mms |
 //! | [`UsersOnly`] | one full barrier | nothing more, where the flush of the last mmput ends borrows |
 //! | [`LazyFix`] | one full barrier | an interrupt to each CPU of `mm_cpumask`, one after the other |
 //! | [`HazardIpi`] | one plain store and two full barriers | an interrupt to each borrower |
+//! | [`HazardDeadline`] | two plain stores, one full barrier, one load | a look at each CPU's slot; an interrupt to who still borrows after a while |
+//! | [`GeneralHazard`] | five stores and two full barriers | a look at each CPU's slots |
+//! | [`EpochQs`], [`EpochPinned`] | two plain stores, one full barrier, two loads | waits for every CPU that borrows anything |
 //! | [`HazardConvert`] | two plain stores and one full barrier | a look at each CPU's slot |
 //! | [`NoLazy`] | an MMU switch each way | nothing |
 //!
@@ -30,6 +35,7 @@ pub use lazytlb_core::{
     ARef, CpuId, CpuMask, Host, IrqsOff, KeepsMmAlive, LazyMm, LazyTlb, Memory, Mm, MmWithUser, NoLazy, Platform,
     Switcher, Task, Warning,
 };
-pub use lazytlb_hazard::{self as hazard, HazardConvert, HazardIpi};
-pub use lazytlb_refcount::{self as refcount, Refcount};
-pub use lazytlb_shootdown::{self as shootdown, LazyFix, Shootdown, UsersOnly};
+pub use lazytlb_epoch::{self as epoch, EpochPinned, EpochQs};
+pub use lazytlb_hazard::{self as hazard, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi};
+pub use lazytlb_refcount::{self as refcount, Refcount, RefcountDeferred};
+pub use lazytlb_shootdown::{self as shootdown, LazyFix, Shootdown, ShootdownBatched, UsersOnly};

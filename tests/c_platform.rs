@@ -5,14 +5,14 @@
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use std::sync::Mutex;
 
 use lazytlb::core::memory::{At, Label};
 use lazytlb::core::mm::{MmCore, MmPtr};
 use lazytlb::core::mm_switch::{ArchHost, FlushRange, MmSwitch};
 use lazytlb::core::native::{Local, Native};
-use lazytlb::core::platform::{Context, IpisInterrupt, MaskCoversLazy, Root};
+use lazytlb::core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, Root, Worker};
 use lazytlb::{AnyLazyTlb, CpuId, CpuMask, IrqsOff, Memory, Mm, Platform, Switcher, Task};
 
 /// What the C kernel fills in. Masks are passed as their words, an mm as the pointer that the kernel gave it.
@@ -33,6 +33,9 @@ struct Ops {
     kick: extern "C" fn(*const usize, usize),
     free_tables: extern "C" fn(*mut c_void),
     free_mm: extern "C" fn(*mut c_void),
+    queue_work: extern "C" fn(),
+    jiffies: extern "C" fn() -> usize,
+    queue_work_at: extern "C" fn(usize),
 }
 
 #[derive(Clone, Copy)]
@@ -128,6 +131,22 @@ unsafe impl Platform for CPlatform {
     }
 }
 
+impl Worker for CPlatform {
+    fn queue_work(self) {
+        (self.0.queue_work)();
+    }
+}
+
+impl Clock for CPlatform {
+    fn jiffies(self) -> usize {
+        (self.0.jiffies)()
+    }
+
+    fn queue_work_at(self, at: usize) {
+        (self.0.queue_work_at)(at);
+    }
+}
+
 // SAFETY: the C kernel says so.
 unsafe impl IpisInterrupt for CPlatform {}
 // SAFETY: CArch never takes a CPU out of a mask.
@@ -179,6 +198,17 @@ static CR3: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn nothing() {}
 
+/// Whether the library has asked for the worker.
+static WORK: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn queue_work() {
+    WORK.store(true, Relaxed);
+}
+
+extern "C" fn queue_work_at(_: usize) {
+    queue_work();
+}
+
 static OPS: Ops = {
     extern "C" fn four() -> usize {
         4
@@ -226,6 +256,9 @@ static OPS: Ops = {
         kick,
         free_tables,
         free_mm,
+        queue_work,
+        jiffies: zero,
+        queue_work_at,
     }
 };
 
@@ -270,6 +303,9 @@ fn a_table_of_c_functions_is_a_platform() {
         // SAFETY: idle runs.
         unsafe { switcher.context_switch(&irqs_off, idle, other) };
         switcher.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();
+        while WORK.swap(false, Relaxed) {
+            switcher.collect();
+        }
 
         let log = core::mem::take(&mut *LOG.lock().unwrap());
         let mut frees: Vec<&str> = log.iter().map(String::as_str).filter(|line| !line.starts_with("load")).collect();

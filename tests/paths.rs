@@ -4,7 +4,12 @@
 //! A strategy is only run on the rule that meets its preconditions; the type system sees to that.
 
 use lazytlb::core::mm_switch::{BroadcastFlush, FlushRange, IpiFlush};
-use lazytlb::{AnyLazyTlb, HazardConvert, HazardIpi, LazyTlb, NoLazy, Platform, Refcount, Shootdown};
+use lazytlb::epoch::{EpochPinned, EpochQs};
+use lazytlb::hazard::deadline::Collector;
+use lazytlb::{
+    AnyLazyTlb, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi, LazyTlb, NoLazy, Platform, Refcount,
+    RefcountDeferred, Shootdown, ShootdownBatched,
+};
 use lazytlb_toy::{Free, HW, INIT_ROOT, Machine, Toy, on_cpu};
 
 type Broadcast = Toy<2, 1, BroadcastFlush>;
@@ -15,7 +20,7 @@ type X86 = Toy<2, 1, IpiFlush>;
 enum Frees {
     /// At the last reference, borrowers evicted or counted out.
     Promptly,
-    /// When the last borrower switches away.
+    /// When the last borrower switches away, or the worker has come round.
     AfterBorrowers,
 }
 
@@ -65,6 +70,7 @@ where
     if !freed.is_empty() {
         assert_eq!(machine.root(1), INIT_ROOT, "nobody is on a freed root");
     }
+    on_cpu(0, || machine.work(0));
     // P4: the borrower goes on; P5: user to user.
     on_cpu(1, || machine.switch(machine.idle[1], other));
     assert_eq!(machine.root(1), 0xb000);
@@ -74,6 +80,7 @@ where
     on_cpu(0, || {
         machine.switch(machine.idle[0], third);
         machine.switch(third, other);
+        machine.work(20);
     });
     assert_eq!(machine.freed(), [0xa000], "when all borrowers are gone");
     assert_eq!(machine.warnings(), []);
@@ -88,11 +95,15 @@ fn an_exit_while_another_cpu_borrows() {
     exit_while_borrowed::<IpiFlush, _>(NoLazy, Frees::Promptly);
     exit_while_borrowed::<IpiFlush, _>(Refcount, Frees::AfterBorrowers);
     exit_while_borrowed::<IpiFlush, _>(HazardConvert::new(), Frees::AfterBorrowers);
-    exit_while_borrowed::<IpiFlush, _>(HazardIpi, Frees::Promptly);
+    exit_while_borrowed::<IpiFlush, _>(HazardIpi::new(), Frees::Promptly);
     for &strategy in AnyLazyTlb::ALL {
         let frees = match strategy {
-            AnyLazyTlb::Refcount(_) | AnyLazyTlb::HazardConvert(_) => Frees::AfterBorrowers,
-            _ => Frees::Promptly,
+            AnyLazyTlb::NoLazy(_)
+            | AnyLazyTlb::Shootdown(_)
+            | AnyLazyTlb::UsersOnly(_)
+            | AnyLazyTlb::LazyFix(_)
+            | AnyLazyTlb::HazardIpi(_) => Frees::Promptly,
+            _ => Frees::AfterBorrowers,
         };
         exit_while_borrowed::<BroadcastFlush, _>(strategy, frees);
     }
@@ -144,8 +155,10 @@ fn kthread_paths<S: LazyTlb<Broadcast>>(strategy: S) {
         // SAFETY: it runs.
         unsafe { switcher.exec_mmap(kthread, machine.mm(0xd000)) };
     });
+    on_cpu(0, || machine.work(20));
     assert_eq!(machine.freed(), [0xc000], "exec drops the old mm");
     drop(b);
+    on_cpu(0, || machine.work(20));
     assert_eq!(machine.freed(), [0xc000, 0xb000], "no borrow of b is left");
     assert_eq!((a.core().users(), a.core().count()), (2, 1), "the owner and this test; no borrow of a is left");
     assert_eq!(machine.warnings(), []);
@@ -177,6 +190,7 @@ fn hotplug<S: LazyTlb<Broadcast>>(strategy: S) {
         unsafe { machine.switcher.exit_mm(task) };
         let next = machine.user(machine.mm(0xb000));
         machine.switch(task, next);
+        machine.work(20);
     });
     assert_eq!(machine.freed(), [0xa000], "an offline CPU pins nothing and is not waited for");
     // P10.
@@ -221,7 +235,143 @@ fn who_is_interrupted<S: LazyTlb<Toy<4096, 64>>>(strategy: S) -> usize {
 #[test]
 fn shootdown_interrupts_the_mask_and_hazard_ipi_the_borrowers() {
     assert_eq!(who_is_interrupted(Shootdown::default()), 4);
-    assert_eq!(who_is_interrupted(HazardIpi), 1);
+    assert_eq!(who_is_interrupted(HazardIpi::new()), 1);
+}
+
+/// A CPU that goes idle on A, whose user then exits elsewhere: nobody but CPU 1 is on A, and it sleeps.
+fn idle_borrower<S: LazyTlb<Broadcast>>(strategy: S) -> Machine<Broadcast, S> {
+    let machine = Machine::boot(Broadcast::NEW, strategy);
+    let task = machine.user(machine.mm(0xa000));
+    on_cpu(1, || {
+        machine.switch(machine.idle[1], task);
+        machine.switch(task, machine.idle[1]);
+    });
+    on_cpu(0, || {
+        machine.switch(machine.idle[0], task);
+        // SAFETY: it runs.
+        unsafe { machine.switcher.exit_mm(task) };
+        machine.switch(task, machine.idle[0]);
+    });
+    machine
+}
+
+#[test]
+fn hazard_deadline_waits_and_then_interrupts() {
+    let ipis = || HW.with(|hw| hw.ipis.get());
+    for collector in [Collector::Tail, Collector::Worker] {
+        let machine = idle_borrower(HazardDeadline { deadline: Some(5), collector });
+        on_cpu(0, || machine.work(4));
+        assert_eq!((machine.freed(), ipis()), (vec![], 0), "not before its time: {collector:?}");
+        on_cpu(0, || machine.work(1));
+        assert_eq!((machine.freed(), ipis()), (vec![0xa000], 1), "{collector:?}");
+        assert_eq!(machine.root(1), INIT_ROOT);
+
+        let machine = idle_borrower(HazardDeadline { deadline: Some(0), collector });
+        assert_eq!((machine.freed(), ipis()), (vec![0xa000], 1), "at once: {collector:?}");
+
+        let machine = idle_borrower(HazardDeadline { deadline: None, collector });
+        on_cpu(0, || machine.work(1_000_000));
+        assert_eq!((machine.freed(), ipis()), (vec![], 0), "never: {collector:?}");
+        let other = machine.user(machine.mm(0xb000));
+        on_cpu(1, || machine.switch(machine.idle[1], other));
+        on_cpu(0, || machine.work(0));
+        assert_eq!((machine.freed(), ipis()), (vec![0xa000], 0), "when the CPU leaves by itself: {collector:?}");
+        assert_eq!(machine.warnings(), []);
+    }
+}
+
+#[test]
+fn hazard_deadline_leaves_isolated_cpus_alone() {
+    let strategy = HazardDeadline { deadline: Some(0), collector: Collector::Tail };
+    let machine = Machine::boot(Toy::<4, 1>::NEW, strategy);
+    HW.with(|hw| hw.isolated.borrow_mut().push(1));
+    let a = machine.mm(0xa000);
+    for cpu in [1, 2] {
+        let task = machine.user(a.clone());
+        on_cpu(cpu, || {
+            machine.switch(machine.idle[cpu], task);
+            // SAFETY: it runs.
+            unsafe { machine.switcher.exit_mm(task) };
+            machine.switch(task, machine.idle[cpu]);
+        });
+    }
+    on_cpu(0, || {
+        drop(a);
+        machine.work(1_000_000);
+    });
+    assert_eq!(HW.with(|hw| hw.ipis.get()), 1, "CPU 2 only");
+    assert_eq!((machine.freed(), machine.root(1), machine.root(2)), (vec![], 0xa000, INIT_ROOT));
+    let other = machine.user(machine.mm(0xb000));
+    on_cpu(1, || machine.switch(machine.idle[1], other));
+    assert_eq!((machine.freed(), machine.warnings()), (vec![0xa000], vec![]));
+}
+
+/// How many mms wait that died while one CPU slept on another, which they have nothing to do with.
+fn waiting_for_a_sleeper<S: LazyTlb<Broadcast>>(strategy: S, deep: bool) -> usize {
+    const DIE: usize = 50;
+    let machine = Machine::boot(Broadcast::NEW, strategy);
+    let sleeper = machine.user(machine.mm(0xa000));
+    on_cpu(1, || {
+        machine.switch(machine.idle[1], sleeper);
+        machine.switch(sleeper, machine.idle[1]);
+        if deep {
+            machine.switcher.cpu_idle_enter();
+        }
+    });
+    on_cpu(0, || (0..DIE).for_each(|each| drop(machine.mm(0x1000 * (each + 0x100)))));
+    let waiting = DIE - machine.freed().len();
+    on_cpu(1, || machine.switch(machine.idle[1], sleeper));
+    assert_eq!(machine.freed().len(), DIE, "all are freed when it wakes");
+    assert_eq!(machine.warnings(), []);
+    waiting
+}
+
+#[test]
+fn one_idle_cpu_stalls_epochs_and_not_slots() {
+    assert_eq!(waiting_for_a_sleeper(HazardDeadline { deadline: None, collector: Collector::Tail }, false), 0);
+    assert_eq!(waiting_for_a_sleeper(GeneralHazard::new(), false), 0);
+    assert_eq!(waiting_for_a_sleeper(EpochQs { evict_at_idle: false }, true), 50);
+    assert_eq!(waiting_for_a_sleeper(EpochPinned { evict_at_idle: false }, true), 50);
+    assert_eq!(waiting_for_a_sleeper(EpochQs { evict_at_idle: true }, true), 0);
+    assert_eq!(waiting_for_a_sleeper(EpochPinned { evict_at_idle: true }, true), 0);
+}
+
+#[test]
+fn a_batch_is_shot_in_one_round() {
+    let machine = Machine::boot(Toy::<4, 1>::NEW, ShootdownBatched { batch: 3, linger: 7 });
+    let dies_borrowed = |cpu: usize| {
+        let task = machine.user(machine.mm(0xa000 + cpu));
+        on_cpu(cpu, || {
+            machine.switch(machine.idle[cpu], task);
+            // SAFETY: it runs.
+            unsafe { machine.switcher.exit_mm(task) };
+            machine.switch(task, machine.idle[cpu]);
+        });
+    };
+    dies_borrowed(1);
+    dies_borrowed(2);
+    assert_eq!((machine.freed().len(), HW.with(|hw| hw.ipis.get())), (0, 0));
+    dies_borrowed(3);
+    assert_eq!(machine.freed().len(), 3);
+    assert_eq!(HW.with(|hw| hw.ipis.get()), 2, "the others, once each");
+    dies_borrowed(1);
+    on_cpu(0, || machine.work(6));
+    assert_eq!(machine.freed().len(), 3);
+    on_cpu(0, || machine.work(1));
+    assert_eq!((machine.freed().len(), machine.warnings()), (4, vec![]), "what is left over lingers so long");
+}
+
+#[test]
+fn what_is_dropped_where_freeing_may_not_sleep_goes_to_the_worker() {
+    let machine = idle_borrower(RefcountDeferred);
+    let other = machine.user(machine.mm(0xb000));
+    on_cpu(1, || machine.switch(machine.idle[1], other));
+    on_cpu(0, || machine.switch(machine.idle[0], other));
+    assert_eq!(machine.freed(), [], "the tail of a switch frees nothing");
+    on_cpu(0, || machine.work(0));
+    assert_eq!((machine.freed(), machine.warnings()), (vec![0xa000], vec![]));
+    drop(machine.mm(0xc000));
+    assert_eq!(machine.freed(), [0xa000, 0xc000], "process context frees at once");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! A type of its own, so that a strategy's and an architecture's state can be had only by their own steps: whoever has
 //! the [`Switcher`] has no [`Host`].
 
+use core::ptr::NonNull;
+
 use crate::cpumask::{Among, CpuId};
 use crate::lazy_tlb::{Host, LazyTlb};
 use crate::mm::{CountRef, Mm, MmCore, MmPtr};
@@ -28,8 +30,17 @@ impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Inside<'_, P, S> {
         unsafe { Mm::<P, S>::of(MmPtr::from(mm)) }.strategy()
     }
 
+    fn shared(&self) -> &S::Shared {
+        &self.0.shared
+    }
+
     fn mmdrop(&self, reference: CountRef<P>) {
         self.0.drop_reference(reference);
+    }
+
+    unsafe fn free_mm(&self, mm: MmPtr<P>) {
+        // SAFETY: `count` reached zero before the strategy was given it, and the rest is the strategy's word.
+        unsafe { self.0.platform.free_mm(NonNull::from(mm.as_ref())) };
     }
 
     fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
@@ -38,6 +49,10 @@ impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Inside<'_, P, S> {
 
     fn evict_by_root(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
         self.0.call_cpus(among, is_target, Call::EvictByRoot, mm);
+    }
+
+    unsafe fn evict_unused(&self, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
+        self.0.call_cpus(among, is_target, Call::EvictUnused, self.0.init_mm().core());
     }
 
     fn check_lazies_gone(&self, mm: &MmCore<P>) {

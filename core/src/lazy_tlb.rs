@@ -13,6 +13,8 @@
 //! | [`switch_tail`](LazyTlb::switch_tail) | end of every switch, and of every change of the current mm | interrupts off |
 //! | [`mm_users_zero`](LazyTlb::mm_users_zero) | the contents are gone, the struct is not | process context |
 //! | [`cleanup_lazy_tlbs`](LazyTlb::cleanup_lazy_tlbs) | `count` reached zero | see [`may_free`](LazyTlb::may_free) |
+//! | [`borrow_is_over`](LazyTlb::borrow_is_over) | after `mmdrop_lazy_tlb`, its barrier included | process context, or the switch tail |
+//! | [`collect`](LazyTlb::collect) | the platform's worker has come round | process context |
 //!
 //! A borrow starts only on a CPU that owns a user of the mm. So once `users` is zero no new borrow can start
 //! (invariant I4), and a scan that begins then sees every borrow that there will ever be.
@@ -43,6 +45,9 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
     /// State in each mm.
     type MmState: Slot;
 
+    /// State of the machine as a whole: a list of the mms that wait to be freed, say.
+    type Shared: Slot;
+
     /// Whether kernel threads borrow at all. If not, the switch path moves them to `init_mm` and never calls
     /// [`mmgrab_lazy_tlb`](Self::mmgrab_lazy_tlb).
     #[inline]
@@ -54,7 +59,7 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
     ///
     /// Context: interrupts off. The CPU still owns a user of `mm`, directly or through the task that it leaves; the
     /// caller gives that user up only afterwards.
-    fn mmgrab_lazy_tlb(&self, platform: P, this: &Self::CpuState, mm: &MmCore<P>);
+    fn mmgrab_lazy_tlb(&self, platform: P, this: &Self::CpuState, shared: &Self::Shared, mm: &MmCore<P>);
 
     /// The CPU's MMU has left the mm that it borrowed. After this step the hardware no longer needs the borrow.
     ///
@@ -101,11 +106,37 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
         let _ = (host, mm);
     }
 
-    /// `count` of `mm` reached zero: makes sure that no CPU borrows it any more.
+    /// `count` of `mm` reached zero: makes sure that no CPU borrows it any more, now or later.
     ///
     /// Context: one that [`may_free`](Self::may_free) accepts.
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
         let _ = (host, mm);
+        Freeing::Now
+    }
+
+    /// A borrow of the calling CPU is over and what it owned is dropped; [`mmdrop_lazy_tlb`](Self::mmdrop_lazy_tlb)'s full
+    /// barrier lies between the end of the borrow and this step. A strategy that keeps mms waiting may free what waited
+    /// for this CPU.
+    ///
+    /// Context: as for [`mmdrop_lazy_tlb`](Self::mmdrop_lazy_tlb), no lock held.
+    #[inline]
+    fn borrow_is_over(&self, host: &impl Host<P, Self>) {
+        let _ = host;
+    }
+
+    /// Frees what waited and need not any more. The platform's worker calls it where a strategy has asked
+    /// ([`Worker::queue_work`](crate::platform::Worker::queue_work)); calling it in vain does no harm.
+    ///
+    /// Context: process context, interrupts on.
+    fn collect(&self, host: &impl Host<P, Self>) {
+        let _ = host;
+    }
+
+    /// Whether a CPU that is about to sleep for long ends its borrow first
+    /// ([`Switcher::cpu_idle_enter`](crate::Switcher::cpu_idle_enter)).
+    #[inline]
+    fn evicts_at_idle(&self) -> bool {
+        false
     }
 
     /// Whether the last reference may be dropped in this context. By default anywhere but in an interrupt: freeing a
@@ -113,6 +144,16 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
     fn may_free(&self, context: Context) -> bool {
         !(context.in_nmi || context.in_hardirq || context.in_softirq)
     }
+}
+
+/// When an mm that nobody references any more is freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "it says who frees the mm"]
+pub enum Freeing {
+    /// By the caller, at once: no CPU borrows it.
+    Now,
+    /// By the strategy ([`Host::free_mm`]), when no CPU borrows it any more. It may be freed already.
+    Later,
 }
 
 /// What the switch path offers a strategy: the other CPUs' state, and the two things that end a borrow from afar.
@@ -126,8 +167,19 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     /// The strategy's state in `mm`.
     fn mm_state<'a>(&self, mm: &'a MmCore<P>) -> &'a S::MmState;
 
+    /// The strategy's state of the machine as a whole.
+    fn shared(&self) -> &S::Shared;
+
     /// Drops a reference; frees the mm if it was the last. Context: as [`LazyTlb::cleanup_lazy_tlbs`].
     fn mmdrop(&self, reference: CountRef<P>);
+
+    /// Frees an mm for which [`LazyTlb::cleanup_lazy_tlbs`] has said [`Freeing::Later`].
+    ///
+    /// Context: that of [`Platform::free_mm`].
+    ///
+    /// # Safety
+    /// Once for each such mm; no CPU borrows it, and nobody uses it afterwards.
+    unsafe fn free_mm(&self, mm: MmPtr<P>);
 
     /// Interrupts the online CPUs of `among` for which `is_target` holds, the calling one included, and waits until each
     /// has stopped borrowing `mm` if it did: `active_mm` and the MMU on `init_mm`, [`LazyTlb::leave_lazy_tlb`] called.
@@ -141,6 +193,12 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     /// As [`evict_lazies`](Self::evict_lazies), for the CPUs whose hardware is on the root of `mm`, whatever their
     /// `active_mm` says.
     fn evict_by_root(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool);
+
+    /// As [`evict_lazies`](Self::evict_lazies), whatever they borrow, if it has no user any more: one round for many mms.
+    ///
+    /// # Safety
+    /// The strategy promises [`KeepsMmAlive`]: the interrupted CPU looks into its `active_mm`.
+    unsafe fn evict_unused(&self, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool);
 
     /// Interrupts all online CPUs and warns ([`Warning::LazyLeft`](crate::Warning::LazyLeft)) for each whose
     /// `active_mm` is still `mm`.

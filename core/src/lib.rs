@@ -10,7 +10,8 @@
 //! * [`lazy_tlb`]: [`LazyTlb`], what a strategy is;
 //! * [`mm_switch`]: [`MmSwitch`](mm_switch::MmSwitch), what lies between the switch path and the MMU;
 //! * [`switcher`], [`paths`], [`teardown`]: the [`Switcher`], the switch path itself;
-//! * [`smp`]: calls to other CPUs.
+//! * [`smp`]: calls to other CPUs;
+//! * [`waiting`]: mms that wait to be freed, for strategies that free later.
 //!
 //! A strategy is written once, generic over a platform; whatever runs it is another platform.
 
@@ -29,9 +30,10 @@ pub mod platform;
 pub mod smp;
 pub mod switcher;
 pub mod teardown;
+pub mod waiting;
 
 pub use cpumask::{Among, CpuId, CpuMask, CpuMaskView};
-pub use lazy_tlb::{Host, KeepsMmAlive, LazyMm, LazyTlb};
+pub use lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyMm, LazyTlb};
 pub use memory::Memory;
 pub use mm::{ARef, Mm, MmCore, MmPtr, MmWithUser};
 pub use no_lazy::NoLazy;

@@ -20,6 +20,7 @@ pub struct NoLazy;
 impl<P: Platform> LazyTlb<P> for NoLazy {
     type CpuState = ();
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
         "no-lazy"
@@ -30,7 +31,7 @@ impl<P: Platform> LazyTlb<P> for NoLazy {
         false
     }
 
-    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), _mm: &MmCore<P>) {}
 }
 
 // SAFETY: the active_mm of a kernel thread is init_mm, that of a user task is the mm it owns a user of.

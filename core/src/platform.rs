@@ -81,6 +81,11 @@ impl Context {
     pub fn may_wait_for_cpus(self) -> bool {
         !(self.in_nmi || self.in_hardirq || self.in_softirq || self.irqs_disabled)
     }
+
+    /// Whether this context may sleep, and so take any lock: process context with nothing disabled.
+    pub fn may_sleep(self) -> bool {
+        self.may_wait_for_cpus() && !self.preempt_disabled
+    }
 }
 
 /// What the library warns of; Linux would print a `WARN` with a stack.
@@ -141,6 +146,15 @@ pub unsafe trait Platform: Memory + 'static {
     /// Context: preemption off, and a CPU seen online stays so until preemption is on again: nobody must wait for an
     /// interrupt that a CPU on its way out has lost. (Linux takes CPUs down in `stop_machine`, which waits for that.)
     fn cpu_online(self, cpu: CpuId) -> bool;
+
+    /// Whether `cpu` is to be left alone: it runs one task with nobody else's interrupts (Linux `nohz_full`,
+    /// `isolcpus`). A strategy that has the choice does not interrupt it.
+    ///
+    /// Context: any. It does not change while the CPU is online.
+    fn cpu_isolated(self, cpu: CpuId) -> bool {
+        let _ = cpu;
+        false
+    }
 
     /// Disables interrupts on this CPU and says what they were before. `label` names the section for the lab.
     fn local_irq_save(self, label: Label) -> Self::IrqFlags;
@@ -261,6 +275,30 @@ pub unsafe trait Platform: Memory + 'static {
 /// # Safety
 /// Strategies free page tables on the word of an interrupted CPU; see [`Platform`], point 4.
 pub unsafe trait IpisInterrupt: Platform {}
+
+/// Claim: there is a worker, so that work which must not be done here and now is done later.
+pub trait Worker: Platform {
+    /// Asks that [`Switcher::collect`](crate::Switcher::collect) be called soon, from process context (Linux
+    /// `queue_work`). Asking again before it has begun is the same as asking once; asking while it runs makes it run once
+    /// more.
+    ///
+    /// Context: any but an NMI. It allocates nothing: there is one such work for the machine, and the platform has it ready.
+    fn queue_work(self);
+}
+
+/// Claim: there is a clock, and a worker that can be asked for at a time.
+pub trait Clock: Worker {
+    /// A clock that only goes forward, in ticks of a length that the platform chooses (Linux `jiffies`). It wraps around.
+    ///
+    /// Context: any.
+    fn jiffies(self) -> usize;
+
+    /// As [`queue_work`](Worker::queue_work), when the clock has come to `at`. Of several times the earliest counts at
+    /// least (Linux `mod_delayed_work`).
+    ///
+    /// Context: any but an NMI.
+    fn queue_work_at(self, at: usize);
+}
 
 /// Claim: at any time `mm_cpumask(mm)` holds every CPU whose `active_mm` is mm (invariant I6 of ARCHITECTURE.md).
 ///

@@ -143,13 +143,19 @@ impl<P: Platform> fmt::Debug for Task<P> {
 pub struct Switcher<P: Platform, S: LazyTlb<P>> {
     pub(crate) platform: P,
     pub(crate) strategy: S,
+    pub(crate) shared: S::Shared,
     pub(crate) init_mm: NonNull<Mm<P, S>>,
     pub(crate) cpus: P::PerCpu<Cpu<P, S>>,
 }
 
 // SAFETY: `init_mm` is only ever used by shared reference and outlives the switcher by the contract of `new`; the other
 // fields decide by themselves.
-unsafe impl<P: Platform + Sync, S: LazyTlb<P> + Sync> Sync for Switcher<P, S> where P::PerCpu<Cpu<P, S>>: Sync {}
+unsafe impl<P: Platform + Sync, S: LazyTlb<P> + Sync> Sync for Switcher<P, S>
+where
+    P::PerCpu<Cpu<P, S>>: Sync,
+    S::Shared: Sync,
+{
+}
 
 impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// A switch path for `platform`'s CPUs, none of which runs yet.
@@ -160,7 +166,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     pub unsafe fn new(platform: P, strategy: S, init_mm: NonNull<Mm<P, S>>) -> Self {
         let nr_cpu_ids = platform.nr_cpu_ids();
         let cpus = PerCpu::from_fn(nr_cpu_ids, |_| Cpu::new(nr_cpu_ids));
-        Switcher { platform, strategy, init_mm, cpus }
+        Switcher { platform, strategy, shared: Slot::new(), init_mm, cpus }
     }
 
     /// A switch path from ready parts; `const`, for statics.
@@ -170,10 +176,11 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     pub const unsafe fn from_parts(
         platform: P,
         strategy: S,
+        shared: S::Shared,
         init_mm: &'static Mm<P, S>,
         cpus: P::PerCpu<Cpu<P, S>>,
     ) -> Self {
-        Switcher { platform, strategy, init_mm: NonNull::from_ref(init_mm), cpus }
+        Switcher { platform, strategy, shared, init_mm: NonNull::from_ref(init_mm), cpus }
     }
 
     /// The platform.
@@ -191,6 +198,14 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     pub fn init_mm(&self) -> &Mm<P, S> {
         // SAFETY: init_mm outlives the switcher, by the contract of `new` and `from_parts`.
         unsafe { self.init_mm.as_ref() }
+    }
+
+    /// The strategy's state of the machine as a whole, for those who watch it from outside.
+    ///
+    /// # Safety
+    /// It is only read. The strategy's steps are the switch path's to call.
+    pub unsafe fn shared(&self) -> &S::Shared {
+        &self.shared
     }
 
     /// A CPU's part, for those who watch the machine from outside.
@@ -290,7 +305,11 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             Call::Evict if self.active_ptr(self.this(irqs_off)) == mm => self.do_evict(irqs_off),
             // SAFETY: the caller waits, and keeps the mm that it asks about.
             Call::EvictByRoot if self.platform.read_root() == unsafe { mm.as_ref() }.root() => self.do_evict(irqs_off),
-            Call::Evict | Call::EvictByRoot => {}
+            // SAFETY: only strategies that keep active_mm alive ask for this, and interrupts are off.
+            Call::EvictUnused if unsafe { self.active_ptr(self.this(irqs_off)).as_ref() }.users() == 0 => {
+                self.do_evict(irqs_off);
+            }
+            Call::Evict | Call::EvictByRoot | Call::EvictUnused => {}
             Call::CheckGone => {
                 if self.active_ptr(self.this(irqs_off)) == mm {
                     self.platform.warn(Warning::LazyLeft);
@@ -365,7 +384,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         if self.strategy.borrows() {
             // SAFETY: the caller owns a user of it.
             let alive = unsafe { mm.as_ref() };
-            self.strategy.mmgrab_lazy_tlb(self.platform, &this.strategy, alive);
+            self.strategy.mmgrab_lazy_tlb(self.platform, &this.strategy, &self.shared, alive);
             P::Arch::enter_lazy_tlb(&Inside(self), irqs_off, mm);
         } else {
             self.load_init_mm(irqs_off, this, mm);
@@ -433,6 +452,9 @@ impl<P: Platform, S: LazyTlb<P>> PrevMm<'_, P, S> {
     fn drop_references(self, reference: Option<CountRef<P>>) {
         for reference in [reference, self.left_with_us].into_iter().flatten() {
             self.switcher.drop_reference(reference);
+        }
+        if self.borrow.is_some() {
+            self.switcher.strategy.borrow_is_over(&Inside(self.switcher));
         }
     }
 }

@@ -6,7 +6,7 @@
 //! tables are freed because a CPU's hardware may be walking them (Linux commit 2ff6ddf19c0e).
 
 use crate::host::Inside;
-use crate::lazy_tlb::LazyTlb;
+use crate::lazy_tlb::{Freeing, LazyTlb};
 use crate::memory::{Label, Labelled, Ordering::SeqCst};
 use crate::mm::{CountRef, MmPtr};
 use crate::mm_switch::{FlushRange, MmSwitch};
@@ -16,6 +16,8 @@ use crate::switcher::Switcher;
 /// The barrier between the end of an outgoing CPU's borrow and its last tail: either the tail finds what others left with
 /// the CPU, or they find that it borrows no more.
 pub const OFFLINE: Label = Label::new("teardown.offline");
+/// The interrupts-off section in which an idle CPU leaves its borrow.
+pub const IDLE: Label = Label::new("teardown.idle");
 /// The interrupts-off section in which a CPU that goes offline leaves its borrow.
 pub const FORCE_INIT_MM: Label = Label::new("teardown.sched_force_init_mm");
 
@@ -61,9 +63,10 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         if !self.strategy.may_free(self.platform.context()) {
             self.platform.warn(Warning::WrongContext);
         }
-        self.strategy.cleanup_lazy_tlbs(&Inside(self), core);
-        // SAFETY: `count` is zero, and no CPU borrows it any more by the strategy's word.
-        unsafe { self.platform.free_mm(core.into()) };
+        if self.strategy.cleanup_lazy_tlbs(&Inside(self), core) == Freeing::Now {
+            // SAFETY: `count` is zero, and no CPU borrows it any more by the strategy's word.
+            unsafe { self.platform.free_mm(core.into()) };
+        }
     }
 
     pub(crate) fn drop_reference(&self, reference: CountRef<P>) {
@@ -91,6 +94,34 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         let mm = self.active_ptr(self.this(irqs_off));
         // SAFETY: this is the switch path; the rest is the caller's.
         unsafe { P::Arch::flush_ipi(&Inside(self), irqs_off, mm, tables_freed) };
+    }
+
+    /// Frees what waited to be freed, where the strategy keeps mms waiting. What the platform's worker calls.
+    ///
+    /// Context: process context, interrupts on.
+    pub fn collect(&self) {
+        let _frame = Frame::enter(self.platform, "collect");
+        self.strategy.collect(&Inside(self));
+    }
+
+    /// This CPU's idle task is about to sleep for long: where the strategy wants that, it leaves what it borrows for
+    /// `init_mm` first (x86's `leave_mm` before deep C-states).
+    ///
+    /// What is gained is that nothing waits for a CPU that sleeps; what is paid is a load of the root when it wakes.
+    ///
+    /// Context: the idle task, interrupts on.
+    pub fn cpu_idle_enter(&self) {
+        if !self.strategy.evicts_at_idle() {
+            return;
+        }
+        let _frame = Frame::enter(self.platform, "leave_mm");
+        let prev = {
+            let section = IrqGuard::new(self.platform, IDLE);
+            let irqs_off = section.irqs_off();
+            self.unlazy_mm_irqs_off(&irqs_off);
+            self.finish_task_switch(&irqs_off)
+        };
+        prev.mmdrop_lazy_tlb();
     }
 
     /// This CPU goes offline: it leaves what it borrows for `init_mm`, the only mm it is on until it is back (path P9,

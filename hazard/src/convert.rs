@@ -212,13 +212,14 @@ impl<Steps> fmt::Debug for Convert<Steps> {
 impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
     type CpuState = HazardSlot<P>;
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
         "hazard-convert"
     }
 
     #[inline]
-    fn mmgrab_lazy_tlb(&self, platform: P, this: &HazardSlot<P>, mm: &MmCore<P>) {
+    fn mmgrab_lazy_tlb(&self, platform: P, this: &HazardSlot<P>, _shared: &(), mm: &MmCore<P>) {
         if P::DEBUG_VM && this.lazy.lazy_mm().is_some() {
             platform.warn(Warning::SlotBusy);
         }

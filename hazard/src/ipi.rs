@@ -10,7 +10,7 @@
 //! measurements measured.
 
 use lazytlb_core::cpumask::Among;
-use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
+use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::platform::{Context, IpisInterrupt, Warning};
@@ -21,6 +21,7 @@ use crate::slot::LazySlot;
 pub const GRAB: Label = Label::new("hazard_ipi.grab");
 /// The fence before the scan. The RFC's; the decrement that reached zero is one already.
 pub const BEFORE_SCAN: Label = Label::new("hazard_ipi.before_scan");
+
 /// A published borrow, ended by interrupt when the mm is freed.
 ///
 /// | path | cost |
@@ -39,20 +40,41 @@ pub const BEFORE_SCAN: Label = Label::new("hazard_ipi.before_scan");
 ///
 /// *Orderings:* a slot that names another mm, read with acquire, was stored after the MMU had left ours (pair L2). That
 /// no borrow begins after the scan follows from `users` being zero (pair L1).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HazardIpi;
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HazardIpi {
+    /// Whether the RFC's two fences are there that nothing needs. Without them it is what Piggin's log of Linux commit
+    /// 2655421ae69f wished for: [`Shootdown`](https://docs.rs/lazytlb-shootdown) with the borrowers published, so that
+    /// nobody is interrupted in vain.
+    pub fences: bool,
+}
+
+impl HazardIpi {
+    /// As the RFC has it.
+    pub const fn new() -> Self {
+        HazardIpi { fences: true }
+    }
+}
+
+impl Default for HazardIpi {
+    fn default() -> Self {
+        HazardIpi::new()
+    }
+}
 
 impl<P: IpisInterrupt> LazyTlb<P> for HazardIpi {
     type CpuState = LazySlot<P>;
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
-        "hazard-ipi"
+        if self.fences { "hazard-ipi" } else { "hazard-ipi-unfenced" }
     }
 
     #[inline]
-    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, mm: &MmCore<P>) {
-        platform.fence(SeqCst.at(GRAB));
+    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, _shared: &(), mm: &MmCore<P>) {
+        if self.fences {
+            platform.fence(SeqCst.at(GRAB));
+        }
         if P::DEBUG_VM && this.lazy_mm().is_some() {
             platform.warn(Warning::SlotBusy);
         }
@@ -64,10 +86,13 @@ impl<P: IpisInterrupt> LazyTlb<P> for HazardIpi {
         this.unpublish();
     }
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
-        host.platform().fence(SeqCst.at(BEFORE_SCAN));
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+        if self.fences {
+            host.platform().fence(SeqCst.at(BEFORE_SCAN));
+        }
         let borrowed = MmPtr::from(mm).as_ptr();
         host.evict_lazies(mm, Among::All, |cpu| host.cpu_state(cpu).scan() == borrowed);
+        Freeing::Now
     }
 
     /// The round waits for other CPUs, which may be waiting for this one.

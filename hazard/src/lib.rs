@@ -4,13 +4,19 @@
 //! already keeps the mm alive by a user, so publishing needs neither a fence nor a second look: a plain store.
 //!
 //! * [`HazardConvert`], Andy Lutomirski's scheme, turns a slot into a counted reference when the mm dies;
-//! * [`HazardIpi`], Mathieu Desnoyers', interrupts those whose slots name the dying mm.
+//! * [`HazardIpi`], Mathieu Desnoyers', interrupts those whose slots name the dying mm;
+//! * [`HazardDeadline`], ours, waits for them for a while and interrupts those that are left;
+//! * [`GeneralHazard`] uses the general hazard pointers that Linux has been offered, to show what the wrong shape costs.
 
 #![cfg_attr(not(test), no_std)]
 
 pub mod convert;
+pub mod deadline;
+pub mod general;
 pub mod ipi;
 pub mod slot;
 
 pub use convert::{Convert, HazardConvert};
+pub use deadline::HazardDeadline;
+pub use general::GeneralHazard;
 pub use ipi::HazardIpi;

@@ -7,6 +7,10 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod deferred;
+
+pub use deferred::RefcountDeferred;
+
 use lazytlb_core::lazy_tlb::{KeepsMmAlive, LazyTlb};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
@@ -38,13 +42,14 @@ pub struct Refcount;
 impl<P: Platform> LazyTlb<P> for Refcount {
     type CpuState = ();
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
         "refcount"
     }
 
     #[inline]
-    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), mm: &MmCore<P>) {
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), mm: &MmCore<P>) {
         // SAFETY: the borrow owns it, and gives it back when it ends.
         unsafe { mm.count_add(1) };
     }

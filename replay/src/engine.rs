@@ -8,7 +8,7 @@ use lazytlb_core::lazy_tlb::LazyTlb;
 use lazytlb_core::memory::Label;
 use lazytlb_core::mm::{ARef, Mm, MmWithUser};
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy, MmSwitch};
-use lazytlb_core::platform::{IrqsOff, Platform, Root};
+use lazytlb_core::platform::{Clock, IrqsOff, Platform, Root};
 use lazytlb_core::switcher::{Switcher, Task};
 use lazytlb_sched_model::strategies::{Accounted, WithStrategy};
 use lazytlb_sched_model::{Rules, Strategy};
@@ -83,7 +83,7 @@ pub(crate) fn engine(strategy: Strategy, rules: Rules) -> Box<dyn Run> {
 fn on_rules<R>(strategy: Strategy) -> Box<dyn Run>
 where
     R: MmSwitch<Replay<R>> + 'static,
-    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool> + CanShoot,
+    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool> + CanShoot + Clock,
 {
     strategy.with(OnRules(PhantomData::<R>))
 }
@@ -111,6 +111,7 @@ where
     task: Box<Task<Replay<R>>>,
     mm: Option<NonNull<Mm<Replay<R>, S>>>,
     held: Option<ARef<MmWithUser<Replay<R>, S>>>,
+    is_idle: bool,
 }
 
 struct Engine<R: 'static, S: LazyTlb<Replay<R>>>
@@ -151,7 +152,12 @@ where
             switcher.on_ipi(&unsafe { IrqsOff::assume(Replay::NEW) });
         };
         let roots = Box::leak(vec![Cell::new(INIT_ROOT); MOST_CPUS].into_boxed_slice());
-        let machine = Traced { switcher: core::ptr::from_ref(switcher).cast(), on_ipi, roots };
+        let collect: fn(*const ()) = |switcher| {
+            // SAFETY: as for `on_ipi`.
+            unsafe { &*switcher.cast::<Switcher<Replay<R>, S>>() }.collect();
+        };
+        let work_at = Box::leak(Box::new(Cell::new(None)));
+        let machine = Traced { switcher: core::ptr::from_ref(switcher).cast(), on_ipi, collect, work_at, roots };
         Engine { switcher, tasks: Vec::new(), machine, mms: 0, counts: Counts::default() }
     }
 
@@ -211,7 +217,7 @@ where
         if self.tasks.len() <= slot as usize {
             self.tasks.resize_with(slot as usize + 1, || None);
         }
-        self.tasks[slot as usize] = Some(Kept { task, mm, held: None });
+        self.tasks[slot as usize] = Some(Kept { task, mm, held: None, is_idle: false });
     }
 
     fn irqs_off<T>(f: impl FnOnce(&IrqsOff<'_, Replay<R>>) -> T) -> T {
@@ -223,23 +229,39 @@ where
         result
     }
 
+    /// The worker comes if it is time, on whichever CPU does something next.
+    fn work(&self, now: u64) {
+        let Traced { switcher, collect, work_at, .. } = self.machine;
+        if work_at.get().is_some_and(|at| at <= now) {
+            work_at.set(None);
+            collect(switcher);
+        }
+    }
+
     fn act(&mut self, action: Action) {
         match action {
             Action::Boot(idle) => {
                 self.new_task(idle, NewMm::None);
+                self.kept(idle).is_idle = true;
                 let idle = self.task(idle);
                 // SAFETY: tasks are boxed, and idle tasks stay for good.
                 Self::irqs_off(|irqs_off| unsafe { self.switcher.sched_init(irqs_off, idle) });
             }
             Action::New(slot, mm) => self.new_task(slot, mm),
             Action::Switch(prev, next) => {
-                let (prev, next) = (self.task(prev), self.task(next));
                 let left = Self::irqs_off(|irqs_off| {
                     // SAFETY: the driver keeps track of who runs where; a task stays until it is switched away from.
-                    unsafe { self.switcher.context_switch(irqs_off, prev, next) };
+                    unsafe { self.switcher.context_switch(irqs_off, self.task(prev), self.task(next)) };
                     self.switcher.finish_task_switch(irqs_off)
                 });
+                Replay::<R>::NEW.preempt_disable();
                 left.mmdrop_lazy_tlb_sched();
+                // SAFETY: disabled above.
+                unsafe { Replay::<R>::NEW.preempt_enable() };
+                if self.kept(next).is_idle {
+                    // Whether the CPU will sleep for long it cannot know here: it is asked each time.
+                    self.switcher.cpu_idle_enter();
+                }
             }
             Action::Exec(slot) => {
                 let (mm, user) = self.make_mm();
@@ -316,7 +338,10 @@ where
         let others = swap_counts(self.counts);
         for step in steps {
             hardware(|hardware| hardware.now.set(step.time));
-            on_cpu(step.cpu as usize, || self.act(step.action));
+            on_cpu(step.cpu as usize, || {
+                self.work(step.time);
+                self.act(step.action);
+            });
         }
         self.counts = swap_counts(others);
     }

@@ -12,7 +12,7 @@ use lazytlb_core::cpumask::{CpuId, CpuMask};
 use lazytlb_core::memory::{At, AtomicInt, AtomicWord, Label, LocalWord, Memory, Ordering};
 use lazytlb_core::mm::MmCore;
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
-use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
+use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning, Worker};
 
 /// The most CPUs that a trace can have.
 pub const MOST_CPUS: usize = 1024;
@@ -81,6 +81,9 @@ pub(crate) struct Traced {
     /// The switch path, and what an interrupt runs with it.
     pub(crate) switcher: *const (),
     pub(crate) on_ipi: fn(*const ()),
+    /// What the worker does with it, and when it was asked to come, at the earliest.
+    pub(crate) collect: fn(*const ()),
+    pub(crate) work_at: &'static Cell<Option<u64>>,
     /// The root register of each CPU.
     pub(crate) roots: &'static [Cell<Root>],
 }
@@ -91,6 +94,7 @@ pub(crate) struct Hardware {
     cpus: Cell<usize>,
     pub(crate) now: Cell<u64>,
     irqs_off: Cell<bool>,
+    preempt_count: Cell<usize>,
     counts: RefCell<Counts>,
     /// The one whose strategy runs.
     pub(crate) machine: Cell<Option<Traced>>,
@@ -110,6 +114,7 @@ thread_local! {
         cpus: Cell::new(1),
         now: Cell::new(0),
         irqs_off: Cell::new(false),
+        preempt_count: Cell::new(0),
         counts: RefCell::new(NOTHING),
         machine: Cell::new(None),
         loads: RefCell::new(Vec::new()),
@@ -382,6 +387,9 @@ impl Life {
 /// As many mask words as [`MOST_CPUS`] need.
 const WORDS: usize = MOST_CPUS / usize::BITS as usize;
 
+/// A tick of the clock: a millisecond, as Linux has it with `HZ=1000`.
+const JIFFY_NS: u64 = 1_000_000;
+
 macro_rules! platform {
     ($rules:ty) => {
         // SAFETY: one thread is one CPU at a time, interrupts run at once and to their end; free_mm drops the box that
@@ -418,13 +426,22 @@ macro_rules! platform {
                 hardware(|hardware| hardware.irqs_off.set(flags));
             }
 
-            fn preempt_disable(self) {}
+            fn preempt_disable(self) {
+                hardware(|hardware| hardware.preempt_count.set(hardware.preempt_count.get() + 1));
+            }
 
-            unsafe fn preempt_enable(self) {}
+            unsafe fn preempt_enable(self) {
+                hardware(|hardware| hardware.preempt_count.set(hardware.preempt_count.get() - 1));
+            }
 
             fn context(self) -> Context {
-                let irqs_disabled = hardware(|hardware| hardware.irqs_off.get());
-                Context { in_nmi: false, in_hardirq: false, in_softirq: false, preempt_disabled: false, irqs_disabled }
+                hardware(|hardware| Context {
+                    in_nmi: false,
+                    in_hardirq: false,
+                    in_softirq: false,
+                    preempt_disabled: hardware.preempt_count.get() > 0,
+                    irqs_disabled: hardware.irqs_off.get(),
+                })
             }
 
             unsafe fn load_root(self, root: Root) {
@@ -471,6 +488,25 @@ macro_rules! platform {
 
             fn warn(self, _: Warning) {
                 count(|counts| counts.warnings += 1);
+            }
+        }
+
+        impl Worker for Replay<$rules> {
+            fn queue_work(self) {
+                hardware(|hardware| hardware.machine().work_at.set(Some(hardware.now.get())));
+            }
+        }
+
+        impl Clock for Replay<$rules> {
+            fn jiffies(self) -> usize {
+                hardware(|hardware| hardware.now.get() / JIFFY_NS) as usize
+            }
+
+            fn queue_work_at(self, at: usize) {
+                hardware(|hardware| {
+                    let (at, work_at) = (at as u64 * JIFFY_NS, hardware.machine().work_at);
+                    work_at.set(Some(work_at.get().map_or(at, |before| before.min(at))));
+                });
             }
         }
 

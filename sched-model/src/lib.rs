@@ -18,6 +18,7 @@ pub mod seed;
 pub mod strategies;
 pub mod tables;
 mod watch;
+mod worker;
 mod world;
 
 pub use litmus::{Litmus, LitmusError};

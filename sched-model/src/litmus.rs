@@ -359,6 +359,13 @@ impl Reader {
                 self.columns += 1;
                 continue;
             }
+            let (words, isolated) = match words[..] {
+                [key, task, Word { text: "isolated", .. }] => (vec![key, task], true),
+                _ => (words, false),
+            };
+            if isolated {
+                self.litmus.program.isolated.push(self.litmus.program.start.len());
+            }
             let [key @ Word { text: "cpu", .. }, task] = words[..] else {
                 return Err(line.error(line.end(cell), "expected `cpu` and the task that it runs at the start"));
             };
@@ -427,6 +434,7 @@ impl Reader {
             ("look", []) => Statement::LookIntoActiveMm,
             ("offline", []) => Statement::Offline,
             ("online", []) => Statement::Online,
+            ("deep-idle", []) => Statement::DeepIdle,
             ("goto", [number]) => match number.text.parse::<usize>() {
                 Ok(target) if target >= 1 && target <= self.litmus.program.scripts[cpu].len() => {
                     Statement::Goto(target - 1)
@@ -448,14 +456,14 @@ impl Reader {
                 if key.text == "preempt" { Statement::Preempt(number) } else { Statement::Migrate(number) }
             }
             ("preempt" | "migrate", _) => return missing("one task"),
-            ("exit" | "unuse" | "look" | "offline" | "online", [extra, ..]) => {
+            ("exit" | "unuse" | "look" | "offline" | "online" | "deep-idle", [extra, ..]) => {
                 return Err(line.error(extra.column, format!("`{}` takes nothing", key.text)));
             }
             _ => {
                 return Err(line.error(
                     key.column,
                     format!(
-                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, irq, softirq, nmi, preempt, migrate or goto",
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, deep-idle, irq, softirq, nmi, preempt, migrate or goto",
                         key.text
                     ),
                 ));

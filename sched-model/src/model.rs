@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use std::rc::Rc;
 
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy};
-use lazytlb_core::platform::Platform;
+use lazytlb_core::platform::{Clock, Platform};
 use lazytlb_hazard::convert::Convert;
 use lazytlb_machine::{
     Config, Exploration, Found, Limits, Machine, MemoryModel, Recording, Schedule, ScheduleError, Search,
@@ -87,7 +87,7 @@ impl Model {
 
     fn on_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
     where
-        Lab<R>: Platform<MmData = MmData> + lazytlb_shootdown::CanShoot,
+        Lab<R>: Clock<MmData = MmData> + lazytlb_shootdown::CanShoot,
     {
         let on = OnRules { program, setting, rules: PhantomData::<R> };
         match setting.mutant {
@@ -104,11 +104,11 @@ impl Model {
         S: Accounted<Lab<R>>,
     {
         let config = Config {
-            cpus: program.cpus(),
+            cpus: program.cpus() + usize::from(S::WORKER),
             memory: setting.memory,
             dropped: setting.dropped.clone(),
             // As much as the program needs: memory that nobody uses costs time in each execution all the same.
-            bytes: 8192 + 2048 * (program.mms.len() + program.cpus()) + 512 * program.tasks.len(),
+            bytes: 8192 + 2048 * (program.mms.len() + program.cpus() + 1) + 512 * program.tasks.len(),
             ..Config::default()
         };
         let machine = Machine::new(config);

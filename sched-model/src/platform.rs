@@ -13,7 +13,7 @@ use lazytlb_core::cpumask::{CpuId, CpuMask};
 use lazytlb_core::memory::{At, Label, LocalWord, Memory, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
-use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
+use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning, Worker};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 
 use crate::tables::{Table, Tables};
@@ -169,6 +169,10 @@ macro_rules! platform {
                 Machine::try_with(|machine| machine.is_online(cpu.get())).unwrap_or(true)
             }
 
+            fn cpu_isolated(self, cpu: CpuId) -> bool {
+                watch(|watch| watch.isolated.contains(&cpu.get())) == Some(true)
+            }
+
             fn local_irq_save(self, label: Label) -> bool {
                 Machine::try_with(|machine| machine.irq_save(label)).unwrap_or(false)
             }
@@ -275,6 +279,22 @@ macro_rules! platform {
 
             fn frame_leave(self) {
                 Machine::try_with(Machine::frame_leave);
+            }
+        }
+
+        impl Worker for Lab<$rules> {
+            fn queue_work(self) {
+                watch(|watch| watch.worker().queue_work());
+            }
+        }
+
+        impl Clock for Lab<$rules> {
+            fn jiffies(self) -> usize {
+                watch(|watch| watch.worker().jiffies()).unwrap_or_default()
+            }
+
+            fn queue_work_at(self, at: usize) {
+                watch(|watch| watch.worker().queue_work_at(at));
             }
         }
 

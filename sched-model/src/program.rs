@@ -32,6 +32,8 @@ pub enum Statement {
     Offline,
     /// It comes back, with its idle task on `init_mm`.
     Online,
+    /// The running kernel thread is about to let the CPU sleep for long (cpu_idle_enter).
+    DeepIdle,
     /// The script goes on with an earlier statement.
     Goto(usize),
     /// From here on an interrupt may come, once, at any step that lets it: it does something in its own context.
@@ -91,6 +93,8 @@ pub struct Program {
     pub held: Vec<(usize, usize)>,
     /// The CPUs whose hardware walks page tables by itself, an agent each.
     pub walkers: Vec<usize>,
+    /// The CPUs that are to be left alone.
+    pub isolated: Vec<usize>,
     /// Whether the switch path checks one byte of `prev->active_mm`, as Lutomirski's patch of November 2021 did.
     pub checks_active_mm: bool,
 }

@@ -164,6 +164,10 @@ where
             self.switcher.on_ipi(&unsafe { IrqsOff::assume(Lab::NEW) });
             return;
         }
+        if let Some(worker) = self.worker.filter(|worker| worker.cpu() == cpu) {
+            worker.interrupt(vector);
+            return;
+        }
         let rq = &self.rqs[cpu];
         match self.arriving[cpu][usize::from(vector) - 1] {
             Statement::Interrupt(Source::Irq, what) | Statement::Interrupt(Source::Nmi, what) => {

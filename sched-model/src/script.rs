@@ -96,6 +96,7 @@ where
             }
             Statement::Offline => self.go_offline(),
             Statement::Online => self.come_online(task),
+            Statement::DeepIdle => self.switcher.cpu_idle_enter(),
             Statement::Goto(_) => {}
             Statement::Interrupt(..) | Statement::Preempt(_) => {
                 let nmi = matches!(statement, Statement::Interrupt(Source::Nmi, _));

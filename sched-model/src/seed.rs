@@ -23,6 +23,7 @@ pub fn program(checks_active_mm: bool) -> Program {
         scripts: vec![],
         held: vec![],
         walkers: vec![],
+        isolated: vec![],
         checks_active_mm,
     };
     // CPU 1: its thread of A exits, the CPU borrows A for its idle task, and later goes on to a kernel thread.

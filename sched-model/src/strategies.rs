@@ -6,12 +6,15 @@ use core::str::FromStr;
 use lazytlb_core::lazy_tlb::LazyTlb;
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::no_lazy::NoLazy;
-use lazytlb_core::platform::Platform;
-use lazytlb_core::switcher::Cpu;
+use lazytlb_core::platform::{Clock, Platform, Worker};
+use lazytlb_core::switcher::{Cpu, Switcher};
+use lazytlb_epoch::{EpochPinned, EpochQs};
 use lazytlb_hazard::convert::{Convert, ConvertSteps};
-use lazytlb_hazard::{HazardConvert, HazardIpi};
-use lazytlb_refcount::Refcount;
-use lazytlb_shootdown::{CanShoot, LazyFix, Shootdown, UsersOnly};
+use lazytlb_hazard::deadline::Collector;
+use lazytlb_hazard::general::{General, GeneralSteps};
+use lazytlb_hazard::{GeneralHazard, HazardConvert, HazardDeadline, HazardIpi};
+use lazytlb_refcount::{Refcount, RefcountDeferred};
+use lazytlb_shootdown::{CanShoot, LazyFix, Shootdown, ShootdownBatched, UsersOnly};
 
 /// Makes the list of strategies: the one place that has all of them.
 macro_rules! strategies {
@@ -34,7 +37,7 @@ macro_rules! strategies {
             }
 
             /// Does something with it.
-            pub fn with<P: CanShoot, A: WithStrategy<P>>(self, action: A) -> A::Output {
+            pub fn with<P: CanShoot + Clock, A: WithStrategy<P>>(self, action: A) -> A::Output {
                 match self {
                     $(Strategy::$variant => action.call($default),)*
                 }
@@ -50,10 +53,14 @@ strategies! {
     Unprotected: "unprotected", Unprotected;
     /// [`Refcount`].
     Refcount: "refcount", Refcount;
+    /// [`RefcountDeferred`].
+    RefcountDeferred: "refcount-deferred", RefcountDeferred;
     /// [`Shootdown`].
     Shootdown: "shootdown", Shootdown { debug_shoot_lazies: false };
     /// [`Shootdown`] with its debug round.
     ShootdownDebug: "shootdown-debug", Shootdown { debug_shoot_lazies: true };
+    /// [`ShootdownBatched`], two at a time.
+    ShootdownBatched: "shootdown-batched", ShootdownBatched { batch: 2, linger: 10 };
     /// [`UsersOnly`].
     UsersOnly: "users-only", UsersOnly;
     /// [`LazyFix`].
@@ -61,7 +68,23 @@ strategies! {
     /// [`HazardConvert`].
     HazardConvert: "hazard-convert", HazardConvert::new();
     /// [`HazardIpi`].
-    HazardIpi: "hazard-ipi", HazardIpi;
+    HazardIpi: "hazard-ipi", HazardIpi::new();
+    /// [`HazardIpi`] without the fences that nothing needs.
+    HazardIpiUnfenced: "hazard-ipi-unfenced", HazardIpi { fences: false };
+    /// [`HazardDeadline`], the worker collecting.
+    HazardDeadline: "hazard-deadline", HazardDeadline { deadline: Some(10), collector: Collector::Worker };
+    /// [`HazardDeadline`] that never interrupts, the tail collecting.
+    HazardDeadlineNever: "hazard-deadline-never", HazardDeadline { deadline: None, collector: Collector::Tail };
+    /// [`GeneralHazard`].
+    GeneralHazard: "general-hazard", GeneralHazard::new();
+    /// [`EpochQs`].
+    EpochQs: "epoch-qs", EpochQs { evict_at_idle: false };
+    /// [`EpochQs`] that leaves at idle.
+    EpochQsIdle: "epoch-qs-idle", EpochQs { evict_at_idle: true };
+    /// [`EpochPinned`].
+    EpochPinned: "epoch-pinned", EpochPinned { evict_at_idle: false };
+    /// [`EpochPinned`] that leaves at idle.
+    EpochPinnedIdle: "epoch-pinned-idle", EpochPinned { evict_at_idle: true };
 }
 
 /// Something that is done with a strategy, whichever it is.
@@ -82,13 +105,15 @@ impl Strategy {
     /// Whether the rules meet the preconditions that the strategy states, so that it must pass there.
     pub const fn claims(self, rules: Rules) -> bool {
         match self {
-            Strategy::NoLazy | Strategy::Refcount | Strategy::HazardConvert | Strategy::HazardIpi => true,
-            // It needs a mask that covers every borrower.
-            Strategy::Shootdown | Strategy::ShootdownDebug | Strategy::UsersOnly | Strategy::LazyFix => {
-                rules.mask_covers_lazy()
-            }
+            // They need a mask that covers every borrower.
+            Strategy::Shootdown
+            | Strategy::ShootdownDebug
+            | Strategy::ShootdownBatched
+            | Strategy::UsersOnly
+            | Strategy::LazyFix => rules.mask_covers_lazy(),
             // It states none that any machine could meet.
             Strategy::Unprotected => false,
+            _ => true,
         }
     }
 }
@@ -191,25 +216,78 @@ pub struct Unprotected;
 impl<P: Platform> LazyTlb<P> for Unprotected {
     type CpuState = ();
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
         "unprotected"
     }
 
-    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), _mm: &MmCore<P>) {}
 }
 
-/// What a strategy's books look like from outside: how many references to an mm a CPU accounts for.
+/// What a strategy's books look like from outside: how many references to an mm a CPU accounts for, and which mms may
+/// wait to be freed.
 ///
 /// At rest `count` of every mm is one for its users, if it has any, plus these, plus what scripts hold (invariant I5).
 pub trait Accounted<P: Platform>: LazyTlb<P> {
+    /// Whether it needs the worker, so that a machine must have one.
+    const WORKER: bool = false;
+
     /// The references to `mm` that `cpu` owns. `borrows` says whether it borrows `mm`.
-    fn references(&self, cpu: &Cpu<P, Self>, mm: MmPtr<P>, borrows: bool) -> usize;
+    fn references(&self, cpu: &Cpu<P, Self>, mm: MmPtr<P>, borrows: bool) -> usize {
+        let _ = (cpu, mm, borrows);
+        0
+    }
+
+    /// How many mms wait to be freed.
+    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
+        let _ = switcher;
+        0
+    }
+
+    /// Whether an mm that waits may do so for the sake of `cpu`. `borrows` says whether it borrows that mm, `isolated` whether
+    /// it is to be left alone.
+    fn waits_for(&self, cpu: &Cpu<P, Self>, borrows: bool, isolated: bool) -> bool {
+        let _ = (cpu, borrows, isolated);
+        false
+    }
 }
+
+impl<P: Platform> Accounted<P> for NoLazy {}
+
+impl<P: Platform> Accounted<P> for Unprotected {}
 
 impl<P: Platform> Accounted<P> for Refcount {
     fn references(&self, _cpu: &Cpu<P, Self>, _mm: MmPtr<P>, borrows: bool) -> usize {
         usize::from(borrows)
+    }
+}
+
+impl<P: Worker> Accounted<P> for RefcountDeferred {
+    const WORKER: bool = true;
+
+    fn references(&self, _cpu: &Cpu<P, Self>, _mm: MmPtr<P>, borrows: bool) -> usize {
+        usize::from(borrows)
+    }
+
+    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
+        // SAFETY: it is only read.
+        unsafe { switcher.shared() }.len()
+    }
+}
+
+impl<P: CanShoot> Accounted<P> for Shootdown {}
+
+impl<P: CanShoot> Accounted<P> for UsersOnly {}
+
+impl<P: CanShoot> Accounted<P> for LazyFix {}
+
+impl<P: CanShoot + Clock> Accounted<P> for ShootdownBatched {
+    const WORKER: bool = true;
+
+    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
+        // SAFETY: it is only read.
+        unsafe { switcher.shared() }.waiting().len()
     }
 }
 
@@ -220,15 +298,52 @@ impl<P: Platform, Steps: ConvertSteps<P>> Accounted<P> for Convert<Steps> {
     }
 }
 
-macro_rules! no_references {
-    ($bound:ident: $($strategy:ty),*) => {$(
-        impl<P: $bound> Accounted<P> for $strategy {
-            fn references(&self, _cpu: &Cpu<P, Self>, _mm: MmPtr<P>, _borrows: bool) -> usize {
-                0
-            }
-        }
-    )*};
+impl<P: CanShoot> Accounted<P> for HazardIpi {}
+
+impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
+    const WORKER: bool = true;
+
+    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
+        // SAFETY: it is only read.
+        unsafe { switcher.shared() }.len()
+    }
+
+    fn waits_for(&self, _cpu: &Cpu<P, Self>, borrows: bool, isolated: bool) -> bool {
+        borrows && (isolated || self.deadline.is_none())
+    }
 }
 
-no_references!(Platform: NoLazy, Unprotected);
-no_references!(CanShoot: Shootdown, UsersOnly, LazyFix, HazardIpi);
+impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
+    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
+        // SAFETY: it is only read.
+        unsafe { switcher.shared() }.len()
+    }
+
+    fn waits_for(&self, _cpu: &Cpu<P, Self>, borrows: bool, _isolated: bool) -> bool {
+        borrows
+    }
+}
+
+impl<P: Platform> Accounted<P> for EpochQs {
+    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
+        // SAFETY: it is only read.
+        unsafe { switcher.shared() }.waiting().len()
+    }
+
+    fn waits_for(&self, cpu: &Cpu<P, Self>, _borrows: bool, _isolated: bool) -> bool {
+        // SAFETY: it is only read.
+        unsafe { cpu.strategy() }.borrows()
+    }
+}
+
+impl<P: Platform> Accounted<P> for EpochPinned {
+    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
+        // SAFETY: it is only read.
+        unsafe { switcher.shared() }.waiting().len()
+    }
+
+    fn waits_for(&self, cpu: &Cpu<P, Self>, _borrows: bool, _isolated: bool) -> bool {
+        // SAFETY: it is only read.
+        unsafe { cpu.strategy() }.borrows()
+    }
+}

@@ -21,6 +21,7 @@ use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal};
 use crate::platform::watch;
 use crate::program::Program;
 use crate::tables::Table;
+use crate::worker::Worker;
 
 type Describe = dyn Fn(&Machine) -> Vec<String>;
 
@@ -36,6 +37,10 @@ pub(crate) struct Watch {
     describe: Box<Describe>,
     /// Whether the one-byte check of `prev->active_mm` is in the switch path.
     pub(crate) checks_active_mm: bool,
+    /// The CPUs that are to be left alone.
+    pub(crate) isolated: Vec<usize>,
+    /// The worker, on a machine that has one.
+    worker: Option<&'static Worker>,
     /// The walk that each CPU's walker is in the middle of, if it has a walker.
     walks: Vec<Option<&'static Walk>>,
 }
@@ -84,6 +89,7 @@ impl Watch {
         active_mm: impl Fn(usize) -> usize + 'static,
         name_of: impl Fn(usize) -> String + 'static,
         describe: impl Fn(&Machine) -> Vec<String> + 'static,
+        worker: Option<&'static Worker>,
         program: &Program,
     ) -> Watch {
         let roots = Self::roots_of(machine);
@@ -98,7 +104,16 @@ impl Watch {
             })
         };
         let walks = (0..program.cpus()).map(walk).collect();
-        Watch { roots, active_mm, name_of, describe, checks_active_mm: program.checks_active_mm, walks }
+        let (isolated, checks_active_mm) = (program.isolated.clone(), program.checks_active_mm);
+        Watch { roots, active_mm, name_of, describe, checks_active_mm, isolated, worker, walks }
+    }
+
+    /// The worker.
+    ///
+    /// # Panics
+    /// On a machine without: a strategy asks for it that does not say so.
+    pub(crate) fn worker(&self) -> &'static Worker {
+        self.worker.expect("strategies that ask for the worker say so")
     }
 
     /// The life of a CPU's walker: it takes one step of a walk after the other, and may stop after any.

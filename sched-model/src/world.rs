@@ -17,6 +17,7 @@ use crate::sched::{Runqueue, Scheduled};
 use crate::strategies::Accounted;
 use crate::tables::{Table, TableCaches, Tables};
 use crate::watch::Watch;
+use crate::worker::Worker;
 
 /// Forgets for how long a structure is placed.
 fn placed<T>(reference: &mut T) -> &'static T {
@@ -43,6 +44,8 @@ where
     pub(crate) scheduled: &'static [Scheduled],
     /// The statements that arrive later than they are reached, for each CPU.
     pub(crate) arriving: Vec<Vec<Statement>>,
+    /// The worker, where the strategy needs one.
+    pub(crate) worker: Option<&'static Worker>,
     /// References that scripts hold now, and that adopting kernel threads own, for each address space.
     pub(crate) held: &'static [SimLocal<usize>],
 }
@@ -75,6 +78,8 @@ where
         let tables = TableCaches::new(machine, slots);
         let named: *const [_] =
             machine.place_slice("mms", ObjectKind::Other, program.mms.len(), |_| LocalWord::new(core::ptr::null_mut()));
+        // The worker has a CPU of its own, and an idle task, which is the worker.
+        let cpus = cpus + usize::from(S::WORKER);
         let count = program.tasks.len() + cpus;
         let tasks: *const [_] = machine.place_slice("task_struct", ObjectKind::Task, count, |_| Task::kthread());
         let rqs: *const [_] = machine.place_slice("runqueue", ObjectKind::PerCpu, cpus, |_| Runqueue::new());
@@ -86,7 +91,8 @@ where
             switcher,
             mms,
             tables,
-            arriving: (0..cpus).map(|cpu| program.arriving(cpu)).collect(),
+            arriving: (0..program.cpus()).map(|cpu| program.arriving(cpu)).collect(),
+            worker: S::WORKER.then(|| Worker::place(machine, program.cpus())),
             // SAFETY: these five are in the arena, which the model keeps as long as anything that refers to it.
             named: unsafe { &*named },
             // SAFETY: as above.
@@ -162,6 +168,14 @@ where
                 self.scheduled[first].cpu.poke(cpu);
             });
         }
+        if let Some(worker) = self.worker {
+            set_up_cpu(worker.cpu(), || {
+                // SAFETY: set-up has no interrupts.
+                let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
+                // SAFETY: tasks stay in the arena.
+                unsafe { self.switcher.sched_init(&irqs_off, &self.tasks[self.program.idle(worker.cpu())]) };
+            });
+        }
     }
 
     /// Gives the machine its tasks, its handler, and what is checked.
@@ -178,6 +192,10 @@ where
         }
         for task in booted {
             machine.boot(machine.task(task), true);
+        }
+        if let Some(worker) = world.worker {
+            let switcher = world.switcher;
+            machine.boot(machine.add_task("kworker", move || worker.run(|| switcher.collect())), true);
         }
         for &cpu in &program.walkers {
             let walker = machine.add_task(&format!("walker/{cpu}"), move || Watch::walk_for_ever(cpu));
@@ -203,6 +221,6 @@ where
         let active_mm = move |cpu| address(switcher.cpu(CpuId::new(cpu)).active_mm());
         let (named, described) = (Rc::clone(world), Rc::clone(world));
         let describe = move |machine: &Machine| described.facts(machine);
-        Rc::new(Watch::new(machine, active_mm, move |mm| named.name_of(mm), describe, program))
+        Rc::new(Watch::new(machine, active_mm, move |mm| named.name_of(mm), describe, world.worker, program))
     }
 }

@@ -1,7 +1,7 @@
 //! [`LazyFix`]: one CPU after the other, by what its hardware says.
 
 use lazytlb_core::cpumask::Among;
-use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
+use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::Ordering::Relaxed;
 use lazytlb_core::mm::MmCore;
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy};
@@ -29,18 +29,20 @@ pub struct LazyFix;
 impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for LazyFix {
     type CpuState = ();
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
         "lazyfix"
     }
 
     #[inline]
-    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), _mm: &MmCore<P>) {}
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
         for lowest in mm.cpumask().cpus(Relaxed) {
             host.evict_by_root(mm, Among::Mask(mm.cpumask()), |cpu| cpu == lowest);
         }
+        Freeing::Now
     }
 
     /// The round waits for other CPUs, which may be waiting for this one.

@@ -3,21 +3,23 @@
 //! [`Shootdown`] is Nicholas Piggin's "shoot lazies" (posted 2020, merged in Linux 6.4, commit 2655421ae69f), which
 //! 64-bit server powerpc uses. On a 16-socket POWER8 a context-switch microbenchmark went from about 1 to 118 million
 //! switches a second when it replaced reference counting.
-
 //!
+//! * [`ShootdownBatched`] shoots for many dying mms at once;
 //! * [`UsersOnly`] does it when the last user goes, by the flush that is due then;
 //! * [`LazyFix`] is FreeBSD's ancestor of it, which asks the hardware's root register.
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod batched;
 pub mod lazyfix;
 pub mod users_only;
 
+pub use batched::ShootdownBatched;
 pub use lazyfix::LazyFix;
 pub use users_only::UsersOnly;
 
 use lazytlb_core::cpumask::Among;
-use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
+use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::mm::MmCore;
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, Platform};
 
@@ -47,19 +49,21 @@ pub struct Shootdown {
 impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for Shootdown {
     type CpuState = ();
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
         "shootdown"
     }
 
     #[inline]
-    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), _mm: &MmCore<P>) {}
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
         host.evict_lazies(mm, Among::Mask(mm.cpumask()), |_| true);
         if self.debug_shoot_lazies {
             host.check_lazies_gone(mm);
         }
+        Freeing::Now
     }
 
     /// The round waits for other CPUs, which may be waiting for this one.

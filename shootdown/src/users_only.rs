@@ -32,13 +32,14 @@ pub struct UsersOnly;
 impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for UsersOnly {
     type CpuState = ();
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
         "users-only"
     }
 
     #[inline]
-    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _mm: &MmCore<P>) {}
+    fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), _mm: &MmCore<P>) {}
 
     fn mm_users_zero(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
         if !P::FLUSH_ENDS_BORROWS {

@@ -9,6 +9,7 @@ struct Unprotected;
 impl<P: Platform> LazyTlb<P> for Unprotected {
     type CpuState = ();
     type MmState = ();
+    type Shared = ();
 
     fn name(&self) -> &'static str {
         "unprotected"

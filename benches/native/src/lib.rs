@@ -13,14 +13,14 @@ use core::time::Duration;
 use std::time::Instant;
 
 use lazytlb::{
-    AnyLazyTlb, CpuId, CpuMask, HazardConvert, HazardIpi, LazyFix, LazyTlb, NoLazy, Platform, Refcount, Shootdown,
-    Task, UsersOnly,
+    AnyLazyTlb, CpuId, CpuMask, EpochPinned, EpochQs, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi, LazyFix,
+    LazyTlb, NoLazy, Platform, Refcount, RefcountDeferred, Shootdown, ShootdownBatched, Task, UsersOnly,
 };
 use lazytlb_core::memory::{At, Label, Memory};
 use lazytlb_core::mm::MmCore;
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange};
 use lazytlb_core::native::Native;
-use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, Root};
+use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, Root, Worker};
 use lazytlb_toy::{CpuVec, Free, Machine};
 
 /// A platform of `CPUS` CPUs of which only CPU 0 ever runs.
@@ -122,6 +122,19 @@ unsafe impl<const CPUS: usize> Platform for Bare<CPUS> {
 unsafe impl<const CPUS: usize> IpisInterrupt for Bare<CPUS> {}
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
 unsafe impl<const CPUS: usize> MaskCoversLazy for Bare<CPUS> {}
+
+/// Nobody borrows what dies here, so there is nothing to do later.
+impl<const CPUS: usize> Worker for Bare<CPUS> {
+    fn queue_work(self) {}
+}
+
+impl<const CPUS: usize> Clock for Bare<CPUS> {
+    fn jiffies(self) -> usize {
+        0
+    }
+
+    fn queue_work_at(self, _: usize) {}
+}
 
 impl<const CPUS: usize> BroadcastTlb for Bare<CPUS> {
     fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {}
@@ -226,11 +239,18 @@ pub fn strategies<const CPUS: usize>() -> Vec<(&'static str, Runner)> {
     vec![
         ("no-lazy", runner::<CPUS, _>(NoLazy)),
         ("refcount", runner::<CPUS, _>(Refcount)),
+        ("refcount-deferred", runner::<CPUS, _>(RefcountDeferred)),
         ("shootdown", runner::<CPUS, _>(Shootdown { debug_shoot_lazies: false })),
-        ("hazard-convert", runner::<CPUS, _>(HazardConvert::new())),
+        ("shootdown-batched", runner::<CPUS, _>(ShootdownBatched::new())),
         ("users-only", runner::<CPUS, _>(UsersOnly)),
         ("lazyfix", runner::<CPUS, _>(LazyFix)),
-        ("hazard-ipi", runner::<CPUS, _>(HazardIpi)),
+        ("hazard-convert", runner::<CPUS, _>(HazardConvert::new())),
+        ("hazard-ipi", runner::<CPUS, _>(HazardIpi::new())),
+        ("hazard-ipi-unfenced", runner::<CPUS, _>(HazardIpi { fences: false })),
+        ("hazard-deadline", runner::<CPUS, _>(HazardDeadline::new())),
+        ("general-hazard", runner::<CPUS, _>(GeneralHazard::new())),
+        ("epoch-qs", runner::<CPUS, _>(EpochQs::default())),
+        ("epoch-pinned", runner::<CPUS, _>(EpochPinned::default())),
         ("boot-time refcount", runner::<CPUS, _>(AnyLazyTlb::Refcount(Refcount))),
     ]
 }

@@ -11,7 +11,7 @@ pub type P = Bare<64>;
 /// A borrow begins under `HazardConvert`.
 #[unsafe(no_mangle)]
 pub fn hazard_mmgrab_lazy_tlb(slot: &HazardSlot<P>, mm: &MmCore<P>) {
-    HazardConvert::new().mmgrab_lazy_tlb(P::NEW, slot, mm);
+    HazardConvert::new().mmgrab_lazy_tlb(P::NEW, slot, &(), mm);
 }
 
 /// The MMU has left a borrowed mm under `HazardConvert`.
@@ -35,13 +35,13 @@ pub fn hazard_mmdrop_lazy_tlb(mm: MmPtr<P>) -> Option<CountRef<P>> {
 /// A borrow begins under `Refcount`.
 #[unsafe(no_mangle)]
 pub fn refcount_mmgrab_lazy_tlb(mm: &MmCore<P>) {
-    Refcount.mmgrab_lazy_tlb(P::NEW, &(), mm);
+    Refcount.mmgrab_lazy_tlb(P::NEW, &(), &(), mm);
 }
 
 /// A borrow begins under `Shootdown`.
 #[unsafe(no_mangle)]
 pub fn shootdown_mmgrab_lazy_tlb(mm: &MmCore<P>) {
-    Shootdown { debug_shoot_lazies: false }.mmgrab_lazy_tlb(P::NEW, &(), mm);
+    Shootdown { debug_shoot_lazies: false }.mmgrab_lazy_tlb(P::NEW, &(), &(), mm);
 }
 
 /// A borrow ends under `Shootdown`.

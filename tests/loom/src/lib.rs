@@ -311,6 +311,8 @@ pub fn borrow_and_leave<S: LazyTlb<Loom> + Copy + Send + Sync>(strategy: S, rela
         let borrowers = user.clone();
         // SAFETY: this test is the switch path; it calls the steps in their order.
         let this = unsafe { switcher.cpu(CpuId::new(1)).strategy() };
+        // SAFETY: as above.
+        let shared = unsafe { switcher.shared() };
         let tail = move || {
             CPU.with(|id| id.set(1));
             // SAFETY: loom has no interrupts.
@@ -319,7 +321,7 @@ pub fn borrow_and_leave<S: LazyTlb<Loom> + Copy + Send + Sync>(strategy: S, rela
         };
         let borrower = loom::thread::spawn(move || {
             CPU.with(|id| id.set(1));
-            strategy.mmgrab_lazy_tlb(Loom, this, mm.core());
+            strategy.mmgrab_lazy_tlb(Loom, this, shared, mm.core());
             drop(borrowers);
             walk(mm);
             strategy.leave_lazy_tlb(Loom, this);

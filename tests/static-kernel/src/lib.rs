@@ -173,7 +173,7 @@ pub static INIT_MM: Mm<Kernel, Strategy> = {
 /// The switch path.
 pub static SWITCHER: Switcher<Kernel, Strategy> =
     // SAFETY: INIT_MM is a static and names this one.
-    unsafe { Switcher::from_parts(Kernel, HazardConvert::new(), &INIT_MM, [const { cpu() }; CPUS]) };
+    unsafe { Switcher::from_parts(Kernel, HazardConvert::new(), (), &INIT_MM, [const { cpu() }; CPUS]) };
 
 /// The first task.
 pub static IDLE: Task<Kernel> = Task::from_parts(null());

@@ -12,7 +12,7 @@ use lazytlb_core::memory::{At, Label, Memory};
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::native::Native;
-use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
+use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning, Worker};
 use lazytlb_core::{ARef, IrqsOff, LazyTlb, Mm, MmWithUser, Switcher, Task};
 
 /// What all toy machines of this thread share.
@@ -38,6 +38,12 @@ pub struct Hardware {
     pub warnings: RefCell<Vec<Warning>>,
     /// Runs a CPU's interrupt handler; set by [`Machine::boot`].
     pub handler: Cell<Option<Handler>>,
+    /// The CPUs that are to be left alone.
+    pub isolated: RefCell<Vec<usize>>,
+    /// What the clock shows.
+    pub jiffies: Cell<usize>,
+    /// When the worker was asked to come, at the earliest; [`Machine::work`] is the worker.
+    pub work_at: Cell<Option<usize>>,
 }
 
 /// A switch path without its type, and what to call with it.
@@ -140,6 +146,10 @@ macro_rules! platform {
                 HW.with(|hw| !hw.offline.borrow().contains(&cpu.get()))
             }
 
+            fn cpu_isolated(self, cpu: CpuId) -> bool {
+                HW.with(|hw| hw.isolated.borrow().contains(&cpu.get()))
+            }
+
             fn local_irq_save(self, _: Label) -> bool {
                 HW.with(|hw| hw.irqs_off.replace(true))
             }
@@ -209,6 +219,22 @@ macro_rules! platform {
             }
         }
 
+        impl<const CPUS: usize, const WORDS: usize> Worker for Toy<CPUS, WORDS, $arch> {
+            fn queue_work(self) {
+                self.queue_work_at(self.jiffies());
+            }
+        }
+
+        impl<const CPUS: usize, const WORDS: usize> Clock for Toy<CPUS, WORDS, $arch> {
+            fn jiffies(self) -> usize {
+                HW.with(|hw| hw.jiffies.get())
+            }
+
+            fn queue_work_at(self, at: usize) {
+                HW.with(|hw| hw.work_at.set(Some(hw.work_at.get().map_or(at, |before| before.min(at)))));
+            }
+        }
+
         // SAFETY: a kick runs the handler.
         unsafe impl<const CPUS: usize, const WORDS: usize> IpisInterrupt for Toy<CPUS, WORDS, $arch> {}
     };
@@ -259,6 +285,9 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
             hw.freed.borrow_mut().clear();
             hw.warnings.borrow_mut().clear();
             hw.offline.borrow_mut().clear();
+            hw.isolated.borrow_mut().clear();
+            hw.jiffies.set(0);
+            hw.work_at.set(None);
             hw.ipis.set(0);
             hw.root_loads.set(0);
         });
@@ -344,6 +373,15 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
         prev_mm.mmdrop_lazy_tlb_sched();
         // SAFETY: disabled above.
         unsafe { self.platform.preempt_enable() };
+    }
+
+    /// Time goes on by so many ticks, and the worker comes as often as it is asked to, on the current CPU.
+    pub fn work(&self, ticks: usize) {
+        HW.with(|hw| hw.jiffies.set(hw.jiffies.get() + ticks));
+        while HW.with(|hw| hw.work_at.get().is_some_and(|at| at <= hw.jiffies.get())) {
+            HW.with(|hw| hw.work_at.set(None));
+            self.switcher.collect();
+        }
     }
 
     /// The root that `cpu` has loaded.

@@ -1,0 +1,289 @@
+//! [`Waiting`]: mms that nobody references any more and some CPU may still borrow.
+//!
+//! Strategies that free later share one shape. Whoever drops the last reference *pushes* the mm. From time to time
+//! somebody *collects*: looks at what waits, frees what need not wait any more, and leaves the rest. Anybody may
+//! collect (the one who pushed, a CPU whose borrow has just ended, a worker), but one at a time: whoever comes while
+//! another collects leaves word, and that one looks once more. So no look is lost, and nobody waits for anybody.
+//!
+//! The mms are linked through themselves ([`Link`]): nothing is allocated.
+//!
+//! # Nobody is forgotten
+//!
+//! | pair | the CPU that leaves | the one that frees |
+//! | --- | --- | --- |
+//! | `waiting.push` | borrow ends; full barrier ([`mmdrop_lazy_tlb`](crate::LazyTlb::mmdrop_lazy_tlb)); reads how many wait | counts the mm (`waiting.push`, full); reads who borrows |
+//! | `waiting.turn` | asks for a turn (full), is told that another collects | asks to end its turn (full), is told that it must look again |
+//!
+//! Either the CPU sees that something waits, or the other sees that the borrow has ended. A CPU that sees nothing waiting
+//! has paid one load of a word that is written only when mms die.
+
+use core::fmt;
+use core::ptr::null_mut;
+
+use crate::lazy_tlb::{Host, LazyTlb};
+use crate::memory::{AtomicInt, AtomicWord, Label, Ordering::*};
+use crate::mm::{MmCore, MmPtr, Slot};
+use crate::platform::Platform;
+
+/// The RMW that counts an mm as waiting. Full barrier: the count is seen, or the end of the borrow is.
+pub const PUSH: Label = Label::new("waiting.push");
+/// The RMWs that begin and end a turn at collecting. Full barriers: what was done before a turn was asked for is seen by
+/// the turn that answers it.
+pub const TURN: Label = Label::new("waiting.turn");
+
+/// In each mm: the next one that waits.
+pub struct Link<P: Platform> {
+    next: P::AtomicPtr<MmCore<P>>,
+}
+
+impl<P: Platform> Link<P> {
+    /// Of an mm that does not wait, from a ready word, null; `const`, for statics.
+    pub const fn from_parts(next: P::AtomicPtr<MmCore<P>>) -> Self {
+        Link { next }
+    }
+}
+
+impl<P: Platform> Slot for Link<P> {
+    fn new() -> Self {
+        Link { next: AtomicWord::new(null_mut()) }
+    }
+
+    fn reinit(&self) {
+        self.next.store(null_mut(), Relaxed);
+    }
+}
+
+impl<P: Platform> fmt::Debug for Link<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Link { .. }")
+    }
+}
+
+/// A strategy's state in an mm that can wait.
+pub trait Linked<P: Platform>: Slot {
+    /// Its link, for [`List`] alone.
+    fn link(&self) -> &Link<P>;
+}
+
+impl<P: Platform> Linked<P> for Link<P> {
+    fn link(&self) -> &Link<P> {
+        self
+    }
+}
+
+/// A list of mms, linked through themselves. Anybody may push; whoever takes, takes all.
+///
+/// Every mm on it is alive: that is the contract of [`push`](List::push).
+pub struct List<P: Platform> {
+    first: P::AtomicPtr<MmCore<P>>,
+}
+
+impl<P: Platform> List<P> {
+    /// An empty list from a ready word, null; `const`, for statics.
+    pub const fn from_parts(first: P::AtomicPtr<MmCore<P>>) -> Self {
+        List { first }
+    }
+
+    /// Whether there is nothing in it. Relaxed.
+    pub fn is_empty(&self) -> bool {
+        self.first.load(Relaxed).is_null()
+    }
+
+    /// Puts an mm on the list. Release, for whoever takes it. Context: any.
+    ///
+    /// # Safety
+    /// The mm is of the host's machine and alive, and is not freed before it was taken off again. It is on no list.
+    pub unsafe fn push<S>(&self, host: &impl Host<P, S>, mm: MmPtr<P>)
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+    {
+        // SAFETY: alive, as the caller says; it may be gone as soon as the exchange has put it on the list.
+        let link = host.mm_state(unsafe { mm.as_ref() }).link();
+        let mut first = self.first.load(Relaxed);
+        loop {
+            link.next.store(first, Relaxed);
+            match self.first.compare_exchange(first, mm.as_ptr(), Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => first = now,
+            }
+        }
+    }
+
+    /// Whether `holds` for any that is on it.
+    ///
+    /// # Safety
+    /// Nobody but the caller takes from this list.
+    pub unsafe fn any<S>(&self, host: &impl Host<P, S>, mut holds: impl FnMut(&MmCore<P>) -> bool) -> bool
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+    {
+        let mut next = MmPtr::new(self.first.load(Acquire));
+        while let Some(mm) = next {
+            // SAFETY: what is on the list is alive until it was taken off, which only the caller does.
+            let mm = unsafe { mm.as_ref() };
+            if holds(mm) {
+                return true;
+            }
+            next = MmPtr::new(host.mm_state(mm).link().next.load(Relaxed));
+        }
+        false
+    }
+
+    /// Takes all that is on it, the last one pushed first. Acquire. Who drops the iterator early loses the rest.
+    pub fn take<'h, S, H>(&self, host: &'h H) -> impl Iterator<Item = MmPtr<P>> + use<'h, P, S, H>
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+        H: Host<P, S>,
+    {
+        let mut next = match self.first.load(Relaxed).is_null() {
+            true => None,
+            false => MmPtr::new(self.first.swap(null_mut(), Acquire)),
+        };
+        core::iter::from_fn(move || {
+            let mm = next?;
+            // SAFETY: what was on the list is alive until it was taken off, which it is when this returns.
+            next = MmPtr::new(host.mm_state(unsafe { mm.as_ref() }).link().next.load(Relaxed));
+            Some(mm)
+        })
+    }
+}
+
+impl<P: Platform> Slot for List<P> {
+    fn new() -> Self {
+        List { first: AtomicWord::new(null_mut()) }
+    }
+
+    fn reinit(&self) {
+        self.first.store(null_mut(), Relaxed);
+    }
+}
+
+impl<P: Platform> fmt::Debug for List<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("List").field(&self.first.load(Relaxed)).finish()
+    }
+}
+
+/// What waits, for the machine as a whole.
+pub struct Waiting<P: Platform> {
+    /// How many wait, wherever they are.
+    count: P::AtomicUsize,
+    /// Those that were pushed and that no turn has taken.
+    pushed: List<P>,
+    /// How many have asked for a turn since nobody had one.
+    asked: P::AtomicUsize,
+}
+
+impl<P: Platform> Waiting<P> {
+    /// Nothing waits, from ready words, null and zero; `const`, for statics.
+    pub const fn from_parts(count: P::AtomicUsize, pushed: List<P>, asked: P::AtomicUsize) -> Self {
+        Waiting { count, pushed, asked }
+    }
+
+    /// How many wait. Relaxed.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// Whether nothing waits: one relaxed load. Asked after a full barrier that follows the end of a borrow, `true` means
+    /// that whoever frees will see that end by itself.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `mm` waits from now on, and may be freed by another before this returns. Full barrier.
+    ///
+    /// Context: any.
+    ///
+    /// # Safety
+    /// `mm` is of the host's machine, its `count` is zero, and the caller was asked to free it
+    /// ([`LazyTlb::cleanup_lazy_tlbs`]).
+    pub unsafe fn push<S>(&self, host: &impl Host<P, S>, mm: &MmCore<P>)
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+    {
+        self.count.fetch_add_full(1, PUSH);
+        // SAFETY: nobody but the collector frees it, after taking it off the list.
+        unsafe { self.pushed.push(host, MmPtr::from(mm)) };
+    }
+
+    /// Gives `collector` the turn, once for each time that somebody asked before it was done. If another has the turn, that
+    /// one looks again instead.
+    ///
+    /// Context: not in an interrupt.
+    pub fn with_turn(&self, mut collector: impl FnMut(&Turn<'_, P>)) {
+        let mut asked = self.asked.fetch_add_full(1, TURN) + 1;
+        if asked > 1 {
+            return;
+        }
+        loop {
+            collector(&Turn { waiting: self });
+            match self.asked.compare_exchange_full(asked, 0, TURN) {
+                Ok(_) => return,
+                Err(now) => asked = now,
+            }
+        }
+    }
+}
+
+impl<P: Platform> Slot for Waiting<P> {
+    fn new() -> Self {
+        Waiting { count: AtomicWord::new(0), pushed: Slot::new(), asked: AtomicWord::new(0) }
+    }
+
+    fn reinit(&self) {
+        self.count.store(0, Relaxed);
+        self.pushed.reinit();
+        self.asked.store(0, Relaxed);
+    }
+}
+
+impl<P: Platform> fmt::Debug for Waiting<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting").field("count", &self.len()).field("pushed", &self.pushed).finish_non_exhaustive()
+    }
+}
+
+/// The right to free: one collector at a time has it.
+#[derive(Debug)]
+pub struct Turn<'a, P: Platform> {
+    waiting: &'a Waiting<P>,
+}
+
+impl<P: Platform> Turn<'_, P> {
+    /// Takes what was pushed. Each goes to a list of the collector's, back by [`put_back`](Self::put_back), or to
+    /// [`free`](Self::free).
+    pub fn take<'h, S, H>(&self, host: &'h H) -> impl Iterator<Item = MmPtr<P>> + use<'h, P, S, H>
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+        H: Host<P, S>,
+    {
+        self.waiting.pushed.take(host)
+    }
+
+    /// It must go on waiting.
+    ///
+    /// # Safety
+    /// `mm` is from [`take`](Self::take) of this turn.
+    pub unsafe fn put_back<S>(&self, host: &impl Host<P, S>, mm: MmPtr<P>)
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+    {
+        // SAFETY: it is on no list, and nobody but a collector frees it.
+        unsafe { self.waiting.pushed.push(host, mm) };
+    }
+
+    /// It need not wait any more, and is freed.
+    ///
+    /// Context: that of [`Platform::free_mm`].
+    ///
+    /// # Safety
+    /// `mm` was taken and is on no list. No CPU borrows it.
+    pub unsafe fn free<S: LazyTlb<P>>(&self, host: &impl Host<P, S>, mm: MmPtr<P>) {
+        self.waiting.count.fetch_sub(1, Relaxed);
+        // SAFETY: it waited, so the strategy was asked to free it later, and this is the once.
+        unsafe { host.free_mm(mm) };
+    }
+}
