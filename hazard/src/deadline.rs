@@ -93,7 +93,7 @@ impl HazardDeadline {
     /// Interrupts those whose slots name the mm and for whom `may` holds.
     fn evict<P: Clock + IpisInterrupt>(self, host: &impl Host<P, Self>, mm: &MmCore<P>, may: impl Fn(CpuId) -> bool) {
         let borrowed = MmPtr::from(mm).as_ptr();
-        host.evict_lazies(mm, Among::All, |cpu| host.cpu_state(cpu).scan() == borrowed && may(cpu));
+        host.evict_lazies(mm, Among::All, |cpu| may(cpu) && host.cpu_state(cpu).scan() == borrowed);
     }
 
     /// Looks at one mm; says until when it must go on waiting, if it must.
@@ -200,7 +200,7 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
         let platform = host.platform();
         let context = platform.context();
-        if context.may_wait_for_cpus() && self.is_borrowed(host, mm) {
+        if context.may_wait_for_cpus() {
             let at_once = self.deadline == Some(0);
             self.evict(host, mm, |cpu| cpu == platform.smp_processor_id() || (at_once && !platform.cpu_isolated(cpu)));
         }

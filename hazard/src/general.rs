@@ -103,12 +103,18 @@ impl<P: Platform> fmt::Debug for GeneralSlot<P> {
     }
 }
 
-/// The step of the scheme that can be got wrong, with its one right body. A test overrides it to see it caught.
+/// The steps of the scheme that can be got wrong, each with its one right body. A test overrides one to see it caught.
 pub trait GeneralSteps<P: Platform>: 'static {
     /// Whether the CPU holds the mm: its slot first, then its backup node. In the other order a promotion between the two
     /// looks is missed.
     fn holds(cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
         cpu.scan_slot(mm) || cpu.scan_backup(mm)
+    }
+
+    /// What is done when an mm waits from now on: looking once more. The last holder may have left between the first look
+    /// and the push, and seen nothing waiting.
+    fn look_again(collect: impl FnOnce()) {
+        collect();
     }
 }
 
@@ -211,8 +217,7 @@ impl<P: Platform, Steps: GeneralSteps<P>> LazyTlb<P> for General<Steps> {
         }
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().push(host, mm) };
-        // The last holder may have left between the look and the push, and seen nothing waiting.
-        self.collect(host);
+        Steps::look_again(|| self.collect(host));
         Freeing::Later
     }
 

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bugs;
 mod compare;
+mod costs;
 mod litmus;
 mod progress;
 mod replay;
@@ -39,6 +40,8 @@ struct Arguments {
 enum Command {
     /// Puts all strategies side by side, on the bundled tests and traces and natively.
     Compare(compare::Arguments),
+    /// Counts what each path of the switch path costs under each strategy.
+    Costs(costs::Arguments),
     /// Runs litmus tests over all interleavings.
     Litmus(litmus::Arguments),
     /// Looks for known bugs, planted in the library's code or in what calls it.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Costs(arguments) => costs::run(&arguments),
         Command::Litmus(arguments) => litmus::run(&arguments),
         Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),

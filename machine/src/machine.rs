@@ -801,6 +801,12 @@ impl Machine {
         *self.policy.borrow_mut() = policy;
     }
 
+    /// Whether executions only show who touches what: no state is looked up, nothing starts again.
+    pub(crate) fn set_learning(&self, learning: bool) {
+        self.set_hashing(!learning);
+        self.state.borrow_mut().summary.restarts = !learning;
+    }
+
     pub(crate) fn set_hashing(&self, hashing: bool) {
         self.state.borrow_mut().hashing = hashing;
         self.arena.set_hashing(hashing);

@@ -329,6 +329,7 @@ impl<'a> Run<'a> {
 
     fn depth_first(&mut self, dfs: Dfs, progress: &mut impl FnMut(u64)) {
         self.machine.set_policy(Policy::Dfs(dfs));
+        let mut learned_at = 0;
         loop {
             let end = self.one(progress);
             let mut policy = self.machine.policy.borrow_mut();
@@ -342,6 +343,9 @@ impl<'a> Run<'a> {
                 self.result.found.clear();
                 self.result.outcomes.clear();
                 self.known_outcomes.clear();
+                drop(policy);
+                self.learn(self.result.steps - learned_at);
+                learned_at = self.result.steps;
             } else if !dfs.advance() {
                 self.result.complete = !dfs.cut;
                 return;
@@ -350,6 +354,27 @@ impl<'a> Run<'a> {
                 return;
             }
         }
+    }
+
+    /// Learns who touches what from random executions, after a search of `steps` steps that did not know enough: its like
+    /// would soon be in vain again, by what the next execution out of its order shows. What they find counts for nothing.
+    fn learn(&mut self, steps: u64) {
+        /// What is begun again at no cost.
+        const CHEAP: u64 = 20_000;
+        if steps < CHEAP {
+            return;
+        }
+        let machine = self.machine;
+        let dfs = machine.policy.replace(Policy::Random(fastrand::Rng::with_seed(self.result.restarts)));
+        machine.set_learning(true);
+        let mut spent = 0;
+        while spent < steps / 4 {
+            machine.execute();
+            spent += machine.steps();
+        }
+        machine.set_learning(false);
+        machine.summary_start_again();
+        machine.set_policy(dfs);
     }
 
     fn many(&mut self, executions: u64, progress: &mut impl FnMut(u64), mut before: impl FnMut(u64)) {

@@ -114,7 +114,7 @@ where
     is_idle: bool,
 }
 
-struct Engine<R: 'static, S: LazyTlb<Replay<R>>>
+pub(crate) struct Engine<R: 'static, S: LazyTlb<Replay<R>>>
 where
     Replay<R>: Platform<MmData = Life>,
 {
@@ -136,7 +136,7 @@ where
     R: MmSwitch<Replay<R>> + 'static,
     Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool>,
 {
-    fn new(strategy: S) -> Self {
+    pub(crate) fn new(strategy: S) -> Self {
         // Leaked, as a kernel's own statics would stay: one for each engine.
         let init_mm: NonNull<Mm<Replay<R>, S>> = NonNull::from(Box::leak(Box::<Mm<Replay<R>, S>>::new_uninit())).cast();
         // SAFETY: init_mm is written right below and never freed.
@@ -193,7 +193,21 @@ where
         self.tasks[slot as usize].as_mut().expect("the driver names tasks that it has made")
     }
 
-    fn task(&self, slot: Slot) -> &Task<Replay<R>> {
+    /// The address space of a task that has one.
+    pub(crate) fn mm_of(&self, slot: Slot) -> NonNull<Mm<Replay<R>, S>> {
+        let kept = self.tasks[slot as usize].as_ref().expect("a task that was made");
+        kept.mm.expect("a user task")
+    }
+
+    pub(crate) fn switcher(&self) -> &'static Switcher<Replay<R>, S> {
+        self.switcher
+    }
+
+    pub(crate) fn machine(&self) -> Traced {
+        self.machine
+    }
+
+    pub(crate) fn task(&self, slot: Slot) -> &Task<Replay<R>> {
         &self.tasks[slot as usize].as_ref().expect("the driver names tasks that it has made").task
     }
 
@@ -238,7 +252,7 @@ where
         }
     }
 
-    fn act(&mut self, action: Action) {
+    pub(crate) fn act(&mut self, action: Action) {
         match action {
             Action::Boot(idle) => {
                 self.new_task(idle, NewMm::None);

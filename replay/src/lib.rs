@@ -10,6 +10,7 @@
 //! Memory does not grow with the trace: events are handled as they are read, and tasks and address spaces are forgotten
 //! when they end.
 
+pub mod costs;
 mod driver;
 mod engine;
 pub mod event;

@@ -22,6 +22,10 @@ pub const MOST_CPUS: usize = 1024;
 pub struct Counts {
     /// Read-modify-writes of shared words.
     pub rmw: u64,
+    /// Plain loads of shared words.
+    pub loads: u64,
+    /// Plain stores to shared words.
+    pub stores: u64,
     /// Shared words that came from another CPU's cache.
     pub transfers: u64,
     /// Full fences.
@@ -123,6 +127,8 @@ thread_local! {
 
 const NOTHING: Counts = Counts {
     rmw: 0,
+    loads: 0,
+    stores: 0,
     transfers: 0,
     fences: 0,
     ipis: 0,
@@ -219,10 +225,12 @@ impl<T: Copy + PartialEq> AtomicWord<T> for Counted<T> {
     }
     #[inline]
     fn load(&self, _: impl Into<At>) -> T {
+        count(|counts| counts.loads += 1);
         self.read()
     }
     #[inline]
     fn store(&self, value: T, _: impl Into<At>) {
+        count(|counts| counts.stores += 1);
         self.write(value);
     }
     #[inline]

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::{Clock, Platform};
 use lazytlb_hazard::convert::Convert;
+use lazytlb_hazard::general::General;
 use lazytlb_machine::{
     Config, Exploration, Found, Limits, Machine, MemoryModel, Recording, Schedule, ScheduleError, Search,
 };
 
-use crate::mutants::{CountAfterGive, JudgeBeforeTaking, Mutant, StaleSlot};
+use crate::mutants::{BackupFirst, CountAfterGive, JudgeBeforeTaking, Mutant, NoSecondLook, StaleSlot};
 use crate::platform::{Lab, MmData, set_up, watched};
 use crate::program::Program;
 use crate::strategies::{Accounted, Rules, Strategy, WithStrategy};
@@ -94,6 +95,8 @@ impl Model {
             Some(Mutant::CountAfterGive) => on.call(Convert::<CountAfterGive>::new()),
             Some(Mutant::StaleSlot) => on.call(Convert::<StaleSlot>::new()),
             Some(Mutant::JudgeBeforeTaking) => on.call(Convert::<JudgeBeforeTaking>::new()),
+            Some(Mutant::BackupFirst) => on.call(General::<BackupFirst>::new()),
+            Some(Mutant::NoSecondLook) => on.call(General::<NoSecondLook>::new()),
             Some(Mutant::Caller) | None => setting.strategy.with(on),
         }
     }

@@ -9,6 +9,7 @@ use core::str::FromStr;
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
 use lazytlb_hazard::convert::{ConvertSteps, HazardSlot};
+use lazytlb_hazard::general::{GeneralSlot, GeneralSteps};
 
 use crate::strategies::{UnknownName, by_name};
 
@@ -23,11 +24,22 @@ pub enum Mutant {
     StaleSlot,
     /// [`JudgeBeforeTaking`].
     JudgeBeforeTaking,
+    /// [`BackupFirst`].
+    BackupFirst,
+    /// [`NoSecondLook`].
+    NoSecondLook,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 4] = [Mutant::Caller, Mutant::CountAfterGive, Mutant::StaleSlot, Mutant::JudgeBeforeTaking];
+    pub const ALL: [Mutant; 6] = [
+        Mutant::Caller,
+        Mutant::CountAfterGive,
+        Mutant::StaleSlot,
+        Mutant::JudgeBeforeTaking,
+        Mutant::BackupFirst,
+        Mutant::NoSecondLook,
+    ];
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
@@ -36,6 +48,8 @@ impl Mutant {
             Mutant::CountAfterGive => "count-after-give",
             Mutant::StaleSlot => "stale-slot",
             Mutant::JudgeBeforeTaking => "judge-before-taking",
+            Mutant::BackupFirst => "backup-first",
+            Mutant::NoSecondLook => "no-second-look",
         }
     }
 }
@@ -104,4 +118,22 @@ impl<P: Platform> ConvertSteps<P> for JudgeBeforeTaking {
             }
         }
     }
+}
+
+/// A reclaimer looks at the backup nodes before the slots, and misses what is promoted between the two looks (L6).
+#[derive(Clone, Copy, Debug)]
+pub struct BackupFirst;
+
+impl<P: Platform> GeneralSteps<P> for BackupFirst {
+    fn holds(cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
+        cpu.scan_backup(mm) || cpu.scan_slot(mm)
+    }
+}
+
+/// Whoever makes an mm wait does not look once more: the last holder may have left before, and nobody looks again.
+#[derive(Clone, Copy, Debug)]
+pub struct NoSecondLook;
+
+impl<P: Platform> GeneralSteps<P> for NoSecondLook {
+    fn look_again(_collect: impl FnOnce()) {}
 }

@@ -71,8 +71,10 @@ strategies! {
     HazardIpi: "hazard-ipi", HazardIpi::new();
     /// [`HazardIpi`] without the fences that nothing needs.
     HazardIpiUnfenced: "hazard-ipi-unfenced", HazardIpi { fences: false };
+    /// [`HazardDeadline`].
+    HazardDeadline: "hazard-deadline", HazardDeadline::new();
     /// [`HazardDeadline`], the worker collecting.
-    HazardDeadline: "hazard-deadline", HazardDeadline { deadline: Some(10), collector: Collector::Worker };
+    HazardDeadlineWorker: "hazard-deadline-worker", HazardDeadline { deadline: Some(10), collector: Collector::Worker };
     /// [`HazardDeadline`] that never interrupts, the tail collecting.
     HazardDeadlineNever: "hazard-deadline-never", HazardDeadline { deadline: None, collector: Collector::Tail };
     /// [`GeneralHazard`].
@@ -97,9 +99,24 @@ pub trait WithStrategy<P: Platform> {
 }
 
 impl Strategy {
-    /// Those that are run where nobody names one: all but variants for debugging.
+    /// Those that are run where nobody names one: all but variants of others.
     pub fn all() -> impl Iterator<Item = Strategy> {
-        Strategy::KNOWN.iter().copied().filter(|&strategy| strategy != Strategy::ShootdownDebug)
+        use Strategy::*;
+        let variants = [
+            ShootdownDebug,
+            HazardIpiUnfenced,
+            HazardDeadlineWorker,
+            HazardDeadlineNever,
+            EpochQsIdle,
+            EpochPinnedIdle,
+        ];
+        Strategy::KNOWN.iter().copied().filter(move |strategy| !variants.contains(strategy))
+    }
+
+    /// Whether it has the worker come at a time. Its machine has a CPU more, whose interrupt may come at any step, so that
+    /// tests are many times larger.
+    pub const fn has_timer(self) -> bool {
+        matches!(self, Strategy::ShootdownBatched | Strategy::HazardDeadline | Strategy::HazardDeadlineWorker)
     }
 
     /// Whether the rules meet the preconditions that the strategy states, so that it must pass there.

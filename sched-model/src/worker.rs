@@ -18,14 +18,14 @@ pub(crate) struct Worker {
     cpu: usize,
     jiffies: SimWord<usize>,
     /// The earliest time that was asked for since the timer fired last; 0 for none.
-    timer: SimWord<usize>,
+    timer: SimLocal<usize>,
     /// Whether there is work to do.
     asked: SimLocal<usize>,
 }
 
 impl Worker {
     pub(crate) fn place(machine: &Machine, cpu: usize) -> &'static Worker {
-        let (jiffies, timer) = (AtomicWord::new(0), AtomicWord::new(0));
+        let (jiffies, timer) = (AtomicWord::new(0), LocalWord::new(0));
         let worker: *const Worker =
             machine.place("worker", ObjectKind::PerCpu, Worker { cpu, jiffies, timer, asked: LocalWord::new(0) });
         // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
@@ -53,10 +53,9 @@ impl Worker {
     /// An interrupt has come to its CPU.
     pub(crate) fn interrupt(&self, vector: u8) {
         if vector == TIMER {
-            let at = self.timer.swap(0, Relaxed);
-            if at > self.jiffies.load(Relaxed) {
-                self.jiffies.store(at, Relaxed);
-            }
+            let at = self.timer.peek();
+            self.timer.poke(0);
+            self.jiffies.store(at, Relaxed);
         }
         self.asked.poke(1);
     }
@@ -69,17 +68,15 @@ impl Worker {
         self.jiffies.load(Relaxed)
     }
 
+    /// Setting the timer is part of the step that asks for its interrupt.
     pub(crate) fn queue_work_at(&self, at: usize) {
         if at <= self.jiffies() {
             return self.queue_work();
         }
-        let mut before = self.timer.load(Relaxed);
-        while before == 0 || before > at {
-            match self.timer.compare_exchange(before, at, Relaxed, Relaxed) {
-                Ok(_) => break,
-                Err(now) => before = now,
-            }
-        }
         Machine::with(|machine| machine.raise(self.cpu, TIMER, false));
+        let before = self.timer.peek();
+        if before == 0 || at < before {
+            self.timer.poke(at);
+        }
     }
 }
