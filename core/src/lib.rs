@@ -19,6 +19,7 @@
 pub mod cpumask;
 mod host;
 pub mod lazy_tlb;
+pub mod membarrier;
 pub mod memory;
 pub mod mm;
 pub mod mm_switch;
@@ -29,6 +30,7 @@ pub mod platform;
 pub mod smp;
 pub mod switcher;
 pub mod teardown;
+pub mod temporary;
 
 pub use cpumask::{Among, CpuId, CpuMask, CpuMaskView};
 pub use lazy_tlb::{Host, KeepsMmAlive, LazyMm, LazyTlb};

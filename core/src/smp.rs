@@ -41,9 +41,12 @@ pub enum Call {
     CheckGone = 3,
     /// Stop borrowing whatever is borrowed, if the hardware is on its root.
     EvictByRoot = 4,
+    /// Nothing: to take a call is a full barrier.
+    Barrier = 5,
 }
 
-const CALLS: [Call; 5] = [Call::Flush, Call::FlushFreedTables, Call::Evict, Call::CheckGone, Call::EvictByRoot];
+const CALLS: [Call; 6] =
+    [Call::Flush, Call::FlushFreedTables, Call::Evict, Call::CheckGone, Call::EvictByRoot, Call::Barrier];
 /// An mm is aligned to its count's cache line.
 const CALL_BITS: usize = 0b111;
 

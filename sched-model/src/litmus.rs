@@ -48,6 +48,8 @@
 //! `expect STRATEGY MACHINE KIND...` says what must be found where a strategy does not claim to work; with no kinds, that
 //! nothing is. A strategy that claims a machine must pass there, whatever is expected of others.
 
+mod kernel;
+
 use core::fmt;
 
 use lazytlb_machine::{Kind, Machine, MemoryModel};
@@ -248,7 +250,7 @@ impl Reader {
         let first = line.words(code).next().expect("it is not empty");
         match first.text {
             "cpu" => self.columns(line, code),
-            "allow" | "expect" => self.condition(line, code),
+            "allow" | "expect" | "forbid" => self.condition(line, code),
             _ if self.columns > 0 => self.row(line, code),
             _ => self.header(line, code),
         }
@@ -300,7 +302,8 @@ impl Reader {
             }
             "check" => match rest[..] {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
-                _ => return Err(missing("`active_mm`")),
+                [Word { text: "pinned-roots", .. }] => self.litmus.program.kernel.pins_roots = true,
+                _ => return Err(missing("`active_mm` or `pinned-roots`")),
             },
             "drop" => {
                 if rest.is_empty() {
@@ -320,10 +323,11 @@ impl Reader {
                 let title: Vec<&str> = title.iter().map(|word| word.text).collect();
                 self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
             }
+            _ if self.kernel_header(line, key, &rest)? => {}
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, check, drop, mutant, bug, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, word, spinlock, cid, check, drop, mutant, bug, or cpu", key.text),
                 ));
             }
         }
@@ -407,6 +411,9 @@ impl Reader {
     fn statement(&self, line: &Line<'_>, cell: &str, cpu: usize, words: &[Word<'_>]) -> Result<Statement, LitmusError> {
         let missing = |what: &str| Err(line.error(line.end(cell), format!("expected {what}")));
         let key = words[0];
+        if let Some(statement) = self.kernel_statement(line, cell, words)? {
+            return Ok(statement);
+        }
         let statement = match (key.text, &words[1..]) {
             ("switch", [task]) if task.text == "idle" => Statement::Switch(self.litmus.program.tasks.len() + cpu),
             ("switch", [task]) => match self.task(task.text) {
@@ -455,8 +462,9 @@ impl Reader {
                 return Err(line.error(
                     key.column,
                     format!(
-                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, irq, softirq, nmi, preempt, migrate or goto",
-                        key.text
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, irq, softirq, nmi, preempt, migrate, goto, {}",
+                        key.text,
+                        kernel::STATEMENTS
                     ),
                 ));
             }
@@ -466,12 +474,17 @@ impl Reader {
 
     /// What an interrupt does.
     fn in_interrupt(&self, line: &Line<'_>, cell: &str, words: &[Word<'_>]) -> Result<InInterrupt, LitmusError> {
+        if let Some(what) = Self::kernel_interrupt(words) {
+            return Ok(what);
+        }
         match words {
             [Word { text: "look", .. }] => Ok(InInterrupt::LookIntoActiveMm),
             [Word { text: "mmput", .. }, mm] => Ok(InInterrupt::Mmput(self.mm(line, *mm)?)),
             [Word { text: "mmdrop", .. }, mm] => Ok(InInterrupt::Mmdrop(self.mm(line, *mm)?)),
-            [] => Err(line.error(line.end(cell), "expected look, mmput MM or mmdrop MM")),
-            [first, ..] => Err(line.error(first.column, "expected look, mmput MM or mmdrop MM")),
+            _ => {
+                let column = words.first().map_or(line.end(cell), |first| first.column);
+                Err(line.error(column, format!("expected look, mmput MM, mmdrop MM, {}", kernel::IN_INTERRUPT)))
+            }
         }
     }
 
@@ -482,6 +495,9 @@ impl Reader {
         if key.text == "allow" {
             self.litmus.allowed.extend(parse_all(line, &rest, kind)?);
             return Ok(());
+        }
+        if key.text == "forbid" {
+            return self.forbid(line, &rest);
         }
         let [strategy, rules, kinds @ ..] = &rest[..] else {
             return Err(line.error(line.end(code), "expected a strategy, a machine, and what is found"));

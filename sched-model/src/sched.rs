@@ -98,6 +98,7 @@ where
         let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
         // SAFETY: `task` runs here, and `next` is ours.
         unsafe { self.switcher.context_switch(&irqs_off, &self.tasks[task], &self.tasks[next]) };
+        self.switch_mm_cid(cpu, next);
         rq.prev.set(task);
         self.scheduled[next].on_cpu.store(1, Relaxed);
         self.scheduled[next].cpu.store(cpu, Relaxed);
