@@ -19,8 +19,8 @@ use crate::lazy_tlb::LazyTlb;
 use crate::memory::Label;
 use crate::mm::{MmPtr, MmWithUser};
 use crate::mm_switch::MmSwitch;
-use crate::platform::{Frame, IrqGuard, IrqsOff, PerCpu, Platform, Warning};
-use crate::switcher::Switcher;
+use crate::platform::{Frame, IrqGuard, IrqsOff, Platform, Warning};
+use crate::switcher::{Switcher, Task};
 
 /// The interrupts-off section of use_temporary_mm.
 pub const USE_TEMPORARY_MM: Label = Label::new("temporary.use");
@@ -116,19 +116,22 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         unsafe { P::Arch::switch_mm_irqs_off(&Inside(self), irqs_off, temporary, alive) };
     }
 
-    /// Whether user memory that this CPU accesses now is that of the running task (Linux `nmi_uaccess_okay`, commit
-    /// 4012e77a903d): the hardware must be on the mm that the scheduler names, and that is a user's.
+    /// Whether user memory that this CPU accesses now is that of `current` (Linux `nmi_uaccess_okay`, commit 4012e77a903d): the
+    /// hardware must be on its mm.
     ///
     /// An NMI may come between the two halves of a switch, or while temporary tables are loaded; a profiler that walked the
-    /// user's stack then would read another's memory. Whoever looks into `active_mm` instead, as perf once did for the LDT,
-    /// may look at an mm that is gone: there is no such call here.
+    /// user's stack then would read another's memory. Whose stack it would walk is told by the task on whose kernel stack
+    /// the NMI came, which is not yet what the run queue names while a switch is under way. Whoever looks into `active_mm`
+    /// instead, as perf once did for the LDT, may look at an mm that is gone: there is no such call here.
     ///
     /// Context: any, NMI included; pinned.
-    pub fn nmi_access_okay(&self) -> bool {
-        let this = self.cpus.this(self.platform.smp_processor_id());
-        let Some(mm) = self.current_mm(this) else { return false };
-        // SAFETY: a user keeps it: the running task's, which is put only after the word has changed, by the very code that an
-        // NMI interrupts.
+    ///
+    /// # Safety
+    /// `current` is the task on whose kernel stack the caller runs.
+    pub unsafe fn nmi_access_okay(&self, current: &Task<P>) -> bool {
+        let Some(mm) = current.mm() else { return false };
+        // SAFETY: the task owns a user of it, which it puts only after its word has changed; and it does not run elsewhere, nor
+        // here until the caller returns.
         unsafe { mm.as_ref() }.root() == self.platform.read_root()
     }
 

@@ -10,7 +10,7 @@ use lazytlb_machine::{
     Config, Exploration, Found, Limits, Machine, MemoryModel, Recording, Schedule, ScheduleError, Search,
 };
 
-use crate::mutants::{CountAfterGive, JudgeBeforeTaking, Mutant, StaleSlot};
+use crate::mutants::{CountAfterGive, DropInInterrupt, JudgeBeforeTaking, Mutant, StaleSlot};
 use crate::platform::{Lab, MmData, set_up, watched};
 use crate::program::Program;
 use crate::strategies::{Accounted, Rules, Strategy, WithStrategy};
@@ -94,6 +94,7 @@ impl Model {
             Some(Mutant::CountAfterGive) => on.call(Convert::<CountAfterGive>::new()),
             Some(Mutant::StaleSlot) => on.call(Convert::<StaleSlot>::new()),
             Some(Mutant::JudgeBeforeTaking) => on.call(Convert::<JudgeBeforeTaking>::new()),
+            Some(Mutant::DropInInterrupt) => on.call(Convert::<DropInInterrupt>::new()),
             Some(Mutant::Caller) | None => setting.strategy.with(on),
         }
     }

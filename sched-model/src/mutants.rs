@@ -3,13 +3,14 @@
 //! Wrong orderings need no mutant: the lab drops the access with a given label.
 
 use core::fmt;
-use core::ptr::null_mut;
+use core::ptr::{NonNull, null_mut};
 use core::str::FromStr;
 
-use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
-use lazytlb_hazard::convert::{ConvertSteps, HazardSlot};
+use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
 
+use crate::platform::{Lab, MmData};
 use crate::strategies::{UnknownName, by_name};
 
 /// What is wrong.
@@ -23,11 +24,14 @@ pub enum Mutant {
     StaleSlot,
     /// [`JudgeBeforeTaking`].
     JudgeBeforeTaking,
+    /// [`DropInInterrupt`].
+    DropInInterrupt,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 4] = [Mutant::Caller, Mutant::CountAfterGive, Mutant::StaleSlot, Mutant::JudgeBeforeTaking];
+    pub const ALL: [Mutant; 5] =
+        [Mutant::Caller, Mutant::CountAfterGive, Mutant::StaleSlot, Mutant::JudgeBeforeTaking, Mutant::DropInInterrupt];
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
@@ -36,6 +40,7 @@ impl Mutant {
             Mutant::CountAfterGive => "count-after-give",
             Mutant::StaleSlot => "stale-slot",
             Mutant::JudgeBeforeTaking => "judge-before-taking",
+            Mutant::DropInInterrupt => "drop-in-interrupt",
         }
     }
 }
@@ -102,6 +107,29 @@ impl<P: Platform> ConvertSteps<P> for JudgeBeforeTaking {
                 }
                 return;
             }
+        }
+    }
+}
+
+/// The evict interrupt as it was posted: it ends with a drop of what was left with the CPU, in whatever context it runs (I11).
+#[derive(Clone, Copy, Debug)]
+pub struct DropInInterrupt;
+
+impl<R: 'static> ConvertSteps<Lab<R>> for DropInInterrupt
+where
+    Lab<R>: Platform<MmData = MmData>,
+{
+    fn unpublish(slot: &HazardSlot<Lab<R>>) {
+        slot.lazy().unpublish();
+        // A switch leaves it to its tail, as it should.
+        if !Lab::<R>::NEW.context().in_hardirq {
+            return;
+        }
+        if let Some(left) = MmPtr::new(slot.give(null_mut())) {
+            let mm: NonNull<Mm<Lab<R>, Convert<DropInInterrupt>>> =
+                NonNull::new(left.as_ptr().cast()).expect("not null");
+            // SAFETY: the reference was counted for whoever takes it out of drop_mm.
+            drop(unsafe { ARef::from_raw(mm) });
         }
     }
 }

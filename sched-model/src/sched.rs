@@ -102,6 +102,7 @@ where
         rq.prev.set(task);
         self.scheduled[next].on_cpu.store(1, Relaxed);
         self.scheduled[next].cpu.store(cpu, Relaxed);
+        self.kernel.current[cpu].set(next);
         Machine::with(|machine| machine.switch_to(machine.task(next)));
         self.finish_switch();
         had

@@ -23,6 +23,8 @@ const HELD_IRQ: usize = 2;
 /// What the rest of the kernel keeps in the arena.
 #[derive(Debug)]
 pub(crate) struct KernelState {
+    /// The task on whose stack each CPU runs: `current`, as an interrupt finds it.
+    pub(crate) current: &'static [SimLocal<usize>],
     /// Words of user memory.
     words: &'static [SimWord<usize>],
     /// What each CPU read of each word last, plus one; 0 if it has not.
@@ -53,7 +55,12 @@ impl KernelState {
         let shared = |name, count, value| place::<SimWord<usize>>(machine, name, count, || AtomicWord::new(value));
         let (cpus, words) = (program.cpus(), program.kernel.words.len());
         let cids = if program.kernel.cid.is_some() { cpus } else { 0 };
+        let current = local("current", cpus);
+        for (cpu, current) in current.iter().enumerate() {
+            current.poke(program.start[cpu].unwrap_or_else(|| program.idle(cpu)));
+        }
         KernelState {
+            current,
             words: shared("user", words, 0),
             reads: local("reads", words * cpus),
             locks: shared("spinlock", program.kernel.locks.len(), 0),
@@ -224,7 +231,9 @@ where
         match what {
             KernelInterrupt::ReadUser => self.read_user(),
             KernelInterrupt::ReadUserChecked => {
-                if self.switcher.nmi_access_okay() {
+                let current = &self.tasks[self.kernel.current[this_cpu()].get()];
+                // SAFETY: it is the task that was interrupted.
+                if unsafe { self.switcher.nmi_access_okay(current) } {
                     self.read_user();
                 }
             }
@@ -340,31 +349,29 @@ where
         self.named.iter().filter(|named| named.peek().addr() == address).count()
     }
 
-    /// Reads the user memory that the hardware is on, and means the running task's.
+    /// Reads the user memory that the hardware is on, and means that of the task that was interrupted.
     fn read_user(&self) {
-        let cpu = CpuId::new(this_cpu());
-        let curr = self.switcher.cpu(cpu).curr();
-        let Some(mm) = self.tasks.iter().find(|&task| core::ptr::eq(task, curr)).and_then(|task| task.mm()) else {
-            return;
-        };
-        let root: *const Table = core::ptr::with_exposed_provenance(self.switcher.platform().read_root().0);
-        let mut table = root;
-        for _ in 0..3 {
-            // SAFETY: in the arena; whether it is allocated is what the machine checks.
-            let below = unsafe { &*table }.first().load(Relaxed);
-            if below.is_null() {
-                return;
+        let task = self.kernel.current[this_cpu()].get();
+        let Some(mm) = self.tasks[task].mm() else { return };
+        let root = self.switcher.platform().read_root();
+        // The hardware's walk is part of the step that has just been done: no flush completes in the middle of it.
+        Machine::with(|machine| {
+            let walk = || {
+                let mut table: *mut Table = core::ptr::with_exposed_provenance_mut(root.0);
+                for _ in 0..3 {
+                    // SAFETY: in the arena; what a CPU's walk can come to is checked when it changes.
+                    table =
+                        unsafe { table.as_ref() }.map_or(core::ptr::null_mut(), |table| table.first().load(Relaxed));
+                }
+                // SAFETY: in the arena.
+                let mm: &Mm<Lab<R>, S> = unsafe { &*mm.as_ptr().cast() };
+                !table.is_null() && table != mm.core().data().frame()
+            };
+            if machine.inspect(walk) {
+                let cpu = machine.this_cpu();
+                machine.fail(Kind::Assertion, format!("cpu{cpu} reads the user memory of another address space"));
             }
-            table = below;
-        }
-        // SAFETY: in the arena.
-        let mm: &Mm<Lab<R>, S> = unsafe { &*mm.as_ptr().cast() };
-        if !core::ptr::eq(table, mm.core().data().frame()) {
-            Machine::with(|machine| {
-                machine
-                    .fail(Kind::Assertion, format!("cpu{} reads the user memory of another address space", cpu.get()));
-            });
-        }
+        });
     }
 }
 
