@@ -12,7 +12,11 @@
 //! user sh A                            # a task with an address space
 //! user sh-thread A
 //! kthread kworker                      # a kernel thread
+//! word X Y                             # words of user memory, 0 at the start
+//! spinlock mm_lock                     # a lock of the kernel's
+//! cid A                                # CPUs keep an id of this mm, as rseq's mm_cid
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
+//! check pinned-roots                   # a root that a CPU has loaded must not be unpinned when its last user goes
 //! drop hazard.unpublish                # a planted bug: the access with this label has no effect
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
 //! bug B04 A stale look at the slot     # the test shows a known bug: `lazytlb bugs` runs it
@@ -22,6 +26,7 @@
 //! switch idle     | switch idle
 //!                 | switch kworker
 //!
+//! forbid 0:Y=0 1:X=0                   # what `load-user` must not have read last, on these CPUs, all at once
 //! allow holds                          # findings and errors that are no failure; none if not said
 //! expect unprotected ipi-flush holds dereferences
 //! ```
@@ -38,9 +43,21 @@
 //! | `offline`, `online` | the CPU goes, and comes back | P9, P10 |
 //! | `look` | looks into `active_mm`, with interrupts off | |
 //! | `goto N` | the script goes on with its statement N, counted from 1 | |
-//! | `irq DO`, `softirq DO`, `nmi DO` | once, at any later step that lets it, an interrupt comes; in it, `DO` is `look`, `mmput MM` or `mmdrop MM` | |
+//! | `irq DO`, `softirq DO`, `nmi DO` | once, at any later step that lets it, an interrupt comes; in it, `DO` is `look`, `mmput MM`, `mmdrop MM`, `leave`, `look-parked`, `read-user` or `read-user-checked` | |
 //! | `preempt TASK` | once, at any later step that lets it, the CPU is given to TASK; the script goes on there, and `switch` leads back | |
 //! | `migrate TASK` | takes a task over from another CPU, once that one has switched away from it | |
+//! | `use-temporary-mm MM`, `unuse-temporary-mm` | temporary tables, preemption off in between | |
+//! | `text-poke MM` | the same at once, interrupts off | |
+//! | `leave` | the CPU leaves what it borrows, as before a long idle | |
+//! | `store-user WORD`, `load-user WORD` | a user access: writes 1, reads | |
+//! | `membarrier MM`, `membarrier MM of-tasks` | sys_membarrier; as it was when it skipped kernel threads | |
+//! | `clear-cid N` | takes the id of CPU N, unless that runs a user of the mm | |
+//! | `lock LOCK`, `lock-irq LOCK`, `unlock LOCK` | a spinlock, with preemption off; with interrupts off as well | |
+//! | `offline borrowing`, `offline first`, `offline looking-early` | the CPU goes, as it must not: still borrowing; and leaves the mm afterwards; and looks at `active_mm` with interrupts on | P9 |
+//! | `save-root`, `load-root MM`, `load-saved-root` | a root by hand, past the library | |
+//! | `walk-leaders`, `walk-leaders stopped` | clears the CPU's bit in the masks of all processes; while all others are stopped | |
+//! | `must-be-reaped MM` | says that the contents are gone by now | |
+//! | `remember-mm`, `recognise-mm` | remembers the task's mm by its address; takes it for the same if the address is | |
 //!
 //! Besides CPUs a column can be `walker N`: an agent that walks the page tables that CPU N (from 0) has loaded, step by
 //! step, whenever it likes, as speculating hardware does. Such a column stays empty.
