@@ -8,7 +8,7 @@
 //!   kernel thread back to the same user, the end of the borrow: `lazy_tlb.membarrier`, or `mm.mmdrop` where a borrow owned a
 //!   count.
 //!
-//! What a CPU runs is read from a word of its [`Cpu`](crate::switcher::Cpu), which names the mm that user accesses go to:
+//! What a CPU runs is read from a word of its [`Cpu`], which names the mm that user accesses go to:
 //! Linux's `rq->curr->mm`. So nobody looks at another CPU's task, which might be gone. Kernel threads that have adopted the mm
 //! count: Linux once skipped them (commit 618758ed3a4f).
 
@@ -27,7 +27,7 @@ pub const AFTER: Label = Label::new("membarrier.after");
 
 impl<P: Platform, S: LazyTlb<P>> Cpu<P, S> {
     /// The mm that user accesses of this CPU go to, for other CPUs to compare (Linux `rq->curr->mm`): that of the running
-    /// task, or the one that a kernel thread has adopted. May be stale at once; see [`membarrier`](self) for what it is
+    /// task, or the one that a kernel thread has adopted. May be stale at once; the module says what it is
     /// good for. Context: any.
     pub fn curr_mm(&self) -> Option<MmPtr<P>> {
         MmPtr::new(self.curr_mm.load(Relaxed))
