@@ -20,6 +20,7 @@
 pub mod cpumask;
 mod host;
 pub mod lazy_tlb;
+pub mod membarrier;
 pub mod memory;
 pub mod mm;
 pub mod mm_switch;
@@ -30,6 +31,7 @@ pub mod platform;
 pub mod smp;
 pub mod switcher;
 pub mod teardown;
+pub mod temporary;
 pub mod waiting;
 
 pub use cpumask::{Among, CpuId, CpuMask, CpuMaskView};

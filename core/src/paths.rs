@@ -63,8 +63,10 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             self.platform.fence(SeqCst.at(MEMBARRIER));
             // Under interrupts-off from the grab on: a grab may write this CPU's slot, and the task must not migrate
             // between that and what the slot stands for.
-            self.become_lazy(&irqs_off, self.this(&irqs_off), mm);
+            let this = self.this(&irqs_off);
+            self.become_lazy(&irqs_off, this, mm);
             task.mm.set(null_mut());
+            self.set_current_mm(this, None);
         }
         // SAFETY: the task's word owned this user and no longer names it.
         unsafe { self.mmput(mm) };
@@ -88,6 +90,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             let active = self.active_ptr(this);
             self.platform.fence(SeqCst.at(MEMBARRIER));
             task.mm.set(new.as_ptr());
+            self.set_current_mm(this, Some(new));
             self.change_active_mm(&irqs_off, this, active, new);
             if old.is_none() {
                 // A kernel thread's borrow ends here, and must not be forgotten: the slot would stay behind.
@@ -127,6 +130,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             let active = self.active_ptr(this);
             self.platform.fence(SeqCst.at(MEMBARRIER));
             task.mm.set(reference);
+            self.set_current_mm(this, Some(mm.ptr()));
             self.change_active_mm(&irqs_off, this, active, mm.ptr());
             self.park(this, active);
             self.finish_task_switch(&irqs_off)
@@ -150,8 +154,10 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             let section = IrqGuard::new(self.platform, UNUSE_MM);
             let irqs_off = section.irqs_off();
             self.platform.fence(SeqCst.at(MEMBARRIER));
-            self.become_lazy(&irqs_off, self.this(&irqs_off), mm);
+            let this = self.this(&irqs_off);
+            self.become_lazy(&irqs_off, this, mm);
             task.mm.set(null_mut());
+            self.set_current_mm(this, None);
         }
         // SAFETY: kthread_use_mm took this reference for the task.
         unsafe { self.mmdrop(mm) };

@@ -104,6 +104,8 @@ pub enum Warning {
     WrongContext,
     /// A call that must come from a kernel thread came from a user task, or the reverse.
     WrongTask,
+    /// Temporary page tables were to be loaded while the hardware was not on the tables of `active_mm`.
+    TemporaryNested,
 }
 
 /// A kernel, as the library sees it: a small copyable handle over its memory, CPUs, interrupts and MMU.
@@ -412,6 +414,7 @@ impl fmt::Display for Warning {
             Warning::LazyLeft => "a CPU still had the mm as active_mm after the eviction round",
             Warning::WrongContext => "the last reference was dropped where its strategy cannot free",
             Warning::WrongTask => "the call does not fit the kind of task it came from",
+            Warning::TemporaryNested => "temporary page tables were to be loaded on top of others",
         })
     }
 }

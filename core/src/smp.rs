@@ -43,10 +43,19 @@ pub enum Call {
     EvictByRoot = 4,
     /// Stop borrowing whatever is borrowed, if it has no user. The mm of the call means nothing.
     EvictUnused = 5,
+    /// Nothing: to take a call is a full barrier.
+    Barrier = 6,
 }
 
-const CALLS: [Call; 6] =
-    [Call::Flush, Call::FlushFreedTables, Call::Evict, Call::CheckGone, Call::EvictByRoot, Call::EvictUnused];
+const CALLS: [Call; 7] = [
+    Call::Flush,
+    Call::FlushFreedTables,
+    Call::Evict,
+    Call::CheckGone,
+    Call::EvictByRoot,
+    Call::EvictUnused,
+    Call::Barrier,
+];
 /// An mm is aligned to its count's cache line.
 const CALL_BITS: usize = 0b111;
 

@@ -27,7 +27,7 @@ use core::ptr::NonNull;
 use crate::cpumask::{Among, CpuId};
 use crate::host::Inside;
 use crate::lazy_tlb::{KeepsMmAlive, LazyMm, LazyTlb};
-use crate::memory::{Label, Labelled, LocalWord, Ordering::*};
+use crate::memory::{AtomicWord, Label, Labelled, LocalWord, Ordering::*};
 use crate::mm::{CountRef, Mm, MmCore, MmPtr, Slot};
 use crate::mm_switch::MmSwitch;
 use crate::platform::{Frame, IrqGuard, IrqsOff, PerCpu, Platform, PreemptGuard, Root, Warning};
@@ -43,6 +43,8 @@ pub const SWITCH: Label = Label::new("switcher.switch");
 pub struct Cpu<P: Platform, S: LazyTlb<P>> {
     /// The running task; null before [`Switcher::sched_init`].
     pub(crate) curr: P::LocalPtr<Task<P>>,
+    /// The running task's mm, for other CPUs to read: [`membarrier`](crate::membarrier) does.
+    pub(crate) curr_mm: P::AtomicPtr<MmCore<P>>,
     /// The mm whose tables the CPU is on, as the scheduler sees it.
     pub(crate) active_mm: P::LocalPtr<MmCore<P>>,
     /// A borrow that is over and waits for the tail. Compared and handed on, never looked into.
@@ -56,13 +58,14 @@ impl<P: Platform, S: LazyTlb<P>> Cpu<P, S> {
     /// A CPU that has not run yet, from ready parts; `const`, for statics.
     pub const fn from_parts(
         curr: P::LocalPtr<Task<P>>,
+        curr_mm: P::AtomicPtr<MmCore<P>>,
         active_mm: P::LocalPtr<MmCore<P>>,
         prev_mm: P::LocalPtr<MmCore<P>>,
         arch: <P::Arch as MmSwitch<P>>::CpuState,
         strategy: S::CpuState,
         calls: CallSlot<P>,
     ) -> Self {
-        Cpu { curr, active_mm, prev_mm, arch, strategy, calls }
+        Cpu { curr, curr_mm, active_mm, prev_mm, arch, strategy, calls }
     }
 
     /// A CPU that has not run yet.
@@ -70,6 +73,7 @@ impl<P: Platform, S: LazyTlb<P>> Cpu<P, S> {
         let null = core::ptr::null_mut;
         Cpu {
             curr: LocalWord::new(core::ptr::null_mut()),
+            curr_mm: AtomicWord::new(null()),
             active_mm: LocalWord::new(null()),
             prev_mm: LocalWord::new(null()),
             arch: Slot::new(),
@@ -229,6 +233,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         let this = self.this(irqs_off);
         let init_mm = self.init_mm().ptr();
         this.curr.set(core::ptr::from_ref(idle).cast_mut());
+        self.set_current_mm(this, None);
         self.load_init_mm(irqs_off, this, init_mm);
         P::Arch::enter_lazy_tlb(&Inside(self), irqs_off, init_mm);
     }
@@ -244,10 +249,14 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         let _frame = Frame::enter(self.platform, "context_switch");
         let this = self.this(irqs_off);
         this.curr.set(core::ptr::from_ref(next).cast_mut());
+        let (prev_mm, next_mm) = (prev.mm(), next.mm());
+        if prev_mm != next_mm {
+            self.set_current_mm(this, next_mm);
+        }
         let active = self.active_ptr(this);
         self.platform.kasan_check_byte(active.as_ptr().cast());
 
-        match (prev.mm(), next.mm()) {
+        match (prev_mm, next_mm) {
             (None, None) => P::Arch::enter_lazy_tlb(&Inside(self), irqs_off, active),
             (Some(mm), None) => self.become_lazy(irqs_off, this, mm),
             (prev_mm, Some(next_mm)) => {
@@ -309,7 +318,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
             Call::EvictUnused if unsafe { self.active_ptr(self.this(irqs_off)).as_ref() }.users() == 0 => {
                 self.do_evict(irqs_off);
             }
-            Call::Evict | Call::EvictByRoot | Call::EvictUnused => {}
+            Call::Evict | Call::EvictByRoot | Call::EvictUnused | Call::Barrier => {}
             Call::CheckGone => {
                 if self.active_ptr(self.this(irqs_off)) == mm {
                     self.platform.warn(Warning::LazyLeft);
@@ -373,9 +382,13 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     }
 
     pub(crate) fn current_mm(&self, this: &Cpu<P, S>) -> Option<MmPtr<P>> {
-        let curr = this.curr.get();
-        // SAFETY: `curr` is null or the running task, which its switcher-in promised to keep.
-        unsafe { curr.as_ref() }.and_then(Task::mm)
+        MmPtr::new(this.curr_mm.load(Relaxed))
+    }
+
+    /// The CPU's user accesses go to `mm` from here on, or nowhere. A store of its own line; who reads it from elsewhere
+    /// relies on the barriers around it (pair L9).
+    pub(crate) fn set_current_mm(&self, this: &Cpu<P, S>, mm: Option<MmPtr<P>>) {
+        this.curr_mm.store(mm.map_or(core::ptr::null_mut(), MmPtr::as_ptr), Relaxed);
     }
 
     /// The running code stops being a user of `mm` and goes on borrowing it, or moves to `init_mm` where nobody

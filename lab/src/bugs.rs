@@ -1,45 +1,49 @@
-//! `lazytlb bugs`: known bugs, planted and found.
+//! `lazytlb bugs`: the catalogue of known bugs, listed, explained, planted and found.
 
 use std::path::Path;
 
 use anyhow::Result;
 use comfy_table::{Cell, Color, Table, presets};
-use lazytlb_sched_model::Litmus;
+use lazytlb_sched_model::{Litmus, Mutant};
 use serde::Serialize;
 
 use crate::bad_input::BadInput;
+use crate::catalogue::{self, Entry, number, title};
 use crate::suite::{self, Effort, Row, Run, Test};
 
 /// Arguments of `lazytlb bugs`.
 ///
-/// Each bug is a litmus test: a program, and what is wrong. It is found if the search comes to just the verdicts that the
-/// test expects, wherever it expects them. Numbers with a B are those of real bugs; each test names its source.
+/// Without arguments it lists the catalogue. Each bug is a litmus test, or several: a program, what is wrong, and what must
+/// be found where. A bug is found if the search comes to just the verdicts that its tests expect, wherever they expect them.
+/// Bugs that no test can show yet are listed as open, with the reason.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Numbers of bugs (B04), names of their tests, or litmus files with a planted bug; all bundled bugs if none is given.
+    /// Explains these: numbers of bugs (B04), names of their tests, or litmus files with a planted bug.
     bugs: Vec<String>,
-    /// All of them, which is what is done anyway if none is named.
+    /// Looks for all of them, and fails if one is missed.
     #[arg(long, conflicts_with = "bugs")]
     all: bool,
     #[command(flatten)]
     effort: Effort,
-    /// Prints the report of each: what KASAN would say, who holds what, the shortest timeline, its schedule.
+    /// Prints the report of everything that is found, not only of the first.
     #[arg(long)]
     report: bool,
-    /// Prints one JSON array instead of a table.
+    /// Prints one JSON array instead.
     #[arg(long)]
     json: bool,
-    /// Lists the bugs with their descriptions.
+    /// Lists the bugs, with their descriptions.
     #[arg(long)]
     list: bool,
 }
 
-/// How the search for a bug ended.
+/// How the search for a bug ended, by one of its tests.
 #[derive(Serialize, Clone)]
 pub(crate) struct Bug {
     id: String,
     title: String,
     test: String,
+    /// What is planted.
+    planted: String,
     /// Whether it was found as the test says, everywhere where it says so.
     pub(crate) found: bool,
     /// The worst that was found.
@@ -50,59 +54,208 @@ pub(crate) struct Bug {
     runs: Vec<Row>,
 }
 
+/// An entry as it is listed.
+#[derive(Serialize)]
+struct Listed<'a> {
+    id: &'a str,
+    title: &'a str,
+    /// Why there is no test of it yet.
+    open: Option<&'a str>,
+    tests: Vec<ListedTest<'a>>,
+}
+
+#[derive(Serialize)]
+struct ListedTest<'a> {
+    test: &'a str,
+    about: &'a str,
+    planted: String,
+    /// What must be found where.
+    expected: Vec<Expected>,
+}
+
+#[derive(Serialize)]
+struct Expected {
+    strategy: &'static str,
+    machine: &'static str,
+    kinds: Vec<&'static str>,
+}
+
 /// Runs the command; says whether all were found.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let tests = select(&arguments.bugs)?;
-    if arguments.list {
-        for Test { litmus, .. } in &tests {
-            let (id, title) = named(litmus);
-            let about: String = litmus.about.lines().map(|line| format!("    {line}\n")).collect();
-            crate::print(&format!("{id} {title} ({})\n{about}\n", litmus.program.name))?;
-        }
+    if arguments.list || (arguments.bugs.is_empty() && !arguments.all) {
+        list(&select(&arguments.bugs)?, arguments)?;
         return Ok(true);
     }
-    let bugs = find(&tests, arguments.effort, arguments.report && !arguments.json)?;
-    for report in bugs.iter().flat_map(|bug| &bug.runs).filter_map(|row| row.report.as_ref()) {
-        crate::print(&format!("{report}\n"))?;
+    let entries = select(&arguments.bugs)?;
+    if !arguments.all && !arguments.json {
+        let mut good = true;
+        for entry in &entries {
+            let bugs = find(&entry.tests, arguments.effort, true)?;
+            explain(entry, &bugs, arguments.report)?;
+            good &= bugs.iter().all(|bug| bug.found);
+        }
+        return Ok(good);
     }
+    let tests: Vec<Test> = entries.iter().flat_map(|entry| entry.tests.clone()).collect();
+    let bugs = find(&tests, arguments.effort, arguments.report && !arguments.json)?;
     if arguments.json {
         crate::print_json(&bugs)?;
     } else {
-        crate::print(&format!("{}\n", table(&bugs)))?;
+        for report in bugs.iter().flat_map(|bug| &bug.runs).filter_map(|row| row.report.as_ref()) {
+            crate::print(&format!("{report}\n"))?;
+        }
+        crate::print(&format!("{}\n\n{}\n", table(&bugs, &entries), summary(&entries, &bugs)))?;
     }
     Ok(bugs.iter().all(|bug| bug.found))
 }
 
-/// All bugs that are bundled.
+/// All tests of bugs that are bundled.
 pub(crate) fn all() -> Result<Vec<Test>, BadInput> {
-    select(&[])
+    Ok(catalogue::all()?.into_iter().flat_map(|entry| entry.tests).collect())
 }
 
-fn select(wanted: &[String]) -> Result<Vec<Test>, BadInput> {
-    let mut bugs: Vec<Test> = suite::load(&[])?.into_iter().filter(|test| test.litmus.bug.is_some()).collect();
-    bugs.sort_by(|one, other| one.litmus.bug.cmp(&other.litmus.bug));
+fn select(wanted: &[String]) -> Result<Vec<Entry>, BadInput> {
+    let entries = catalogue::all()?;
     if wanted.is_empty() {
-        return Ok(bugs);
+        return Ok(entries);
     }
     let find = |name: &String| {
-        if let Some(found) = bugs.iter().find(|test| named(&test.litmus).0 == name || test.asked_as == *name) {
-            return Ok(found.clone());
+        if let Some(entry) = entries.iter().find(|entry| entry.id == *name) {
+            return Ok(entry.clone());
+        }
+        let mut tests = entries.iter().flat_map(|entry| &entry.tests);
+        if let Some(test) = tests.find(|test| number(test) == name || test.asked_as == *name) {
+            return Ok(alone(test.clone()));
         }
         if !Path::new(name).exists() {
-            let known: Vec<&str> = bugs.iter().map(|test| named(&test.litmus).0).collect();
+            let known: Vec<&str> = entries.iter().map(|entry| &*entry.id).collect();
             return Err(BadInput::new(format!("unknown bug `{name}`; there are: {}", known.join(", "))));
         }
         let test = suite::load_one(name)?;
         if test.litmus.expected.is_empty() {
             return Err(BadInput::new(format!("{name}: says nowhere what must be found: no `expect` line")));
         }
-        Ok(test)
+        Ok(alone(test))
     };
     wanted.iter().map(find).collect()
 }
 
-fn named(litmus: &Litmus) -> (&str, &str) {
-    litmus.bug.as_ref().map_or(("", ""), |(id, title)| (id, title))
+/// An entry of one test.
+fn alone(test: Test) -> Entry {
+    Entry { id: number(&test).to_owned(), title: title(&test).to_owned(), tests: vec![test], open: None }
+}
+
+/// What is planted, in words.
+fn planted(litmus: &Litmus) -> String {
+    let mut parts = Vec::new();
+    if !litmus.dropped.is_empty() {
+        parts.push(format!("without effect: {}", litmus.dropped.join(", ")));
+    }
+    match litmus.mutant {
+        Some(Mutant::Caller) => parts.push("the program itself breaks a rule".to_owned()),
+        Some(mutant) => parts.push(format!("a step of the strategy is another one: {mutant}")),
+        None => {}
+    }
+    if parts.is_empty() {
+        parts.push("nothing: a strategy runs where it does not belong".to_owned());
+    }
+    parts.join("; ")
+}
+
+fn expected(litmus: &Litmus) -> Vec<Expected> {
+    let expected = litmus.expected.iter().map(|one| Expected {
+        strategy: one.strategy.name(),
+        machine: one.rules.name(),
+        kinds: one.kinds.iter().map(|kind| kind.name()).collect(),
+    });
+    expected.collect()
+}
+
+fn list(entries: &[Entry], arguments: &Arguments) -> Result<()> {
+    if arguments.json {
+        let listed = entries.iter().map(|entry| Listed {
+            id: &entry.id,
+            title: &entry.title,
+            open: entry.open.as_deref(),
+            tests: entry.tests.iter().map(listed_test).collect(),
+        });
+        return crate::print_json(&listed.collect::<Vec<_>>());
+    }
+    if arguments.list {
+        for entry in entries {
+            crate::print(&format!("{}\n", heading(entry)))?;
+            for Test { litmus, .. } in &entry.tests {
+                crate::print(&format!("{}\n", indent(&litmus.about)))?;
+            }
+        }
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["bug", "title", "", "planted", "must be found"]);
+    for entry in entries {
+        if let Some(reason) = &entry.open {
+            let open = Cell::new("open").fg(Color::Yellow);
+            table.add_row([Cell::new(&entry.id), Cell::new(&entry.title), open, Cell::new(reason)]);
+        }
+        for test in &entry.tests {
+            let mut kinds: Vec<&str> = expected(&test.litmus).into_iter().flat_map(|one| one.kinds).collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            table.add_row([
+                Cell::new(number(test)),
+                Cell::new(title(test)),
+                Cell::new("test").fg(Color::Green),
+                Cell::new(planted(&test.litmus)),
+                Cell::new(kinds.join(" ")),
+            ]);
+        }
+    }
+    crate::print(&format!("{table}\n\n`lazytlb bugs B01` explains one and finds it, `lazytlb bugs --all` finds all.\n"))
+}
+
+fn listed_test(test: &Test) -> ListedTest<'_> {
+    let Litmus { program, about, .. } = &test.litmus;
+    ListedTest { test: &program.name, about, planted: planted(&test.litmus), expected: expected(&test.litmus) }
+}
+
+fn heading(entry: &Entry) -> String {
+    match &entry.open {
+        Some(reason) => {
+            format!("{} {}\n\n{}\n    Open: no test can show it yet.", entry.id, entry.title, indent(reason))
+        }
+        None => format!("{} {}\n", entry.id, entry.title),
+    }
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+/// An entry in full: what happened, what is planted, on which machine, what must be found, and what was; with the report of
+/// the first finding, or of all.
+fn explain(entry: &Entry, bugs: &[Bug], all_reports: bool) -> Result<()> {
+    crate::print(&format!("{}\n", heading(entry)))?;
+    for (test, bug) in entry.tests.iter().zip(bugs) {
+        let Litmus { about, program, machines, memories, .. } = &test.litmus;
+        if entry.tests.len() > 1 {
+            crate::print(&format!("{} {}\n\n", bug.id, bug.title))?;
+        }
+        let names = |names: Vec<&str>| names.join(", ");
+        let facts = [
+            ("Test", format!("{}, {} CPUs", program.name, program.cpus())),
+            ("Planted", bug.planted.clone()),
+            ("Machine", names(machines.iter().map(|rules| rules.name()).collect())),
+            ("Memory", names(memories.iter().map(|memory| memory.name()).collect())),
+        ];
+        let facts: String = facts.iter().map(|(what, text)| format!("    {what:<8} {text}\n")).collect();
+        crate::print(&format!("{}\n{facts}\n{}\n\n", indent(about), suite::table(&bug.runs)))?;
+        let reports = bug.runs.iter().filter_map(|row| row.report.as_ref());
+        for report in reports.take(if all_reports { usize::MAX } else { 1 }) {
+            crate::print(&format!("{report}\n"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Looks for each where its test says that it is.
@@ -119,14 +272,17 @@ pub(crate) fn find(tests: &[Test], effort: Effort, reports: bool) -> Result<Vec<
         counts.push(runs.len() - before);
     }
     let mut rows = suite::explore_all(&runs, effort, reports)?.into_iter();
-    let bugs = tests.iter().zip(counts).map(|(Test { litmus, .. }, count)| {
+    let bugs = tests.iter().zip(counts).map(|(test, count)| {
         let runs: Vec<Row> = rows.by_ref().take(count).collect();
-        let (id, title) = named(litmus);
+        let shows = |row: &Row| row.expected && !row.kinds.is_empty();
+        // That a strategy is not hit by it is part of what a test can say.
+        let says_nothing = |row: &Row| row.expected && row.is_told_nothing;
         Bug {
-            id: id.to_owned(),
-            title: title.to_owned(),
-            test: litmus.program.name.clone(),
-            found: !runs.is_empty() && runs.iter().all(|row| row.expected && !row.kinds.is_empty()),
+            id: number(test).to_owned(),
+            title: title(test).to_owned(),
+            test: test.litmus.program.name.clone(),
+            planted: planted(&test.litmus),
+            found: runs.iter().any(shows) && runs.iter().all(|row| shows(row) || says_nothing(row)),
             // Findings come before errors in the order of kinds, the milder ones first.
             kind: runs
                 .iter()
@@ -141,8 +297,19 @@ pub(crate) fn find(tests: &[Test], effort: Effort, reports: bool) -> Result<Vec<
     Ok(bugs.collect())
 }
 
-/// The bugs as a table.
-pub(crate) fn table(bugs: &[Bug]) -> Table {
+fn summary(entries: &[Entry], bugs: &[Bug]) -> String {
+    let is_found = |entry: &&Entry| {
+        let mut tests = bugs.iter().filter(|bug| entry.tests.iter().any(|test| test.litmus.program.name == bug.test));
+        entry.open.is_none() && tests.all(|bug| bug.found)
+    };
+    let found = entries.iter().filter(is_found).count();
+    let open = entries.iter().filter(|entry| entry.open.is_some()).count();
+    let seconds: f64 = bugs.iter().map(|bug| bug.seconds).sum();
+    format!("{found} of {} bugs found in {seconds:.1} s of one CPU; {open} open.", entries.len())
+}
+
+/// The bugs as a table, those that are open at the end.
+fn table(bugs: &[Bug], entries: &[Entry]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["bug", "title", "", "where", "what", "executions", "seconds"]);
@@ -163,6 +330,9 @@ pub(crate) fn table(bugs: &[Bug]) -> Table {
             Cell::new(bug.executions),
             Cell::new(format!("{:.4}", bug.seconds)),
         ]);
+    }
+    for entry in entries.iter().filter(|entry| entry.open.is_some()) {
+        table.add_row([Cell::new(&entry.id), Cell::new(&entry.title), Cell::new("open").fg(Color::Yellow)]);
     }
     table
 }

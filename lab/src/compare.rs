@@ -139,7 +139,7 @@ fn text_report(litmus: &[Row], bugs: &[bugs::Bug], reports: &[(&str, Report)], n
         safety(litmus)
     );
     let found = bugs.iter().filter(|bug| bug.found).count();
-    text += &format!("\nKnown bugs, planted: {found} of {} found (`lazytlb bugs`).\n", bugs.len());
+    text += &format!("\nKnown bugs, planted: {found} of {} found (`lazytlb bugs --all`).\n", bugs.len());
     for (name, report) in reports {
         text += &format!(
             "\nCost on the bundled trace {name} (Linux 6.18, {} CPUs, {} switches), counted by the strategies' own code:\n",

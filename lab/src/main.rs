@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bugs;
+mod catalogue;
 mod compare;
 mod costs;
 mod litmus;
@@ -25,7 +26,7 @@ use bad_input::BadInput;
 /// scheduler model, over all interleavings, and tells which are safe where, with a kernel-style report and a schedule
 /// to replay for each that is not; and it runs them over recorded traces of real kernels, and tells what each costs.
 ///
-/// Start with `lazytlb compare`. Then look at a bug: `lazytlb bugs B01 --report`. Then record a trace of your own machine
+/// Start with `lazytlb compare`. Then look at a bug: `lazytlb bugs B01`. Then record a trace of your own machine
 /// (`perf record -a -e 'sched:*' -e 'tlb:*' sleep 5; perf script > my.txt`) and replay it: `lazytlb replay my.txt`.
 ///
 /// Exit status: 0 if all is as expected, 1 if something is not, 2 if the input is bad.
@@ -44,7 +45,7 @@ enum Command {
     Costs(costs::Arguments),
     /// Runs litmus tests over all interleavings.
     Litmus(litmus::Arguments),
-    /// Looks for known bugs, planted in the library's code or in what calls it.
+    /// The catalogue of known bugs: lists them, explains one, plants and finds all of them.
     Bugs(bugs::Arguments),
     /// Replays a recorded scheduler trace and counts what each strategy would cost.
     Replay(replay::Arguments),

@@ -108,6 +108,9 @@ pub(crate) struct Row {
     pub(crate) states: u64,
     pub(crate) complete: bool,
     pub(crate) seconds: f64,
+    /// The test says that nothing is to be found here.
+    #[serde(skip)]
+    pub(crate) is_told_nothing: bool,
     /// How to see the worst of what was found again.
     pub(crate) schedule: Option<String>,
     /// Its report, where it was asked for.
@@ -215,6 +218,7 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
         states: result.states,
         complete: result.complete,
         seconds: result.time.as_secs_f64(),
+        is_told_nothing: told.is_some_and(|told| told.kinds.is_empty()) && (result.complete || !litmus.is_mutation()),
         schedule: shortest.map(|found| found.schedule.to_string()),
         report,
     })

@@ -117,11 +117,77 @@ fn bugs_prints_an_array_of_bugs() {
     let (good, bugs) = json(&["bugs", "B01", "B03", "S04"]);
     assert!(good);
     for bug in bugs.as_array().unwrap() {
-        assert_eq!(keys(bug), ["executions", "found", "id", "kind", "runs", "seconds", "test", "title"]);
+        assert_eq!(keys(bug), ["executions", "found", "id", "kind", "planted", "runs", "seconds", "test", "title"]);
         assert_eq!(bug["found"], Value::Bool(true));
     }
+    // B01 has variants, a test each.
+    let ids: Vec<&Value> = bugs.as_array().unwrap().iter().map(|bug| &bug["id"]).collect();
+    assert_eq!(ids, ["B01", "B01b", "B01c", "B03", "S04"]);
     let kinds: Vec<&Value> = bugs.as_array().unwrap().iter().map(|bug| &bug["kind"]).collect();
-    assert_eq!(kinds, ["dereferences", "dereferences", "leak"]);
+    assert_eq!(kinds, ["dereferences", "holds", "hardware-reaches", "dereferences", "leak"]);
+    let (_, variant) = json(&["bugs", "B01b"]);
+    assert_eq!(variant.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn bugs_alone_lists_the_catalogue() {
+    let (good, entries) = json(&["bugs"]);
+    assert!(good);
+    let entries = entries.as_array().unwrap();
+    assert!(entries.len() >= 45, "{}", entries.len());
+    for entry in entries {
+        assert_eq!(keys(entry), ["id", "open", "tests", "title"]);
+        assert_eq!(entry["open"].is_null(), !entry["tests"].as_array().unwrap().is_empty(), "{entry}");
+        for test in entry["tests"].as_array().unwrap() {
+            assert_eq!(keys(test), ["about", "expected", "planted", "test"]);
+        }
+    }
+    let text = String::from_utf8(lazytlb(&["bugs"]).stdout).unwrap();
+    for entry in entries {
+        let line = text.lines().find(|line| line.trim_start().starts_with(entry["id"].as_str().unwrap()));
+        assert!(line.is_some_and(|line| line.contains(entry["title"].as_str().unwrap())), "{entry}");
+    }
+    // What is open is explained, and is nothing that is missed.
+    if let Some(open) = entries.iter().find(|entry| entry["open"].is_string()) {
+        let output = lazytlb(&["bugs", open["id"].as_str().unwrap()]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let reason = open["open"].as_str().unwrap().lines().next().unwrap();
+        assert!(text.contains(reason) && text.contains("Open: no test can show it yet."), "{text}");
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn one_bug_is_explained() {
+    let output = lazytlb(&["bugs", "B05"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "B05 A CPU that goes offline is passed by when borrowers are evicted",
+        "Linux from 6.4",
+        "Planted  the program itself breaks a rule",
+        "Machine  broadcast-flush, ipi-unlazy",
+        "hardware-reaches",
+        "Who holds what:",
+        "Timeline:",
+        "Schedule:",
+        "save the schedule as FILE, then: lazytlb litmus b05-offline-borrowing --strategy shootdown",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(text.matches("Timeline:").count(), 1, "the first finding's report, unless more are asked for");
+    assert!(String::from_utf8(lazytlb(&["bugs", "B05", "--report"]).stdout).unwrap().matches("Timeline:").count() > 1);
+}
+
+/// A test that expects what is not there: the bug counts as missed, and the status says so.
+#[test]
+fn a_bug_that_is_missed_is_status_1() {
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../litmus/s04-reference-lost.litmus")).unwrap();
+    let file = scratch("missed.litmus", text.replace(" leak", " deadlock"));
+    let (good, bugs) = json(&["bugs", file.to_str().unwrap()]);
+    assert!(!good);
+    assert_eq!(bugs[0]["found"], Value::Bool(false));
 }
 
 #[test]

@@ -26,6 +26,7 @@ where
     /// At rest every mm must be accounted for: `count` is one for the users, and one for each reference that somebody
     /// can name. What nobody can name has leaked.
     pub(crate) fn audit(&self, machine: &Machine) {
+        self.check_forbidden(machine);
         let mut waiting = 0;
         for slot in 0..=self.program.mms.len() {
             let object = machine.slot(self.mms, slot);

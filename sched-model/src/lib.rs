@@ -6,6 +6,7 @@
 //! * [`seed`]: the bug that this project began with.
 
 mod audit;
+pub mod kernel;
 pub mod litmus;
 mod model;
 pub mod mutants;

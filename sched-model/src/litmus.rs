@@ -12,7 +12,11 @@
 //! user sh A                            # a task with an address space
 //! user sh-thread A
 //! kthread kworker                      # a kernel thread
+//! word X Y                             # words of user memory, 0 at the start
+//! spinlock mm_lock                     # a lock of the kernel's
+//! cid A                                # CPUs keep an id of this mm, as rseq's mm_cid
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
+//! check pinned-roots                   # a root that a CPU has loaded must not be unpinned when its last user goes
 //! drop hazard.unpublish                # a planted bug: the access with this label has no effect
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
 //! bug B04 A stale look at the slot     # the test shows a known bug: `lazytlb bugs` runs it
@@ -22,6 +26,7 @@
 //! switch idle     | switch idle
 //!                 | switch kworker
 //!
+//! forbid 0:Y=0 1:X=0                   # what `load-user` must not have read last, on these CPUs, all at once
 //! allow holds                          # findings and errors that are no failure; none if not said
 //! expect unprotected ipi-flush holds dereferences
 //! ```
@@ -38,15 +43,29 @@
 //! | `offline`, `online` | the CPU goes, and comes back | P9, P10 |
 //! | `look` | looks into `active_mm`, with interrupts off | |
 //! | `goto N` | the script goes on with its statement N, counted from 1 | |
-//! | `irq DO`, `softirq DO`, `nmi DO` | once, at any later step that lets it, an interrupt comes; in it, `DO` is `look`, `mmput MM` or `mmdrop MM` | |
+//! | `irq DO`, `softirq DO`, `nmi DO` | once, at any later step that lets it, an interrupt comes; in it, `DO` is `look`, `mmput MM`, `mmdrop MM`, `leave`, `look-parked`, `read-user` or `read-user-checked` | |
 //! | `preempt TASK` | once, at any later step that lets it, the CPU is given to TASK; the script goes on there, and `switch` leads back | |
 //! | `migrate TASK` | takes a task over from another CPU, once that one has switched away from it | |
+//! | `use-temporary-mm MM`, `unuse-temporary-mm` | temporary tables, preemption off in between | |
+//! | `text-poke MM` | the same at once, interrupts off | |
+//! | `leave` | the CPU leaves what it borrows, as before a long idle | |
+//! | `store-user WORD`, `load-user WORD` | a user access: writes 1, reads | |
+//! | `membarrier MM`, `membarrier MM of-tasks` | sys_membarrier; as it was when it skipped kernel threads | |
+//! | `clear-cid N` | takes the id of CPU N, unless that runs a user of the mm | |
+//! | `lock LOCK`, `lock-irq LOCK`, `unlock LOCK` | a spinlock, with preemption off; with interrupts off as well | |
+//! | `offline borrowing`, `offline first`, `offline looking-early` | the CPU goes, as it must not: still borrowing; and leaves the mm afterwards; and looks at `active_mm` with interrupts on | P9 |
+//! | `save-root`, `load-root MM`, `load-saved-root` | a root by hand, past the library | |
+//! | `walk-leaders`, `walk-leaders stopped` | clears the CPU's bit in the masks of all processes; while all others are stopped | |
+//! | `must-be-reaped MM` | says that the contents are gone by now | |
+//! | `remember-mm`, `recognise-mm` | remembers the task's mm by its address; takes it for the same if the address is | |
 //!
 //! Besides CPUs a column can be `walker N`: an agent that walks the page tables that CPU N (from 0) has loaded, step by
 //! step, whenever it likes, as speculating hardware does. Such a column stays empty.
 //!
 //! `expect STRATEGY MACHINE KIND...` says what must be found where a strategy does not claim to work; with no kinds, that
 //! nothing is. A strategy that claims a machine must pass there, whatever is expected of others.
+
+mod kernel;
 
 use core::fmt;
 
@@ -248,7 +267,7 @@ impl Reader {
         let first = line.words(code).next().expect("it is not empty");
         match first.text {
             "cpu" => self.columns(line, code),
-            "allow" | "expect" => self.condition(line, code),
+            "allow" | "expect" | "forbid" => self.condition(line, code),
             _ if self.columns > 0 => self.row(line, code),
             _ => self.header(line, code),
         }
@@ -300,7 +319,8 @@ impl Reader {
             }
             "check" => match rest[..] {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
-                _ => return Err(missing("`active_mm`")),
+                [Word { text: "pinned-roots", .. }] => self.litmus.program.kernel.pins_roots = true,
+                _ => return Err(missing("`active_mm` or `pinned-roots`")),
             },
             "drop" => {
                 if rest.is_empty() {
@@ -320,10 +340,11 @@ impl Reader {
                 let title: Vec<&str> = title.iter().map(|word| word.text).collect();
                 self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
             }
+            _ if self.kernel_header(line, key, &rest)? => {}
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, check, drop, mutant, bug, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, word, spinlock, cid, check, drop, mutant, bug, or cpu", key.text),
                 ));
             }
         }
@@ -414,6 +435,9 @@ impl Reader {
     fn statement(&self, line: &Line<'_>, cell: &str, cpu: usize, words: &[Word<'_>]) -> Result<Statement, LitmusError> {
         let missing = |what: &str| Err(line.error(line.end(cell), format!("expected {what}")));
         let key = words[0];
+        if let Some(statement) = self.kernel_statement(line, cell, words)? {
+            return Ok(statement);
+        }
         let statement = match (key.text, &words[1..]) {
             ("switch", [task]) if task.text == "idle" => Statement::Switch(self.litmus.program.tasks.len() + cpu),
             ("switch", [task]) => match self.task(task.text) {
@@ -463,8 +487,9 @@ impl Reader {
                 return Err(line.error(
                     key.column,
                     format!(
-                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, deep-idle, irq, softirq, nmi, preempt, migrate or goto",
-                        key.text
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, deep-idle, irq, softirq, nmi, preempt, migrate, goto, {}",
+                        key.text,
+                        kernel::STATEMENTS
                     ),
                 ));
             }
@@ -474,12 +499,17 @@ impl Reader {
 
     /// What an interrupt does.
     fn in_interrupt(&self, line: &Line<'_>, cell: &str, words: &[Word<'_>]) -> Result<InInterrupt, LitmusError> {
+        if let Some(what) = Self::kernel_interrupt(words) {
+            return Ok(what);
+        }
         match words {
             [Word { text: "look", .. }] => Ok(InInterrupt::LookIntoActiveMm),
             [Word { text: "mmput", .. }, mm] => Ok(InInterrupt::Mmput(self.mm(line, *mm)?)),
             [Word { text: "mmdrop", .. }, mm] => Ok(InInterrupt::Mmdrop(self.mm(line, *mm)?)),
-            [] => Err(line.error(line.end(cell), "expected look, mmput MM or mmdrop MM")),
-            [first, ..] => Err(line.error(first.column, "expected look, mmput MM or mmdrop MM")),
+            _ => {
+                let column = words.first().map_or(line.end(cell), |first| first.column);
+                Err(line.error(column, format!("expected look, mmput MM, mmdrop MM, {}", kernel::IN_INTERRUPT)))
+            }
         }
     }
 
@@ -490,6 +520,9 @@ impl Reader {
         if key.text == "allow" {
             self.litmus.allowed.extend(parse_all(line, &rest, kind)?);
             return Ok(());
+        }
+        if key.text == "forbid" {
+            return self.forbid(line, &rest);
         }
         let [strategy, rules, kinds @ ..] = &rest[..] else {
             return Err(line.error(line.end(code), "expected a strategy, a machine, and what is found"));

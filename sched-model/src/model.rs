@@ -11,7 +11,9 @@ use lazytlb_machine::{
     Config, Exploration, Found, Limits, Machine, MemoryModel, Recording, Schedule, ScheduleError, Search,
 };
 
-use crate::mutants::{BackupFirst, CountAfterGive, JudgeBeforeTaking, Mutant, NoSecondLook, StaleSlot};
+use crate::mutants::{
+    BackupFirst, CountAfterGive, DropInInterrupt, JudgeBeforeTaking, Mutant, NoSecondLook, StaleSlot,
+};
 use crate::platform::{Lab, MmData, set_up, watched};
 use crate::program::Program;
 use crate::strategies::{Accounted, Rules, Strategy, WithStrategy};
@@ -97,6 +99,7 @@ impl Model {
             Some(Mutant::JudgeBeforeTaking) => on.call(Convert::<JudgeBeforeTaking>::new()),
             Some(Mutant::BackupFirst) => on.call(General::<BackupFirst>::new()),
             Some(Mutant::NoSecondLook) => on.call(General::<NoSecondLook>::new()),
+            Some(Mutant::DropInInterrupt) => on.call(Convert::<DropInInterrupt>::new()),
             Some(Mutant::Caller) | None => setting.strategy.with(on),
         }
     }

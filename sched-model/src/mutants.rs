@@ -3,14 +3,15 @@
 //! Wrong orderings need no mutant: the lab drops the access with a given label.
 
 use core::fmt;
-use core::ptr::null_mut;
+use core::ptr::{NonNull, null_mut};
 use core::str::FromStr;
 
-use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
+use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
-use lazytlb_hazard::convert::{ConvertSteps, HazardSlot};
+use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
 use lazytlb_hazard::general::{GeneralSlot, GeneralSteps};
 
+use crate::platform::{Lab, MmData};
 use crate::strategies::{UnknownName, by_name};
 
 /// What is wrong.
@@ -28,17 +29,20 @@ pub enum Mutant {
     BackupFirst,
     /// [`NoSecondLook`].
     NoSecondLook,
+    /// [`DropInInterrupt`].
+    DropInInterrupt,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 6] = [
+    pub const ALL: [Mutant; 7] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
         Mutant::JudgeBeforeTaking,
         Mutant::BackupFirst,
         Mutant::NoSecondLook,
+        Mutant::DropInInterrupt,
     ];
 
     /// Its name in files.
@@ -50,6 +54,7 @@ impl Mutant {
             Mutant::JudgeBeforeTaking => "judge-before-taking",
             Mutant::BackupFirst => "backup-first",
             Mutant::NoSecondLook => "no-second-look",
+            Mutant::DropInInterrupt => "drop-in-interrupt",
         }
     }
 }
@@ -136,4 +141,27 @@ pub struct NoSecondLook;
 
 impl<P: Platform> GeneralSteps<P> for NoSecondLook {
     fn look_again(_collect: impl FnOnce()) {}
+}
+
+/// The evict interrupt as it was posted: it ends with a drop of what was left with the CPU, in whatever context it runs (I11).
+#[derive(Clone, Copy, Debug)]
+pub struct DropInInterrupt;
+
+impl<R: 'static> ConvertSteps<Lab<R>> for DropInInterrupt
+where
+    Lab<R>: Platform<MmData = MmData>,
+{
+    fn unpublish(slot: &HazardSlot<Lab<R>>) {
+        slot.lazy().unpublish();
+        // A switch leaves it to its tail, as it should.
+        if !Lab::<R>::NEW.context().in_hardirq {
+            return;
+        }
+        if let Some(left) = MmPtr::new(slot.give(null_mut())) {
+            let mm: NonNull<Mm<Lab<R>, Convert<DropInInterrupt>>> =
+                NonNull::new(left.as_ptr().cast()).expect("not null");
+            // SAFETY: the reference was counted for whoever takes it out of drop_mm.
+            drop(unsafe { ARef::from_raw(mm) });
+        }
+    }
 }

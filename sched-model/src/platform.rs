@@ -245,12 +245,18 @@ macro_rules! platform {
             #[track_caller]
             unsafe fn free_tables(self, mm: &MmCore<Self>) {
                 let at = Location::caller();
+                watch(|watch| watch.unpin(mm.root()));
                 watch(|watch| mm.data().free_below_root(watch, at));
             }
 
             #[track_caller]
             unsafe fn free_mm(self, mm: NonNull<MmCore<Self>>) {
                 let at = Location::caller();
+                Machine::with(|machine| {
+                    if !machine.is_online(machine.this_cpu()) {
+                        machine.fail(Kind::WrongContext, "an mm is freed on a CPU that is offline");
+                    }
+                });
                 // SAFETY: in the arena; the switch path frees only what it still may look into.
                 let root = unsafe { mm.as_ref() }.root();
                 watch(|watch| watch.free_mm(mm.cast(), root, at));

@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use crate::kernel::{Kernel, KernelInterrupt, KernelStatement};
+
 /// One step of a script. Numbers are indices into the program's lists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Statement {
@@ -43,6 +45,8 @@ pub enum Statement {
     Preempt(usize),
     /// The CPU takes a task over from another CPU, as soon as that one has switched away from it.
     Migrate(usize),
+    /// What the rest of the kernel does.
+    Kernel(KernelStatement),
 }
 
 /// Where the code of an interrupt runs.
@@ -65,6 +69,8 @@ pub enum InInterrupt {
     Mmput(usize),
     /// Drops a reference.
     Mmdrop(usize),
+    /// What the rest of the kernel does.
+    Kernel(KernelInterrupt),
 }
 
 /// A task of a program.
@@ -97,6 +103,8 @@ pub struct Program {
     pub isolated: Vec<usize>,
     /// Whether the switch path checks one byte of `prev->active_mm`, as Lutomirski's patch of November 2021 did.
     pub checks_active_mm: bool,
+    /// What the rest of the kernel has.
+    pub kernel: Kernel,
 }
 
 impl Program {
@@ -120,6 +128,11 @@ impl Program {
                 Statement::Mmput(mm) | Statement::Interrupt(_, InInterrupt::Mmput(mm)) => self.held[mm].0 += 1,
                 Statement::Mmdrop(mm) | Statement::Interrupt(_, InInterrupt::Mmdrop(mm)) => self.held[mm].1 += 1,
                 Statement::UseMm(mm) => used[mm] = true,
+                Statement::Kernel(statement) => {
+                    if let Some(mm) = statement.needs_user() {
+                        used[mm] = true;
+                    }
+                }
                 _ => {}
             }
         }

@@ -84,6 +84,8 @@ where
     fn schedule(&self, task: usize, wanted: usize) -> bool {
         let cpu = Machine::with(Machine::this_cpu);
         let rq = &self.rqs[cpu];
+        // Each CPU has an idle task of its own, and the task may have come here since it was told to switch to its CPU's.
+        let wanted = if wanted >= self.program.tasks.len() { self.program.idle(cpu) } else { wanted };
         rq.lock();
         rq.preempted.poke(rq.preempted.peek() & !(1 << wanted));
         // Whoever sets `on_cpu` has the task. Linux has only one CPU's queue that it can be picked from.
@@ -98,9 +100,11 @@ where
         let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
         // SAFETY: `task` runs here, and `next` is ours.
         unsafe { self.switcher.context_switch(&irqs_off, &self.tasks[task], &self.tasks[next]) };
+        self.switch_mm_cid(cpu, next);
         rq.prev.set(task);
         self.scheduled[next].on_cpu.store(1, Relaxed);
         self.scheduled[next].cpu.store(cpu, Relaxed);
+        self.kernel.current[cpu].set(next);
         Machine::with(|machine| machine.switch_to(machine.task(next)));
         self.finish_switch();
         had

@@ -41,7 +41,7 @@ where
         }
     }
 
-    fn mm(&self, mm: usize) -> &'static Mm<Lab<R>, S> {
+    pub(crate) fn mm(&self, mm: usize) -> &'static Mm<Lab<R>, S> {
         let object = self.named[mm].peek();
         if object.is_null() {
             self.script_is_wrong(format!("mm {} is not made yet", self.program.mms[mm]));
@@ -52,6 +52,7 @@ where
 
     fn execute(&self, task: usize, statement: Statement) {
         let current = &self.tasks[task];
+        self.check_temporary(statement);
         match statement {
             Statement::Switch(next) => {
                 self.switch(task, next);
@@ -106,6 +107,7 @@ where
                 });
             }
             Statement::Migrate(next) => self.migrate(task, next),
+            Statement::Kernel(statement) => self.kernel(task, statement),
         }
     }
 
@@ -142,7 +144,7 @@ where
     }
 
     /// A script asks for what cannot be: a verdict on the test, which ends the execution.
-    fn script_is_wrong(&self, message: String) -> ! {
+    pub(crate) fn script_is_wrong(&self, message: String) -> ! {
         Machine::with(|machine| machine.fail(Kind::Assertion, message));
         unreachable!("an assertion that fails ends the execution");
     }
@@ -153,6 +155,7 @@ where
             InInterrupt::LookIntoActiveMm => self.look_into_active_mm(),
             InInterrupt::Mmput(mm) => self.mmput(mm),
             InInterrupt::Mmdrop(mm) => self.mmdrop(mm),
+            InInterrupt::Kernel(what) => self.kernel_in_interrupt(what),
         }
     }
 

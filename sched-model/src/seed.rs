@@ -25,6 +25,7 @@ pub fn program(checks_active_mm: bool) -> Program {
         walkers: vec![],
         isolated: vec![],
         checks_active_mm,
+        kernel: Default::default(),
     };
     // CPU 1: its thread of A exits, the CPU borrows A for its idle task, and later goes on to a kernel thread.
     // CPU 0: the last thread of A exits.

@@ -76,6 +76,11 @@ impl Tables {
         Root(root.as_ptr().expose_provenance())
     }
 
+    /// The frame that holds the one page; for those who watch from outside.
+    pub(crate) fn frame(&self) -> *mut Table {
+        self.frame.peek()
+    }
+
     /// Unhooks the leaf and the frame from the table above. Says whether there was a leaf.
     #[track_caller]
     pub(crate) fn unhook_leaf(&self) -> bool {

@@ -37,6 +37,8 @@ pub(crate) struct Watch {
     describe: Box<Describe>,
     /// Whether the one-byte check of `prev->active_mm` is in the switch path.
     pub(crate) checks_active_mm: bool,
+    /// Whether a root that a CPU has loaded must not be unpinned.
+    pins_roots: bool,
     /// The CPUs that are to be left alone.
     pub(crate) isolated: Vec<usize>,
     /// The worker, on a machine that has one.
@@ -105,7 +107,8 @@ impl Watch {
         };
         let walks = (0..program.cpus()).map(walk).collect();
         let (isolated, checks_active_mm) = (program.isolated.clone(), program.checks_active_mm);
-        Watch { roots, active_mm, name_of, describe, checks_active_mm, isolated, worker, walks }
+        let pins_roots = program.kernel.pins_roots;
+        Watch { roots, active_mm, name_of, describe, checks_active_mm, pins_roots, isolated, worker, walks }
     }
 
     /// The worker.
@@ -213,6 +216,20 @@ impl Watch {
                 machine.fail(Kind::HardwareReaches, format!("cpu{cpu}'s page walk reaches the freed {name}"));
             });
         }
+    }
+
+    /// The last user is gone, and a hypervisor that keeps page tables pinned is told to let the root go: no CPU may have it
+    /// loaded then.
+    pub(crate) fn unpin(&self, root: Root) {
+        if !self.pins_roots {
+            return;
+        }
+        Machine::with(|machine| {
+            let loaded = |cpu: &usize| machine.inspect(|| self.roots[*cpu].get()) == root.0;
+            if let Some(cpu) = (0..self.roots.len()).find(loaded) {
+                machine.fail(Kind::Assertion, format!("a root is unpinned that cpu{cpu} has loaded"));
+            }
+        });
     }
 
     pub(crate) fn free_table(&self, table: NonNull<Table>, at: &'static Location<'static>) {

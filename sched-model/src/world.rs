@@ -11,6 +11,7 @@ use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_core::switcher::{Switcher, Task};
 use lazytlb_machine::{Cache, Machine, ObjectKind, SimLocal};
 
+use crate::kernel::KernelState;
 use crate::platform::{Lab, MmData, address, set_up_cpu};
 use crate::program::{Program, Statement};
 use crate::sched::{Runqueue, Scheduled};
@@ -48,6 +49,8 @@ where
     pub(crate) worker: Option<&'static Worker>,
     /// References that scripts hold now, and that adopting kernel threads own, for each address space.
     pub(crate) held: &'static [SimLocal<usize>],
+    /// What the rest of the kernel keeps.
+    pub(crate) kernel: KernelState,
 }
 
 impl<R: 'static, S> World<R, S>
@@ -103,6 +106,7 @@ where
             scheduled: unsafe { &*scheduled },
             // SAFETY: as above.
             held: unsafe { &*held },
+            kernel: KernelState::place(machine, program),
         });
         world.make_first_mms(machine);
         world.boot();

@@ -13,7 +13,7 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Words that mean something somewhere.
-const WORDS: [&str; 28] = [
+const WORDS: [&str; 42] = [
     "switch",
     "exit",
     "exec",
@@ -33,6 +33,20 @@ const WORDS: [&str; 28] = [
     "preempt",
     "migrate",
     "walker",
+    "use-temporary-mm",
+    "unuse-temporary-mm",
+    "text-poke",
+    "save-root",
+    "load-saved-root",
+    "store-user",
+    "membarrier",
+    "lock",
+    "lock-irq",
+    "unlock",
+    "leave",
+    "walk-leaders",
+    "look-parked",
+    "recognise-mm",
     "cpu",
     "idle",
     "A",
@@ -126,13 +140,18 @@ fn errors_say_where_and_what() {
         (format!("{header}cpu sh | cpu kw\n"), "t:5:14: there is no task `kw`"),
         (format!("{header}cpu sh\nexit | exit\n"), "t:6:8: there are only 1 columns"),
         (format!("{header}cpu sh\nexec C\n"), "t:6:6: there is no mm `C`"),
-        (format!("{header}cpu sh\nirq jump\n"), "t:6:5: expected look, mmput MM or mmdrop MM"),
+        (format!("{header}cpu sh\nirq jump\n"), "t:6:5: expected look, mmput MM, mmdrop MM, look-parked,"),
         (format!("{header}cpu sh | walker 7\n"), "t:5:17: expected the number of a CPU to the left"),
         (format!("{header}machine z80\n"), "t:5:9: unknown machine `z80`; there are: ipi-flush, ipi-unlazy,"),
         (format!("{header}mutant none\n"), "t:5:8: unknown mutant `none`; there are: caller,"),
         (format!("{header}bug B99\n"), "t:5:8: expected a title after `bug`"),
         (format!("{header}cpu sh\ngoto 2\n"), "t:6:6: expected the number of an earlier statement of this CPU"),
         (header.to_owned(), "t:4:1: the test has no CPUs"),
+        (format!("{header}cpu sh\nlock L\n"), "t:6:6: there is no spinlock `L`"),
+        (format!("{header}cpu sh\nload-user X\n"), "t:6:11: there is no user word `X`"),
+        (format!("{header}cpu sh\nleave now\n"), "t:6:7: not known behind `leave`"),
+        (format!("{header}cpu sh\nclear-cid 0\n"), "t:6:1: expected a line `cid MM` in the header"),
+        (format!("{header}word X\ncpu sh\nload-user X\nforbid 1:X=0\n"), "t:8:8: expected CPU:WORD=0 or CPU:WORD=1"),
     ] {
         let error = Litmus::parse(&text).unwrap_err().in_file("t");
         assert!(error.starts_with(expected), "{error}");

@@ -160,7 +160,7 @@ const fn slot() -> HazardSlot<Kernel> {
 const fn cpu() -> Cpu<Kernel, Strategy> {
     let arch = Loaded::from_parts(null(), Local::from_raw(AtomicUsize::new(0)));
     let calls = CallSlot::from_parts(AtomicPtr::new(null_mut()), mask(0), mask(0));
-    Cpu::from_parts(null(), null(), null(), arch, slot(), calls)
+    Cpu::from_parts(null(), AtomicPtr::new(null_mut()), null(), null(), arch, slot(), calls)
 }
 
 /// The kernel's own address space.
