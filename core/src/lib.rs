@@ -9,6 +9,7 @@
 //! * [`mm`]: [`Mm`] with its two counts, [`MmWithUser`], [`ARef`];
 //! * [`lazy_tlb`]: [`LazyTlb`], what a strategy is;
 //! * [`mm_switch`]: [`MmSwitch`](mm_switch::MmSwitch), what lies between the switch path and the MMU;
+//! * [`tlb`]: hardware whose cached translations carry a tag;
 //! * [`switcher`], [`paths`], [`teardown`]: the [`Switcher`], the switch path itself;
 //! * [`smp`]: calls to other CPUs.
 //!
@@ -29,6 +30,7 @@ pub mod platform;
 pub mod smp;
 pub mod switcher;
 pub mod teardown;
+pub mod tlb;
 
 pub use cpumask::{Among, CpuId, CpuMask, CpuMaskView};
 pub use lazy_tlb::{Host, KeepsMmAlive, LazyMm, LazyTlb};

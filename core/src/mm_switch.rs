@@ -86,6 +86,12 @@ pub trait ArchHost<P: Platform> {
     /// Context: interrupts on.
     fn flush_cpus(&self, mm: &MmCore<P>, tables_freed: bool);
 
+    /// As [`flush_cpus`](Self::flush_cpus), but only on those CPUs of the mask for which `is_target` holds.
+    ///
+    /// `is_target` is asked once for each CPU of the mask, the calling one last; it only reads. Preemption is off from the
+    /// first question to the last call. Context: interrupts on.
+    fn flush_cpus_if(&self, mm: &MmCore<P>, tables_freed: bool, is_target: impl Fn(CpuId) -> bool);
+
     /// Ends this CPU's borrow, pointer and MMU, if it borrows (Lutomirski's `unlazy_mm_irqs_off`). For a flush that
     /// wants lazy CPUs gone altogether.
     ///

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
     /// The machine's rules: what a flush does to a CPU that is lazy.
-    #[arg(long, value_name = "RULES", default_value = "ipi-flush")]
+    #[arg(long, value_name = "RULES", default_value = "ipi-flush", value_parser = rules)]
     machine: Rules,
     /// Lists every line on which trace and replay do not agree.
     #[arg(long)]
@@ -37,6 +37,12 @@ pub(crate) struct Arguments {
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+fn rules(name: &str) -> Result<Rules, String> {
+    let known = lazytlb_replay::RULES;
+    let found = known.into_iter().find(|rules| rules.name() == name);
+    found.ok_or_else(|| format!("a trace can be replayed on: {}", known.map(Rules::name).join(", ")))
 }
 
 /// What `--json` prints.

@@ -17,6 +17,7 @@ mod script;
 pub mod seed;
 pub mod strategies;
 pub mod tables;
+pub mod tlb;
 mod watch;
 mod world;
 

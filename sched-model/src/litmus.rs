@@ -35,6 +35,9 @@
 //! | `mmput MM`, `mmdrop MM` | a user, or a reference, that the script holds is dropped | P7, P8 |
 //! | `flush MM`, `flush MM freed` | translations are flushed; page tables are about to be freed | P15 |
 //! | `munmap MM` | its page is unmapped: a leaf table is unhooked, flushed and freed | P15 |
+//! | `unmap MM` | its page is unmapped and its tables stay: an entry is cleared, flushed, and the frame freed | P15 |
+//! | `access` | touches its user page, through a cached translation if there is one | |
+//! | `revive MM` | as a kernel thread takes a user if there is one still, adopts the mm, touches its page twice, gives all back | P11, P12, P7 |
 //! | `offline`, `online` | the CPU goes, and comes back | P9, P10 |
 //! | `look` | looks into `active_mm`, with interrupts off | |
 //! | `goto N` | the script goes on with its statement N, counted from 1 | |
@@ -423,7 +426,10 @@ impl Reader {
             ("flush", [mm]) => Statement::Flush(self.mm(line, *mm)?, false),
             ("flush", [mm, Word { text: "freed", .. }]) => Statement::Flush(self.mm(line, *mm)?, true),
             ("munmap", [mm]) => Statement::Munmap(self.mm(line, *mm)?),
-            ("exec" | "use" | "munmap" | "mmput" | "mmdrop" | "flush", _) => return missing("one mm"),
+            ("unmap", [mm]) => Statement::Unmap(self.mm(line, *mm)?),
+            ("revive", [mm]) => Statement::Revive(self.mm(line, *mm)?),
+            ("access", []) => Statement::Access,
+            ("exec" | "use" | "munmap" | "unmap" | "revive" | "mmput" | "mmdrop" | "flush", _) => return missing("one mm"),
             ("look", []) => Statement::LookIntoActiveMm,
             ("offline", []) => Statement::Offline,
             ("online", []) => Statement::Online,
@@ -448,14 +454,14 @@ impl Reader {
                 if key.text == "preempt" { Statement::Preempt(number) } else { Statement::Migrate(number) }
             }
             ("preempt" | "migrate", _) => return missing("one task"),
-            ("exit" | "unuse" | "look" | "offline" | "online", [extra, ..]) => {
+            ("exit" | "unuse" | "access" | "look" | "offline" | "online", [extra, ..]) => {
                 return Err(line.error(extra.column, format!("`{}` takes nothing", key.text)));
             }
             _ => {
                 return Err(line.error(
                     key.column,
                     format!(
-                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, irq, softirq, nmi, preempt, migrate or goto",
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, unmap, access, revive, look, offline, online, irq, softirq, nmi, preempt, migrate or goto",
                         key.text
                     ),
                 ));

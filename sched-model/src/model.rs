@@ -10,8 +10,10 @@ use lazytlb_machine::{
     Config, Exploration, Found, Limits, Machine, MemoryModel, Recording, Schedule, ScheduleError, Search,
 };
 
+use lazytlb_shootdown::{X86_6_12, X86_6_14};
+
 use crate::mutants::{CountAfterGive, JudgeBeforeTaking, Mutant, StaleSlot};
-use crate::platform::{Lab, MmData, set_up, watched};
+use crate::platform::{Lab, MmData, SLOTS, set_up, watched};
 use crate::program::Program;
 use crate::strategies::{Accounted, Rules, Strategy, WithStrategy};
 use crate::watch::Watch;
@@ -82,6 +84,8 @@ impl Model {
             Rules::Ipi => Self::on_rules::<IpiFlush>(program, setting),
             Rules::IpiUnlazy => Self::on_rules::<IpiUnlazy>(program, setting),
             Rules::Broadcast => Self::on_rules::<BroadcastFlush>(program, setting),
+            Rules::X86Linux612 => Self::on_rules::<X86_6_12<SLOTS>>(program, setting),
+            Rules::X86Linux614 => Self::on_rules::<X86_6_14<SLOTS>>(program, setting),
         }
     }
 

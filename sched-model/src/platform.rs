@@ -10,13 +10,16 @@ use core::ptr::NonNull;
 use std::rc::Rc;
 
 use lazytlb_core::cpumask::{CpuId, CpuMask};
-use lazytlb_core::memory::{At, Label, LocalWord, Memory, Ordering::*};
+use lazytlb_core::memory::{At, Label, Memory, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
+use lazytlb_core::tlb::{Tag, TaggedTlb};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
+use lazytlb_shootdown::{X86_6_12, X86_6_14};
 
 use crate::tables::{Table, Tables};
+use crate::tlb::Mmus;
 use crate::watch::Watch;
 
 /// The model's kernel, on the flush rules `Rules`.
@@ -80,6 +83,13 @@ pub(crate) fn watch<R>(f: impl FnOnce(&Watch) -> R) -> Option<R> {
     let watch = WATCH.with_borrow(|watch| watch.as_deref().map(core::ptr::from_ref));
     // SAFETY: `watched` keeps it until the machine has stopped.
     watch.map(|watch| f(unsafe { &*watch }))
+}
+
+/// A CPU's MMU loads a root, in a run and in set-up.
+fn load_root(cpu: usize, root: Root, tag: usize, keep: bool, at: &'static Location<'static>) {
+    if watch(|watch| watch.load_root(cpu, root, tag, keep, at)).is_none() {
+        Mmus::of_setup().load_root(cpu, root, tag, keep);
+    }
 }
 
 /// Per-CPU storage in the arena.
@@ -199,23 +209,17 @@ macro_rules! platform {
             #[track_caller]
             unsafe fn load_root(self, root: Root) {
                 let cpu = self.smp_processor_id().get();
-                let setup = || SETUP.get().0;
-                let at = Location::caller();
-                if watch(|watch| watch.load_root(cpu, root, at)).is_none() {
-                    // SAFETY: as in `Placed::from_fn`.
-                    let machine = unsafe { setup().as_ref() }.expect("a machine runs, or is being set up");
-                    Watch::roots_of(machine)[cpu].set(root.0);
-                }
+                load_root(cpu, root, 0, false, Location::caller());
             }
 
             fn read_root(self) -> Root {
                 let cpu = self.smp_processor_id().get();
-                Root(watch(|watch| watch.read_root(cpu)).unwrap_or_default())
+                Root(watch(|watch| watch.mmus().read_root(cpu)).unwrap_or_default())
             }
 
             fn flush_tlb_local(self) {
                 let cpu = self.smp_processor_id().get();
-                watch(|watch| watch.flush_local(cpu));
+                watch(|watch| watch.mmus().flush(cpu, None));
             }
 
             fn kick(self, targets: &CpuMask<Self>) {
@@ -287,6 +291,39 @@ platform!(IpiFlush);
 platform!(IpiUnlazy);
 platform!(BroadcastFlush);
 
+platform!(X86_6_12<SLOTS>);
+platform!(X86_6_14<SLOTS>);
+
+/// How many address spaces x86's rules keep translations of on each CPU: so few that tests run out of them.
+pub(crate) const SLOTS: usize = 2;
+
+// SAFETY: what is cached lives in `Mmus`, which does as this claims.
+unsafe impl<R> TaggedTlb for Lab<R>
+where
+    Lab<R>: Platform,
+{
+    fn nr_tags(self) -> usize {
+        // One more than there are CPUs: as few as rules with a common pool of tags can do with.
+        (self.nr_cpu_ids() + 1).max(SLOTS)
+    }
+
+    #[track_caller]
+    unsafe fn load_root_tagged(self, root: Root, tag: Tag, keep: bool) {
+        load_root(self.smp_processor_id().get(), root, tag.0, keep, Location::caller());
+    }
+
+    fn flush_tag_local(self, tag: Tag) {
+        let cpu = self.smp_processor_id().get();
+        watch(|watch| watch.mmus().flush(cpu, Some(tag.0)));
+    }
+}
+
+// SAFETY: not true, and meant so; see IpiFlush below.
+unsafe impl MaskCoversLazy for Lab<X86_6_12<SLOTS>> {}
+
+// SAFETY: not true, and meant so; see IpiFlush below.
+unsafe impl MaskCoversLazy for Lab<X86_6_14<SLOTS>> {}
+
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
 unsafe impl MaskCoversLazy for Lab<BroadcastFlush> {}
 
@@ -305,7 +342,7 @@ impl BroadcastTlb for Lab<BroadcastFlush> {
         Sim.fence(SeqCst);
         let dropped = Machine::try_with(|machine| machine.drops(INVALIDATE)).unwrap_or(false);
         if !dropped {
-            watch(|watch| watch.flush_all());
+            watch(|watch| (0..watch.mmus().cpus()).for_each(|cpu| watch.mmus().flush(cpu, None)));
         }
     }
 }

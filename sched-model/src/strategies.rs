@@ -108,11 +108,16 @@ pub enum Rules {
     IpiUnlazy,
     /// [`BroadcastFlush`](lazytlb_core::mm_switch::BroadcastFlush): a flush interrupts nobody.
     Broadcast,
+    /// [`X86_6_12`](lazytlb_shootdown::X86_6_12): generations, an exact mask, lazy CPUs skipped.
+    X86Linux612,
+    /// [`X86_6_14`](lazytlb_shootdown::X86_6_14): generations, a lazily kept mask, CPUs on other mms skipped.
+    X86Linux614,
 }
 
 impl Rules {
     /// All of them.
-    pub const ALL: [Rules; 3] = [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast];
+    pub const ALL: [Rules; 5] =
+        [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast, Rules::X86Linux612, Rules::X86Linux614];
 
     /// Its name in files and on the command line.
     pub const fn name(self) -> &'static str {
@@ -120,6 +125,8 @@ impl Rules {
             Rules::Ipi => "ipi-flush",
             Rules::IpiUnlazy => "ipi-unlazy",
             Rules::Broadcast => "broadcast-flush",
+            Rules::X86Linux612 => "x86-6.12",
+            Rules::X86Linux614 => "x86-6.14",
         }
     }
 

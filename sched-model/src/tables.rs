@@ -85,6 +85,28 @@ impl Tables {
         true
     }
 
+    /// Unmaps the page: clears its entry in the leaf. Says whether there was one.
+    #[track_caller]
+    pub(crate) fn clear_page(&self) -> bool {
+        let (Some(leaf), false) = (NonNull::new(self.leaf.get()), self.frame.get().is_null()) else { return false };
+        // SAFETY: in the arena; whether it is allocated is what the machine checks.
+        unsafe { leaf.as_ref() }.clear();
+        true
+    }
+
+    /// Where the books have the page; null if it is not mapped.
+    pub(crate) fn page(&self) -> &SimLocal<*mut Table> {
+        &self.frame
+    }
+
+    /// Frees the frame, whose entry was cleared.
+    pub(crate) fn free_page(&self, watch: &Watch, at: &'static Location<'static>) {
+        if let Some(frame) = NonNull::new(self.frame.get()) {
+            self.frame.set(null_mut());
+            watch.free_table(frame, at);
+        }
+    }
+
     /// Frees the leaf and the frame, which were unhooked.
     pub(crate) fn free_leaf(&self, watch: &Watch, at: &'static Location<'static>) {
         for word in [&self.frame, &self.leaf] {

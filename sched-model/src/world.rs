@@ -16,6 +16,7 @@ use crate::program::{Program, Statement};
 use crate::sched::{Runqueue, Scheduled};
 use crate::strategies::Accounted;
 use crate::tables::{Table, TableCaches, Tables};
+use crate::tlb::Mmus;
 use crate::watch::Watch;
 
 /// Forgets for how long a structure is placed.
@@ -43,6 +44,8 @@ where
     pub(crate) scheduled: &'static [Scheduled],
     /// The statements that arrive later than they are reached, for each CPU.
     pub(crate) arriving: Vec<Vec<Statement>>,
+    /// What each CPU has loaded and cached.
+    pub(crate) mmus: Rc<Mmus>,
     /// References that scripts hold now, and that adopting kernel threads own, for each address space.
     pub(crate) held: &'static [SimLocal<usize>],
 }
@@ -54,7 +57,7 @@ where
 {
     pub(crate) fn set_up(machine: &Machine, program: &Program, strategy: S) -> Rc<Watch> {
         let init_root = TableCaches::init_root(machine);
-        Watch::place_roots(machine, init_root);
+        let mmus = Mmus::place(machine, program, init_root);
         let cpus = program.cpus();
         let init_mm: NonNull<Mm<Lab<R>, S>> =
             NonNull::from(machine.place("init_mm", ObjectKind::Mm, core::mem::MaybeUninit::<Mm<Lab<R>, S>>::uninit()))
@@ -86,6 +89,7 @@ where
             switcher,
             mms,
             tables,
+            mmus,
             arriving: (0..cpus).map(|cpu| program.arriving(cpu)).collect(),
             // SAFETY: these five are in the arena, which the model keeps as long as anything that refers to it.
             named: unsafe { &*named },
@@ -180,7 +184,8 @@ where
             machine.boot(machine.task(task), true);
         }
         for &cpu in &program.walkers {
-            let walker = machine.add_task(&format!("walker/{cpu}"), move || Watch::walk_for_ever(cpu));
+            let mmus = Rc::clone(&world.mmus);
+            let walker = machine.add_task(&format!("walker/{cpu}"), move || mmus.walk_for_ever(cpu));
             machine.add_agent(walker);
         }
         let handles = Rc::clone(world);
@@ -203,6 +208,6 @@ where
         let active_mm = move |cpu| address(switcher.cpu(CpuId::new(cpu)).active_mm());
         let (named, described) = (Rc::clone(world), Rc::clone(world));
         let describe = move |machine: &Machine| described.facts(machine);
-        Rc::new(Watch::new(machine, active_mm, move |mm| named.name_of(mm), describe, program))
+        Rc::new(Watch::new(Rc::clone(&world.mmus), active_mm, move |mm| named.name_of(mm), describe, program))
     }
 }

@@ -12,9 +12,11 @@
 
 pub mod lazyfix;
 pub mod users_only;
+pub mod x86;
 
 pub use lazyfix::LazyFix;
 pub use users_only::UsersOnly;
+pub use x86::{X86_6_12, X86_6_14};
 
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Host, KeepsMmAlive, LazyTlb};
