@@ -5,6 +5,7 @@
 //! page tables have changed meanwhile. The rules that have one are in `lazytlb-shootdown`. A kernel whose hardware has no
 //! tags, or that does not use them, implements nothing of this file.
 
+use crate::mm::MmCore;
 use crate::platform::{Platform, Root};
 
 /// The tag that cached translations carry: what was loaded beside the root when they were made.
@@ -53,4 +54,13 @@ pub unsafe trait BroadcastTags: TaggedTlb {
     ///
     /// Ordering: after all earlier stores to the page tables. Interrupts nobody. Context: any.
     fn flush_tag_broadcast(self, tag: Tag);
+}
+
+/// Claim: the kernel gives each mm a tag of its own for its life (power's PID).
+///
+/// # Safety
+/// Until [`Platform::free_mm`] of an mm no other mm has its tag, and none is [`Tag::KERNEL`] but that of `init_mm`.
+pub unsafe trait OwnTag: TaggedTlb {
+    /// The tag of an mm. Context: any.
+    fn tag_of(self, mm: &MmCore<Self>) -> Tag;
 }

@@ -12,6 +12,7 @@ pub mod mutants;
 pub mod platform;
 pub mod program;
 mod report;
+pub mod rule_mutants;
 mod sched;
 mod script;
 pub mod seed;

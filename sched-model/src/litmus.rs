@@ -511,7 +511,20 @@ impl Reader {
         }
         self.litmus.program = self.litmus.program.hold_what_is_put();
         self.check_users().map_err(|message| at_end(&message))?;
+        self.check_mutant().map_err(|message| at_end(&message))?;
         Ok(self.litmus)
+    }
+
+    /// A rule with a step wrong is run under one strategy, in place of that rule.
+    fn check_mutant(&self) -> Result<(), String> {
+        let Some((mutant, rules)) = self.litmus.mutant.and_then(|mutant| Some((mutant, mutant.rules()?))) else {
+            return Ok(());
+        };
+        let elsewhere = self.litmus.expected.iter().any(|one| one.strategy != Strategy::Refcount);
+        if self.litmus.machines != [rules] || elsewhere {
+            return Err(format!("mutant `{mutant}` is of {rules}: expected `machine {rules}`, and only `refcount`"));
+        }
+        Ok(())
     }
 
     /// Every address space must come from somewhere: a task has it, a script holds it, or an exec makes it, once.

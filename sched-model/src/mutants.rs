@@ -10,7 +10,7 @@ use lazytlb_core::mm::{CountRef, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
 use lazytlb_hazard::convert::{ConvertSteps, HazardSlot};
 
-use crate::strategies::{UnknownName, by_name};
+use crate::strategies::{Rules, UnknownName, by_name};
 
 /// What is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -23,11 +23,37 @@ pub enum Mutant {
     StaleSlot,
     /// [`JudgeBeforeTaking`].
     JudgeBeforeTaking,
+    /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
+    SkipsLazies,
+    /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
+    LeavesAndEnters,
+    /// [`OthersAreLazy`](crate::rule_mutants::OthersAreLazy).
+    OthersAreLazy,
+    /// [`ResetsMask`](crate::rule_mutants::ResetsMask).
+    ResetsMask,
+    /// [`TrustsUsers`](crate::rule_mutants::TrustsUsers).
+    TrustsUsers,
+    /// [`Unpinned`](crate::rule_mutants::Unpinned).
+    Unpinned,
+    /// [`KeepsItsTlb`](crate::rule_mutants::KeepsItsTlb).
+    KeepsItsTlb,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 4] = [Mutant::Caller, Mutant::CountAfterGive, Mutant::StaleSlot, Mutant::JudgeBeforeTaking];
+    pub const ALL: [Mutant; 11] = [
+        Mutant::Caller,
+        Mutant::CountAfterGive,
+        Mutant::StaleSlot,
+        Mutant::JudgeBeforeTaking,
+        Mutant::SkipsLazies,
+        Mutant::LeavesAndEnters,
+        Mutant::OthersAreLazy,
+        Mutant::ResetsMask,
+        Mutant::TrustsUsers,
+        Mutant::Unpinned,
+        Mutant::KeepsItsTlb,
+    ];
 
     /// Its name in files.
     pub const fn name(self) -> &'static str {
@@ -36,6 +62,27 @@ impl Mutant {
             Mutant::CountAfterGive => "count-after-give",
             Mutant::StaleSlot => "stale-slot",
             Mutant::JudgeBeforeTaking => "judge-before-taking",
+            Mutant::SkipsLazies => "skips-lazies",
+            Mutant::LeavesAndEnters => "leaves-and-enters",
+            Mutant::OthersAreLazy => "others-are-lazy",
+            Mutant::ResetsMask => "resets-mask",
+            Mutant::TrustsUsers => "trusts-users",
+            Mutant::Unpinned => "unpinned",
+            Mutant::KeepsItsTlb => "keeps-its-tlb",
+        }
+    }
+
+    /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under refcount only.
+    pub const fn rules(self) -> Option<Rules> {
+        match self {
+            Mutant::Caller | Mutant::CountAfterGive | Mutant::StaleSlot | Mutant::JudgeBeforeTaking => None,
+            Mutant::SkipsLazies => Some(Rules::X86Linux612),
+            Mutant::LeavesAndEnters => Some(Rules::Plain),
+            Mutant::OthersAreLazy
+            | Mutant::ResetsMask
+            | Mutant::TrustsUsers
+            | Mutant::Unpinned
+            | Mutant::KeepsItsTlb => Some(Rules::PowerRadix),
         }
     }
 }

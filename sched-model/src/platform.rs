@@ -14,10 +14,16 @@ use lazytlb_core::memory::{At, Label, Memory, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
-use lazytlb_core::tlb::{Tag, TaggedTlb};
+use lazytlb_core::tlb::{BroadcastTags, OwnTag, Tag, TaggedTlb};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
-use lazytlb_shootdown::{X86_6_12, X86_6_14};
+use lazytlb_shootdown::plain::PlainRule;
+use lazytlb_shootdown::power_radix::Radix;
+use lazytlb_shootdown::x86::X86;
+use lazytlb_shootdown::{Plain, PowerRadix, X86_6_12, X86_6_14};
 
+use crate::rule_mutants::{
+    KeepsItsTlb, LeavesAndEnters, OthersAreLazy, ResetsMask, SkipsLazies, TrustsUsers, Unpinned,
+};
 use crate::tables::{Table, Tables};
 use crate::tlb::Mmus;
 use crate::watch::Watch;
@@ -293,6 +299,17 @@ platform!(BroadcastFlush);
 
 platform!(X86_6_12<SLOTS>);
 platform!(X86_6_14<SLOTS>);
+platform!(Plain);
+platform!(PowerRadix);
+
+// With a step wrong: planted bugs.
+platform!(X86<SkipsLazies, SLOTS>);
+platform!(PlainRule<LeavesAndEnters>);
+platform!(Radix<OthersAreLazy>);
+platform!(Radix<ResetsMask>);
+platform!(Radix<TrustsUsers>);
+platform!(Radix<Unpinned>);
+platform!(Radix<KeepsItsTlb>);
 
 /// How many address spaces x86's rules keep translations of on each CPU: so few that tests run out of them.
 pub(crate) const SLOTS: usize = 2;
@@ -318,6 +335,45 @@ where
     }
 }
 
+// SAFETY: the model's kernel gives each place for an mm a number, and there is one mm at a place.
+unsafe impl<R> OwnTag for Lab<R>
+where
+    Lab<R>: Platform<MmData = MmData>,
+{
+    fn tag_of(self, mm: &MmCore<Self>) -> Tag {
+        Tag(mm.data().tag())
+    }
+}
+
+// SAFETY: it is one step on each CPU after the other, and the caller's stores are in memory before the first.
+unsafe impl<R> BroadcastTags for Lab<R>
+where
+    Lab<R>: Platform,
+{
+    fn flush_tag_broadcast(self, tag: Tag) {
+        invalidate(Some(tag.0));
+    }
+}
+
+/// The hardware of all CPUs drops what it caches, or what it caches under a tag.
+fn invalidate(tag: Option<usize>) {
+    // The hardware waits for earlier page-table writes.
+    Sim.fence(SeqCst);
+    let dropped = Machine::try_with(|machine| machine.drops(INVALIDATE)).unwrap_or(false);
+    if !dropped {
+        watch(|watch| (0..watch.mmus().cpus()).for_each(|cpu| watch.mmus().flush(cpu, tag)));
+    }
+}
+
+// SAFETY: its MMU moves when the scheduler says, and a CPU leaves a mask only when it is on another mm.
+unsafe impl MaskCoversLazy for Lab<Plain> {}
+
+// SAFETY: a CPU leaves a mask only when it is on another mm or has ended its borrow, pointer and MMU, and the flush of the
+// last mmput asks all of the mask to do so.
+unsafe impl MaskCoversLazy for Lab<PowerRadix> {
+    const FLUSH_ENDS_BORROWS: bool = true;
+}
+
 // SAFETY: not true, and meant so; see IpiFlush below.
 unsafe impl MaskCoversLazy for Lab<X86_6_12<SLOTS>> {}
 
@@ -338,11 +394,6 @@ unsafe impl MaskCoversLazy for Lab<IpiFlush> {}
 
 impl BroadcastTlb for Lab<BroadcastFlush> {
     fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {
-        // The hardware waits for earlier page-table writes.
-        Sim.fence(SeqCst);
-        let dropped = Machine::try_with(|machine| machine.drops(INVALIDATE)).unwrap_or(false);
-        if !dropped {
-            watch(|watch| (0..watch.mmus().cpus()).for_each(|cpu| watch.mmus().flush(cpu, None)));
-        }
+        invalidate(None);
     }
 }

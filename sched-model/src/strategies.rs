@@ -112,12 +112,23 @@ pub enum Rules {
     X86Linux612,
     /// [`X86_6_14`](lazytlb_shootdown::X86_6_14): generations, a lazily kept mask, CPUs on other mms skipped.
     X86Linux614,
+    /// [`Plain`](lazytlb_shootdown::Plain): no tags, a flush interrupts everybody in the mask.
+    Plain,
+    /// [`PowerRadix`](lazytlb_shootdown::PowerRadix): tags for life, broadcasts, masks that are trimmed.
+    PowerRadix,
 }
 
 impl Rules {
     /// All of them.
-    pub const ALL: [Rules; 5] =
-        [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast, Rules::X86Linux612, Rules::X86Linux614];
+    pub const ALL: [Rules; 7] = [
+        Rules::Ipi,
+        Rules::IpiUnlazy,
+        Rules::Broadcast,
+        Rules::Plain,
+        Rules::X86Linux612,
+        Rules::X86Linux614,
+        Rules::PowerRadix,
+    ];
 
     /// Its name in files and on the command line.
     pub const fn name(self) -> &'static str {
@@ -127,12 +138,14 @@ impl Rules {
             Rules::Broadcast => "broadcast-flush",
             Rules::X86Linux612 => "x86-6.12",
             Rules::X86Linux614 => "x86-6.14",
+            Rules::Plain => "plain",
+            Rules::PowerRadix => "power-radix",
         }
     }
 
     /// Whether `mm_cpumask` holds every CPU whose `active_mm` is the mm.
     pub const fn mask_covers_lazy(self) -> bool {
-        matches!(self, Rules::IpiUnlazy | Rules::Broadcast)
+        !matches!(self, Rules::Ipi | Rules::X86Linux612 | Rules::X86Linux614)
     }
 }
 

@@ -53,12 +53,14 @@ pub struct Tables {
     middle: SimLocal<*mut Table>,
     leaf: SimLocal<*mut Table>,
     frame: SimLocal<*mut Table>,
+    /// The tag that the kernel gives an mm at this place for its life.
+    tag: usize,
 }
 
 impl Tables {
-    pub(crate) fn none() -> Self {
+    pub(crate) fn none(tag: usize) -> Self {
         let null = || LocalWord::new(null_mut());
-        Tables { middle: null(), leaf: null(), frame: null() }
+        Tables { middle: null(), leaf: null(), frame: null(), tag }
     }
 
     /// Hooks fresh tables up so that they map one page. Not a step: nobody else can see them yet.
@@ -92,6 +94,11 @@ impl Tables {
         // SAFETY: in the arena; whether it is allocated is what the machine checks.
         unsafe { leaf.as_ref() }.clear();
         true
+    }
+
+    /// The mm's own tag.
+    pub(crate) fn tag(&self) -> usize {
+        self.tag
     }
 
     /// Where the books have the page; null if it is not mapped.

@@ -30,8 +30,8 @@ use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal};
 use crate::program::Program;
 use crate::tables::Table;
 
-/// How many tags the hardware tells apart.
-pub const TAGS: usize = 8;
+/// How many tags the hardware tells apart: more than a program has address spaces, or CPUs.
+pub const TAGS: usize = 18;
 
 /// How many levels of tables there are.
 const LEVELS: usize = 3;

@@ -65,16 +65,16 @@ where
         // SAFETY: init_mm is in the arena, and written right below.
         let switcher = unsafe { Switcher::new(Lab::NEW, strategy, init_mm) };
         let switcher = placed(machine.place("switcher", ObjectKind::Other, switcher));
-        let new_mm = |root| {
+        let new_mm = |root, tag| {
             // SAFETY: the switcher is in the arena too; roots are tables there.
-            unsafe { Mm::new(NonNull::from(switcher), Lab::NEW, root, Tables::none()) }
+            unsafe { Mm::new(NonNull::from(switcher), Lab::NEW, root, Tables::none(tag)) }
         };
         // SAFETY: placed above, and nobody has used it yet.
-        unsafe { init_mm.write(new_mm(init_root)) };
+        unsafe { init_mm.write(new_mm(init_root, 0)) };
 
         // Execs make new mms: a name can be made once more while its former mm is still borrowed.
         let slots = program.mms.len() + 1;
-        let mms = machine.create_cache("mm_struct", ObjectKind::Mm, slots, |_| new_mm(init_root));
+        let mms = machine.create_cache("mm_struct", ObjectKind::Mm, slots, |slot| new_mm(init_root, slot + 1));
         let tables = TableCaches::new(machine, slots);
         let named: *const [_] =
             machine.place_slice("mms", ObjectKind::Other, program.mms.len(), |_| LocalWord::new(core::ptr::null_mut()));

@@ -11,10 +11,14 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod lazyfix;
+pub mod plain;
+pub mod power_radix;
 pub mod users_only;
 pub mod x86;
 
 pub use lazyfix::LazyFix;
+pub use plain::Plain;
+pub use power_radix::PowerRadix;
 pub use users_only::UsersOnly;
 pub use x86::{X86_6_12, X86_6_14};
 
