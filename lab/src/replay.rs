@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 }
 
 fn rules(name: &str) -> Result<Rules, String> {
-    let known = lazytlb_replay::RULES;
+    let known = Rules::SIMPLE;
     let found = known.into_iter().find(|rules| rules.name() == name);
     found.ok_or_else(|| format!("a trace can be replayed on: {}", known.map(Rules::name).join(", ")))
 }

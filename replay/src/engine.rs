@@ -71,10 +71,7 @@ pub(crate) trait Run {
     fn counts(&self, now: u64) -> Counts;
 }
 
-/// The rules that a trace can be replayed on: those without tags, because no trace says what was cached.
-pub const RULES: [Rules; 3] = [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast];
-
-/// The engine of a strategy on a machine's rules, one of [`RULES`].
+/// The engine of a strategy on a machine's rules, one of [`Rules::SIMPLE`]: no trace says what was cached.
 pub(crate) fn engine(strategy: Strategy, rules: Rules) -> Box<dyn Run> {
     match rules {
         Rules::Ipi => on_rules::<IpiFlush>(strategy),

@@ -19,7 +19,6 @@ pub mod text;
 mod truth;
 
 pub use driver::{Options, Replayer, Report, StrategyReport};
-pub use engine::RULES;
 pub use platform::Counts;
 pub use tasks::{TasksError, TasksFile};
 pub use truth::{Disagreement, Truth};

@@ -429,7 +429,9 @@ impl Reader {
             ("unmap", [mm]) => Statement::Unmap(self.mm(line, *mm)?),
             ("revive", [mm]) => Statement::Revive(self.mm(line, *mm)?),
             ("access", []) => Statement::Access,
-            ("exec" | "use" | "munmap" | "unmap" | "revive" | "mmput" | "mmdrop" | "flush", _) => return missing("one mm"),
+            ("exec" | "use" | "munmap" | "unmap" | "revive" | "mmput" | "mmdrop" | "flush", _) => {
+                return missing("one mm");
+            }
             ("look", []) => Statement::LookIntoActiveMm,
             ("offline", []) => Statement::Offline,
             ("online", []) => Statement::Online,

@@ -37,11 +37,15 @@ pub enum Mutant {
     Unpinned,
     /// [`KeepsItsTlb`](crate::rule_mutants::KeepsItsTlb).
     KeepsItsTlb,
+    /// [`ForgetsLazies`](crate::rule_mutants::ForgetsLazies).
+    ForgetsLazies,
+    /// [`FlushesItsOwn`](crate::rule_mutants::FlushesItsOwn).
+    FlushesItsOwn,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 11] = [
+    pub const ALL: [Mutant; 13] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -53,6 +57,8 @@ impl Mutant {
         Mutant::TrustsUsers,
         Mutant::Unpinned,
         Mutant::KeepsItsTlb,
+        Mutant::ForgetsLazies,
+        Mutant::FlushesItsOwn,
     ];
 
     /// Its name in files.
@@ -69,6 +75,8 @@ impl Mutant {
             Mutant::TrustsUsers => "trusts-users",
             Mutant::Unpinned => "unpinned",
             Mutant::KeepsItsTlb => "keeps-its-tlb",
+            Mutant::ForgetsLazies => "forgets-lazies",
+            Mutant::FlushesItsOwn => "flushes-its-own",
         }
     }
 
@@ -83,6 +91,7 @@ impl Mutant {
             | Mutant::TrustsUsers
             | Mutant::Unpinned
             | Mutant::KeepsItsTlb => Some(Rules::PowerRadix),
+            Mutant::ForgetsLazies | Mutant::FlushesItsOwn => Some(Rules::Arm64),
         }
     }
 }

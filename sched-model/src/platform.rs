@@ -16,13 +16,15 @@ use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning};
 use lazytlb_core::tlb::{BroadcastTags, OwnTag, Tag, TaggedTlb};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
+use lazytlb_shootdown::arm64::AsidRule;
 use lazytlb_shootdown::plain::PlainRule;
 use lazytlb_shootdown::power_radix::Radix;
 use lazytlb_shootdown::x86::X86;
-use lazytlb_shootdown::{Plain, PowerRadix, X86_6_12, X86_6_14};
+use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14};
 
 use crate::rule_mutants::{
-    KeepsItsTlb, LeavesAndEnters, OthersAreLazy, ResetsMask, SkipsLazies, TrustsUsers, Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OthersAreLazy, ResetsMask, SkipsLazies, TrustsUsers,
+    Unpinned,
 };
 use crate::tables::{Table, Tables};
 use crate::tlb::Mmus;
@@ -298,9 +300,10 @@ platform!(IpiUnlazy);
 platform!(BroadcastFlush);
 
 platform!(X86_6_12<SLOTS>);
-platform!(X86_6_14<SLOTS>);
+platform!(X86_6_14<SLOTS, TRIM>);
 platform!(Plain);
 platform!(PowerRadix);
+platform!(Arm64);
 
 // With a step wrong: planted bugs.
 platform!(X86<SkipsLazies, SLOTS>);
@@ -310,9 +313,13 @@ platform!(Radix<ResetsMask>);
 platform!(Radix<TrustsUsers>);
 platform!(Radix<Unpinned>);
 platform!(Radix<KeepsItsTlb>);
+platform!(AsidRule<ForgetsLazies>);
+platform!(AsidRule<FlushesItsOwn>);
 
 /// How many address spaces x86's rules keep translations of on each CPU: so few that tests run out of them.
 pub(crate) const SLOTS: usize = 2;
+/// One flush in so many trims the mask: so few that tests come to one.
+pub(crate) const TRIM: usize = 2;
 
 // SAFETY: what is cached lives in `Mmus`, which does as this claims.
 unsafe impl<R> TaggedTlb for Lab<R>
@@ -365,6 +372,9 @@ fn invalidate(tag: Option<usize>) {
     }
 }
 
+// SAFETY: it never takes a CPU out of a mask.
+unsafe impl MaskCoversLazy for Lab<Arm64> {}
+
 // SAFETY: its MMU moves when the scheduler says, and a CPU leaves a mask only when it is on another mm.
 unsafe impl MaskCoversLazy for Lab<Plain> {}
 
@@ -378,7 +388,7 @@ unsafe impl MaskCoversLazy for Lab<PowerRadix> {
 unsafe impl MaskCoversLazy for Lab<X86_6_12<SLOTS>> {}
 
 // SAFETY: not true, and meant so; see IpiFlush below.
-unsafe impl MaskCoversLazy for Lab<X86_6_14<SLOTS>> {}
+unsafe impl MaskCoversLazy for Lab<X86_6_14<SLOTS, TRIM>> {}
 
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
 unsafe impl MaskCoversLazy for Lab<BroadcastFlush> {}

@@ -4,10 +4,11 @@
 //! [`Refcount`]: lazytlb_refcount::Refcount
 
 use lazytlb_core::CpuId;
-use lazytlb_core::memory::Ordering::Relaxed;
+use lazytlb_core::memory::{Labelled, Ordering::Relaxed};
 use lazytlb_core::mm::MmCore;
-use lazytlb_core::mm_switch::{ArchHost, MASK_CLEAR, MASK_SET};
+use lazytlb_core::mm_switch::{ArchHost, MASK_CLEAR, MASK_SET, MmSwitch};
 use lazytlb_core::platform::{Platform, PreemptGuard};
+use lazytlb_shootdown::arm64::{AsidContext, AsidState, AsidSteps};
 use lazytlb_shootdown::plain::PlainSteps;
 use lazytlb_shootdown::power_radix::RadixSteps;
 use lazytlb_shootdown::x86::X86Steps;
@@ -33,7 +34,7 @@ impl PlainSteps for LeavesAndEnters {
     fn stay<P: Platform>(mm: &MmCore<P>, cpu: CpuId) {
         // SAFETY: this is the architecture.
         let mask = unsafe { mm.cpumask_of_arch() };
-        if mask.clear_cpu(cpu, lazytlb_core::memory::Labelled::at(Relaxed, MASK_CLEAR)) {
+        if mask.clear_cpu(cpu, Relaxed.at(MASK_CLEAR)) {
             mask.set_cpu(cpu, MASK_SET);
         }
     }
@@ -88,6 +89,30 @@ pub struct KeepsItsTlb;
 
 impl RadixSteps for KeepsItsTlb {
     fn go_down<P: Platform>(_platform: P) {}
+}
+
+/// At a rollover nothing is reserved: a CPU that comes back from lazy mode goes on with an ASID that its mm has no more (B21).
+#[derive(Clone, Copy, Debug)]
+pub struct ForgetsLazies;
+
+impl AsidSteps for ForgetsLazies {
+    fn reserve<P: Platform>(_cpu: &AsidState<P>) {}
+}
+
+/// As [`ForgetsLazies`], and who flushes an mm that it borrows uses the ASID that it borrowed it with (B22).
+#[derive(Clone, Copy, Debug)]
+pub struct FlushesItsOwn;
+
+impl AsidSteps for FlushesItsOwn {
+    fn reserve<P: Platform>(_cpu: &AsidState<P>) {}
+
+    fn context_to_flush<P>(host: &impl ArchHost<P>, _mm: &AsidContext<P>) -> usize
+    where
+        P: Platform,
+        P::Arch: MmSwitch<P, CpuState = AsidState<P>>,
+    {
+        host.arch_state(host.platform().smp_processor_id()).active()
+    }
 }
 
 /// Takes all CPUs but the calling one out of the mask.

@@ -99,7 +99,7 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// The rules of a machine's MMU; see [`lazytlb_core::mm_switch`].
+/// The rules of a machine's MMU; see [`lazytlb_core::mm_switch`] and [`lazytlb_shootdown`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Rules {
     /// [`IpiFlush`](lazytlb_core::mm_switch::IpiFlush): a flush interrupts, and moves lazy MMUs away.
@@ -116,11 +116,20 @@ pub enum Rules {
     Plain,
     /// [`PowerRadix`](lazytlb_shootdown::PowerRadix): tags for life, broadcasts, masks that are trimmed.
     PowerRadix,
+    /// [`Arm64`](lazytlb_shootdown::Arm64): broadcasts by ASID, ASIDs in generations.
+    Arm64,
 }
 
 impl Rules {
+    /// Those of `core`: an architecture's rule cut down to one idea. Traces are replayed on them.
+    pub const SIMPLE: [Rules; 3] = [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast];
+
+    /// Those of `shootdown`: what architectures do about cached translations.
+    pub const OF_ARCHITECTURES: [Rules; 5] =
+        [Rules::Plain, Rules::X86Linux612, Rules::X86Linux614, Rules::PowerRadix, Rules::Arm64];
+
     /// All of them.
-    pub const ALL: [Rules; 7] = [
+    pub const ALL: [Rules; 8] = [
         Rules::Ipi,
         Rules::IpiUnlazy,
         Rules::Broadcast,
@@ -128,6 +137,7 @@ impl Rules {
         Rules::X86Linux612,
         Rules::X86Linux614,
         Rules::PowerRadix,
+        Rules::Arm64,
     ];
 
     /// Its name in files and on the command line.
@@ -140,6 +150,7 @@ impl Rules {
             Rules::X86Linux614 => "x86-6.14",
             Rules::Plain => "plain",
             Rules::PowerRadix => "power-radix",
+            Rules::Arm64 => "arm64",
         }
     }
 

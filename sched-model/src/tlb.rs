@@ -184,7 +184,7 @@ impl Mmus {
                 return;
             }
             let name = machine.name_of_ptr(frame);
-            machine.report_rule("stale-translation", "User access through a translation to", frame, at);
+            machine.report_rule("stale-translation", "User access through a translation to frame", frame, at);
             let what = if machine.is_live(frame) { "which is not its page" } else { "which is freed" };
             machine.fail(Kind::StaleTranslation, format!("a task of {of} on cpu{cpu} accesses {name}, {what}"));
         });

@@ -9,7 +9,7 @@
 //! | a CPU's bit in `mm_cpumask` is set | by each switch to the mm | by a switch to the mm, if it is clear |
 //! | and cleared | when its MMU leaves the mm | by a flush that finds the mm not loaded |
 //! | a flush interrupts, of the mask | who is not lazy | who is not lazy and has the mm loaded, or is switching |
-//! | and one in [`TRIM_EVERY`] | | everybody: who has left the mm clears its bit |
+//! | and one flush in `TRIM` | | who has left the mm as well, to clear its bit |
 //! | a flush of freed tables interrupts | everybody | everybody |
 //! | a lazy CPU that is interrupted | leaves for `init_mm`, MMU only | the same |
 //! | the mask holds | who has the mm loaded | more than that |
@@ -60,13 +60,13 @@ pub const TLB_GEN: Label = Label::new("x86.tlb_gen");
 /// `loaded_mm` names the mm after its root is loaded (release), so that who reads it finds the MMU there or beyond.
 pub const LOADED: Label = Label::new("x86.loaded_mm");
 
-/// One flush in so many also interrupts the CPUs that are in the mask and have left the mm, so that they clear their bits.
-pub const TRIM_EVERY: usize = 64;
-
 /// x86's rule as of Linux 6.12: an exact mask.
 pub type X86_6_12<const SLOTS: usize = 6> = X86<ExactMask, SLOTS>;
 /// x86's rule as of Linux 6.14, with the repairs of 2025: a mask that is kept lazily, and a marker for the switch.
-pub type X86_6_14<const SLOTS: usize = 6> = X86<LazyMask, SLOTS>;
+///
+/// One flush in `TRIM` also interrupts the CPUs that are in the mask and have left the mm. With 1 every flush does: the storm
+/// of useless interrupts that a benchmark met between Linux commit 209954cbc7d0 and the trimming once a second.
+pub type X86_6_14<const SLOTS: usize = 6, const TRIM: usize = 64> = X86<LazyMask<TRIM>, SLOTS>;
 
 /// [`X86_6_12`] and [`X86_6_14`]; `SLOTS` is how many address spaces a CPU keeps translations of. The hardware has at
 /// least as many tags.
@@ -97,11 +97,11 @@ impl X86Steps for ExactMask {
 
 /// The mask holds all that had it loaded, until a flush finds out.
 #[derive(Clone, Copy, Debug)]
-pub struct LazyMask;
+pub struct LazyMask<const TRIM: usize>;
 
-impl X86Steps for LazyMask {
+impl<const TRIM: usize> X86Steps for LazyMask<TRIM> {
     const KEEPS_BIT: bool = true;
-    const TRIM_EVERY: usize = TRIM_EVERY;
+    const TRIM_EVERY: usize = TRIM;
 }
 
 /// [`X86`]'s state in an mm.
