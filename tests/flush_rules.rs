@@ -77,7 +77,10 @@ where
 
     flush(true);
     assert_eq!((ipis(), machine.root(1)), (1, INIT_ROOT), "nobody walks what is freed");
-    assert!(on_cpu(1, || machine.irqs_off(|irqs_off| machine.switcher.is_active_mm(irqs_off, &a))), "the pointer stays");
+    assert!(
+        on_cpu(1, || machine.irqs_off(|irqs_off| machine.switcher.is_active_mm(irqs_off, &a))),
+        "the pointer stays"
+    );
     on_cpu(1, || machine.switch(machine.idle[1], thread));
     assert_eq!(machine.root(1), 0xa000);
     assert_eq!(machine.warnings(), []);

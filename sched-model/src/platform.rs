@@ -226,8 +226,7 @@ macro_rules! platform {
             }
 
             fn flush_tlb_local(self) {
-                let cpu = self.smp_processor_id().get();
-                watch(|watch| watch.mmus().flush(cpu, None));
+                watch(|watch| watch.mmus().flush_local(None));
             }
 
             fn kick(self, targets: &CpuMask<Self>) {
@@ -337,8 +336,7 @@ where
     }
 
     fn flush_tag_local(self, tag: Tag) {
-        let cpu = self.smp_processor_id().get();
-        watch(|watch| watch.mmus().flush(cpu, Some(tag.0)));
+        watch(|watch| watch.mmus().flush_local(Some(tag.0)));
     }
 }
 
@@ -368,7 +366,7 @@ fn invalidate(tag: Option<usize>) {
     Sim.fence(SeqCst);
     let dropped = Machine::try_with(|machine| machine.drops(INVALIDATE)).unwrap_or(false);
     if !dropped {
-        watch(|watch| (0..watch.mmus().cpus()).for_each(|cpu| watch.mmus().flush(cpu, tag)));
+        watch(|watch| watch.mmus().flush_all(tag));
     }
 }
 

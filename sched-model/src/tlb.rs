@@ -52,10 +52,20 @@ pub(crate) struct Mmus {
 struct Cache {
     /// The tag beside the root register.
     tag: SimLocal<usize>,
-    /// Written by each flush, so that every step that looks at the cache is known to depend on it.
+    /// Written by each flush from elsewhere, so that every step that looks at the cache is known to depend on it.
     flush: SimLocal<usize>,
     /// What is cached under each tag.
     tagged: [Tagged; TAGS],
+}
+
+impl Cache {
+    /// Drops all, or what is cached under a tag, as part of the step that is under way.
+    fn drop(&self, tag: Option<usize>) {
+        match tag {
+            Some(tag) => self.tagged[tag].drop_all(),
+            None => self.tagged.iter().for_each(Tagged::drop_all),
+        }
+    }
 }
 
 /// What is cached under one tag.
@@ -144,13 +154,26 @@ impl Mmus {
         self.roots[cpu].peek()
     }
 
-    /// A CPU's hardware drops all that it caches, or what it caches under a tag.
-    pub(crate) fn flush(&self, cpu: usize, tag: Option<usize>) {
-        let Some(cache) = self.caches[cpu] else { return };
-        cache.flush.set(0);
-        match tag {
-            Some(tag) => cache.tagged[tag].drop_all(),
-            None => cache.tagged.iter().for_each(Tagged::drop_all),
+    /// The CPU that runs this drops all that it caches, or what it caches under a tag: one step, of the CPU that it happens
+    /// on.
+    pub(crate) fn flush_local(&self, tag: Option<usize>) {
+        if self.caches.iter().all(Option::is_none) {
+            return;
+        }
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                if let Some(cache) = self.caches[machine.this_cpu()] {
+                    cache.drop(tag);
+                }
+            });
+        });
+    }
+
+    /// The hardware of all CPUs drops all that it caches, or what it caches under a tag: a step for each.
+    pub(crate) fn flush_all(&self, tag: Option<usize>) {
+        for cache in self.caches.iter().flatten() {
+            cache.flush.set(0);
+            cache.drop(tag);
         }
     }
 

@@ -69,7 +69,9 @@ fn a_stale_translation_is_reported() {
     let model = lazytlb_sched_model::Model::new(&litmus.program, &setting);
     let result = explore(&litmus, &setting);
     let report = model.report(&model.shrink(&result.found[0]), None).unwrap();
-    for line in ["BUG: KASAN: stale-translation in", "User access through a translation to frame at addr", "Freed by task"] {
+    for line in
+        ["BUG: KASAN: stale-translation in", "User access through a translation to frame at addr", "Freed by task"]
+    {
         assert!(report.contains(line), "{line}:\n{report}");
     }
     assert!(report.contains("stale-translation: a task of mm A on cpu1 accesses frame["), "{report}");
