@@ -57,7 +57,7 @@ impl Machine {
 
     /// Adds a line to the log, and to the hash of the trace.
     #[inline]
-    pub fn note(&self, what: impl FnOnce() -> String) {
+    pub(crate) fn note(&self, what: impl FnOnce() -> String) {
         if self.recording.get() {
             self.note_slowly(what());
         }
