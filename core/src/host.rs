@@ -74,8 +74,12 @@ impl<P: Platform, S: LazyTlb<P>> ArchHost<P> for Inside<'_, P, S> {
     }
 
     fn flush_cpus(&self, mm: &MmCore<P>, tables_freed: bool) {
+        self.flush_cpus_if(mm, tables_freed, |_| true);
+    }
+
+    fn flush_cpus_if(&self, mm: &MmCore<P>, tables_freed: bool, is_target: impl Fn(CpuId) -> bool) {
         let call = if tables_freed { Call::FlushFreedTables } else { Call::Flush };
-        self.0.call_cpus(Among::Mask(mm.cpumask()), |_| true, call, mm);
+        self.0.call_cpus(Among::Mask(mm.cpumask()), is_target, call, mm);
     }
 
     fn unlazy_mm_irqs_off(&self, irqs_off: &IrqsOff<'_, P>) {

@@ -9,6 +9,7 @@
 //! * [`mm`]: [`Mm`] with its two counts, [`MmWithUser`], [`ARef`];
 //! * [`lazy_tlb`]: [`LazyTlb`], what a strategy is;
 //! * [`mm_switch`]: [`MmSwitch`](mm_switch::MmSwitch), what lies between the switch path and the MMU;
+//! * [`tlb`]: hardware whose cached translations carry a tag;
 //! * [`switcher`], [`paths`], [`teardown`]: the [`Switcher`], the switch path itself;
 //! * [`smp`]: calls to other CPUs;
 //! * [`waiting`]: mms that wait to be freed, for strategies that free later.
@@ -32,6 +33,7 @@ pub mod smp;
 pub mod switcher;
 pub mod teardown;
 pub mod temporary;
+pub mod tlb;
 pub mod waiting;
 
 pub use cpumask::{Among, CpuId, CpuMask, CpuMaskView};

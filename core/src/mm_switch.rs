@@ -5,7 +5,9 @@
 //! tables moves a lazy CPU's MMU to `init_mm` and leaves the pointer alone. *Hardware liveness and pointer liveness
 //! are two properties*; a strategy answers for the second, the flush rules decide what the first one needs.
 //!
-//! Three rules are shipped. A kernel may bring its own.
+//! Three simple rules are here, each an architecture's rule cut down to one idea: what a flush does to a lazy CPU. The rules
+//! that know of cached translations and their tags (x86 with generations, arm64, powerpc) are in `lazytlb-shootdown`. A
+//! kernel may bring its own.
 
 use core::fmt;
 
@@ -86,6 +88,12 @@ pub trait ArchHost<P: Platform> {
     /// Context: interrupts on.
     fn flush_cpus(&self, mm: &MmCore<P>, tables_freed: bool);
 
+    /// As [`flush_cpus`](Self::flush_cpus), but only on those CPUs of the mask for which `is_target` holds.
+    ///
+    /// `is_target` is asked once for each CPU of the mask, the calling one last; it only reads. Preemption is off from the
+    /// first question to the last call. Context: interrupts on.
+    fn flush_cpus_if(&self, mm: &MmCore<P>, tables_freed: bool, is_target: impl Fn(CpuId) -> bool);
+
     /// Ends this CPU's borrow, pointer and MMU, if it borrows (Lutomirski's `unlazy_mm_irqs_off`). For a flush that
     /// wants lazy CPUs gone altogether.
     ///
@@ -107,7 +115,8 @@ pub const MASK_CLEAR: Label = Label::new("mm_switch.mask_clear");
 ///   `active_mm` of a lazy CPU still names the mm that its MMU was moved off: the mask does *not* cover `active_mm`.
 /// * The MMU is tracked in `loaded_mm`, and a switch trusts that, not the scheduler's `prev`.
 /// * Coming back from lazy mode to the same mm costs nothing, because no flush skips a lazy CPU. (Linux since 4.15
-///   skips lazy CPUs when no tables are freed and pays with a generation compare on return.)
+///   skips lazy CPUs when no tables are freed and pays with a generation compare on return; `X86_6_12` of
+///   `lazytlb-shootdown` does so.)
 ///
 /// Source: arch/x86/mm/tlb.c, `leave_mm`, as of Linux 6.12, without the generations.
 pub type IpiFlush = IpiRule<false>;

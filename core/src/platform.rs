@@ -370,10 +370,12 @@ impl<P: Platform> Drop for IrqGuard<P> {
 }
 
 /// A section with preemption off, until dropped.
-pub(crate) struct PreemptGuard<P: Platform>(P);
+#[derive(Debug)]
+pub struct PreemptGuard<P: Platform>(P);
 
 impl<P: Platform> PreemptGuard<P> {
-    pub(crate) fn new(platform: P) -> Self {
+    /// The section begins. Context: any; nests.
+    pub fn new(platform: P) -> Self {
         platform.preempt_disable();
         PreemptGuard(platform)
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The machine's rules.
-    #[arg(long, default_value = "broadcast-flush", value_name = "RULES")]
+    #[arg(long, default_value = "broadcast-flush", value_name = "RULES", value_parser = crate::replay::rules)]
     machine: Rules,
     /// Prints one JSON array instead of tables.
     #[arg(long)]

@@ -92,7 +92,9 @@ fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
         }
         for &rules in litmus.machines.iter().filter(|&rules| among(rules, &arguments.machine)) {
             for &memory in litmus.memories.iter().filter(|&memory| among(memory, &arguments.memory)) {
-                for &strategy in &strategies {
+                let named = !arguments.strategy.is_empty();
+                let is_run = |strategy: &&Strategy| named || litmus.is_run_under(**strategy, rules);
+                for &strategy in strategies.iter().filter(is_run) {
                     runs.push(Run::new(&test, strategy, rules, memory));
                 }
             }

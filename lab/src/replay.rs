@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
     /// The machine's rules: what a flush does to a CPU that is lazy.
-    #[arg(long, value_name = "RULES", default_value = "ipi-flush")]
+    #[arg(long, value_name = "RULES", default_value = "ipi-flush", value_parser = rules)]
     machine: Rules,
     /// Lists every line on which trace and replay do not agree.
     #[arg(long)]
@@ -37,6 +37,13 @@ pub(crate) struct Arguments {
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// The rules that traces are replayed on and paths are counted on.
+pub(crate) fn rules(name: &str) -> Result<Rules, String> {
+    let known = Rules::SIMPLE;
+    let found = known.into_iter().find(|rules| rules.name() == name);
+    found.ok_or_else(|| format!("there are: {}", known.map(Rules::name).join(", ")))
 }
 
 /// What `--json` prints.

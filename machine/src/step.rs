@@ -524,8 +524,8 @@ impl Machine {
         self.note(|| format!("interrupt {vector} to mask {mask:#x}"));
     }
 
-    /// Runs `f` as one step of an agent, which is no choice of its own: it may look at words by [`look`](Self::look) and
-    /// write its own by [`SimLocal::poke`](crate::SimLocal::poke).
+    /// Runs `f` as one step of hardware, an agent's or that of the running task's CPU, which is no choice of its own: it
+    /// may look at words by [`look`](Self::look) and write its own by [`SimLocal::poke`](crate::SimLocal::poke).
     pub fn agent_step(&self, f: impl FnOnce()) {
         self.point(Next::Yield);
         self.state.borrow_mut().observe(sort::HINT, 0);

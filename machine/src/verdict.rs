@@ -17,6 +17,8 @@ pub enum Kind {
     OutOfBounds,
     /// The hardware can reach a freed page table.
     HardwareReaches,
+    /// A translation was used that is not, or is no longer, that of the page.
+    StaleTranslation,
     /// An object was freed twice.
     DoubleFree,
     /// Something was freed that cannot be.
@@ -41,11 +43,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, errors and findings.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Holds,
         Kind::Dereferences,
         Kind::OutOfBounds,
         Kind::HardwareReaches,
+        Kind::StaleTranslation,
         Kind::DoubleFree,
         Kind::InvalidFree,
         Kind::Leak,
@@ -70,6 +73,7 @@ impl Kind {
             Kind::Dereferences => "dereferences",
             Kind::OutOfBounds => "out-of-bounds",
             Kind::HardwareReaches => "hardware-reaches",
+            Kind::StaleTranslation => "stale-translation",
             Kind::DoubleFree => "double-free",
             Kind::InvalidFree => "invalid-free",
             Kind::Leak => "leak",

@@ -91,11 +91,15 @@ impl Path {
 }
 
 /// What each path costs under a strategy on a machine's rules.
+///
+/// # Panics
+/// If the rules are not among [`Rules::SIMPLE`].
 pub fn costs(strategy: Strategy, rules: Rules) -> Vec<(Path, Counts)> {
     match rules {
         Rules::Ipi => on_rules::<IpiFlush>(strategy),
         Rules::IpiUnlazy => on_rules::<IpiUnlazy>(strategy),
         Rules::Broadcast => on_rules::<BroadcastFlush>(strategy),
+        other => panic!("{other}: not among the rules that are counted"),
     }
 }
 

@@ -28,7 +28,7 @@ use crate::truth::Truth;
 pub struct Options {
     /// The strategies that are counted.
     pub strategies: Vec<Strategy>,
-    /// The machine's rules. What is predicted is compared with the trace only under [`Rules::Ipi`], which are x86's.
+    /// The machine's rules, one of [`Rules::SIMPLE`]. What is predicted is compared with the trace only under [`Rules::Ipi`], which are x86's.
     pub rules: Rules,
     /// Who the tasks at the start are.
     pub tasks: Option<TasksFile>,
@@ -179,6 +179,9 @@ impl core::fmt::Debug for Replayer {
 
 impl Replayer {
     /// A machine that nothing has happened on yet.
+    ///
+    /// # Panics
+    /// If the rules are not among [`Rules::SIMPLE`].
     pub fn new(options: Options) -> Replayer {
         power_on();
         let Options { strategies, rules, tasks } = options;

@@ -71,12 +71,13 @@ pub(crate) trait Run {
     fn counts(&self, now: u64) -> Counts;
 }
 
-/// The engine of a strategy on a machine's rules.
+/// The engine of a strategy on a machine's rules, one of [`Rules::SIMPLE`]: no trace says what was cached.
 pub(crate) fn engine(strategy: Strategy, rules: Rules) -> Box<dyn Run> {
     match rules {
         Rules::Ipi => on_rules::<IpiFlush>(strategy),
         Rules::IpiUnlazy => on_rules::<IpiUnlazy>(strategy),
         Rules::Broadcast => on_rules::<BroadcastFlush>(strategy),
+        other => panic!("{other}: not among the rules that a trace can be replayed on"),
     }
 }
 

@@ -7,7 +7,6 @@ use lazytlb_machine::{Kind, Machine};
 
 use crate::platform::{Lab, MmData, address, peek};
 use crate::strategies::Accounted;
-use crate::watch::Watch;
 use crate::world::World;
 
 impl<R: 'static, S> World<R, S>
@@ -98,13 +97,14 @@ where
         let cpus = (0..self.program.cpus()).map(|cpu| {
             let active = address(peek(|| self.switcher.cpu(CpuId::new(cpu)).active_mm()));
             let runs = self.current_mm(cpu).map_or("a kernel thread", |_| "a user task");
-            let root = Watch::roots_of(machine)[cpu].peek();
+            let root = self.mmus.root(cpu);
             let root_name = machine.name_of_ptr(core::ptr::without_provenance::<u8>(root));
             format!(
-                "cpu{cpu} runs {runs}; active_mm = {}{}, its MMU is on {root_name}{}",
+                "cpu{cpu} runs {runs}; active_mm = {}{}, its MMU is on {root_name}{}{}",
                 self.name_of(active),
                 state_of(active),
                 state_of(root),
+                self.mmus.describe(machine, cpu),
             )
         });
         let mms = self.named.iter().zip(&self.program.mms).filter(|(named, _)| !named.peek().is_null());

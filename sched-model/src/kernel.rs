@@ -111,6 +111,8 @@ pub struct Kernel {
     pub cid: Option<usize>,
     /// Whether a root is pinned with a hypervisor as long as its mm has users, and must not be loaded when it is unpinned.
     pub pins_roots: bool,
+    /// Whether freeing an mm takes locks that sleep, as on a real-time kernel.
+    pub freeing_sleeps: bool,
     /// What must not be left.
     pub forbidden: Vec<Forbidden>,
 }

@@ -17,6 +17,8 @@
 //! cid A                                # CPUs keep an id of this mm, as rseq's mm_cid
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
 //! check pinned-roots                   # a root that a CPU has loaded must not be unpinned when its last user goes
+//! check freeing-sleeps                 # an mm must be freed where one may sleep, as on a real-time kernel
+//! untimed                              # too large for strategies whose worker comes at a time, unless one is named
 //! drop hazard.unpublish                # a planted bug: the access with this label has no effect
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
 //! bug B04 A stale look at the slot     # the test shows a known bug: `lazytlb bugs` runs it
@@ -40,6 +42,9 @@
 //! | `mmput MM`, `mmdrop MM` | a user, or a reference, that the script holds is dropped | P7, P8 |
 //! | `flush MM`, `flush MM freed` | translations are flushed; page tables are about to be freed | P15 |
 //! | `munmap MM` | its page is unmapped: a leaf table is unhooked, flushed and freed | P15 |
+//! | `unmap MM` | its page is unmapped and its tables stay: an entry is cleared, flushed, and the frame freed | P15 |
+//! | `access` | touches its user page, through a cached translation if there is one | |
+//! | `revive MM` | as a kernel thread takes a user if there is one still, adopts the mm, touches its page twice, gives all back | P11, P12, P7 |
 //! | `offline`, `online` | the CPU goes, and comes back | P9, P10 |
 //! | `look` | looks into `active_mm`, with interrupts off | |
 //! | `goto N` | the script goes on with its statement N, counted from 1 | |
@@ -87,6 +92,8 @@ pub struct Litmus {
     pub machines: Vec<Rules>,
     /// The memory models it runs under.
     pub memories: Vec<MemoryModel>,
+    /// Whether it is too large for strategies whose worker comes at a time.
+    pub untimed: bool,
     /// Labels whose accesses have no effect; a test with any is a mutation.
     pub dropped: Vec<String>,
     /// A strategy with one step wrong; a test with one is a mutation.
@@ -114,6 +121,12 @@ impl Litmus {
     /// Whether a bug is planted: what it finds says nothing of the strategies.
     pub fn is_mutation(&self) -> bool {
         !self.dropped.is_empty() || self.mutant.is_some()
+    }
+
+    /// Whether it is run under a strategy on a machine where nobody names the strategy. Those that free later run on the
+    /// simple rules only: what they do does not depend on what else a flush does, and their tests are the largest.
+    pub fn is_run_under(&self, strategy: Strategy, rules: Rules) -> bool {
+        !(strategy.frees_later() && !Rules::SIMPLE.contains(&rules) || strategy.has_timer() && self.untimed)
     }
 
     /// What the test runs in, for one strategy on one machine under one memory model.
@@ -229,6 +242,7 @@ impl Litmus {
                 program: Program::default(),
                 machines: Rules::ALL.to_vec(),
                 memories: MemoryModel::ALL.to_vec(),
+                untimed: false,
                 dropped: Vec::new(),
                 mutant: None,
                 bug: None,
@@ -317,10 +331,15 @@ impl Reader {
                 }
                 self.litmus.program.tasks.push(TaskDecl { name: task.text.to_owned(), mm });
             }
+            "untimed" => match rest.first() {
+                Some(extra) => return Err(line.error(extra.column, "`untimed` takes nothing")),
+                None => self.litmus.untimed = true,
+            },
             "check" => match rest[..] {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
+                [Word { text: "freeing-sleeps", .. }] => self.litmus.program.kernel.freeing_sleeps = true,
                 [Word { text: "pinned-roots", .. }] => self.litmus.program.kernel.pins_roots = true,
-                _ => return Err(missing("`active_mm` or `pinned-roots`")),
+                _ => return Err(missing("`active_mm`, `pinned-roots` or `freeing-sleeps`")),
             },
             "drop" => {
                 if rest.is_empty() {
@@ -344,7 +363,7 @@ impl Reader {
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, word, spinlock, cid, check, drop, mutant, bug, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, untimed, word, spinlock, cid, check, drop, mutant, bug, or cpu", key.text),
                 ));
             }
         }
@@ -454,7 +473,12 @@ impl Reader {
             ("flush", [mm]) => Statement::Flush(self.mm(line, *mm)?, false),
             ("flush", [mm, Word { text: "freed", .. }]) => Statement::Flush(self.mm(line, *mm)?, true),
             ("munmap", [mm]) => Statement::Munmap(self.mm(line, *mm)?),
-            ("exec" | "use" | "munmap" | "mmput" | "mmdrop" | "flush", _) => return missing("one mm"),
+            ("unmap", [mm]) => Statement::Unmap(self.mm(line, *mm)?),
+            ("revive", [mm]) => Statement::Revive(self.mm(line, *mm)?),
+            ("access", []) => Statement::Access,
+            ("exec" | "use" | "munmap" | "unmap" | "revive" | "mmput" | "mmdrop" | "flush", _) => {
+                return missing("one mm");
+            }
             ("look", []) => Statement::LookIntoActiveMm,
             ("offline", []) => Statement::Offline,
             ("online", []) => Statement::Online,
@@ -480,14 +504,14 @@ impl Reader {
                 if key.text == "preempt" { Statement::Preempt(number) } else { Statement::Migrate(number) }
             }
             ("preempt" | "migrate", _) => return missing("one task"),
-            ("exit" | "unuse" | "look" | "offline" | "online" | "deep-idle", [extra, ..]) => {
+            ("exit" | "unuse" | "access" | "look" | "offline" | "online" | "deep-idle", [extra, ..]) => {
                 return Err(line.error(extra.column, format!("`{}` takes nothing", key.text)));
             }
             _ => {
                 return Err(line.error(
                     key.column,
                     format!(
-                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, look, offline, online, deep-idle, irq, softirq, nmi, preempt, migrate, goto, {}",
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, unmap, access, revive, look, offline, online, deep-idle, irq, softirq, nmi, preempt, migrate, goto, {}",
                         key.text,
                         kernel::STATEMENTS
                     ),
@@ -546,7 +570,20 @@ impl Reader {
         }
         self.litmus.program = self.litmus.program.hold_what_is_put();
         self.check_users().map_err(|message| at_end(&message))?;
+        self.check_mutant().map_err(|message| at_end(&message))?;
         Ok(self.litmus)
+    }
+
+    /// A rule with a step wrong is run under one strategy, in place of that rule.
+    fn check_mutant(&self) -> Result<(), String> {
+        let Some((mutant, rules)) = self.litmus.mutant.and_then(|mutant| Some((mutant, mutant.rules()?))) else {
+            return Ok(());
+        };
+        let elsewhere = self.litmus.expected.iter().any(|one| one.strategy != Strategy::Refcount);
+        if self.litmus.machines != [rules] || elsewhere {
+            return Err(format!("mutant `{mutant}` is of {rules}: expected `machine {rules}`, and only `refcount`"));
+        }
+        Ok(())
     }
 
     /// Every address space must come from somewhere: a task has it, a script holds it, or an exec makes it, once.

@@ -11,11 +11,22 @@ use lazytlb_machine::{
     Config, Exploration, Found, Limits, Machine, MemoryModel, Recording, Schedule, ScheduleError, Search,
 };
 
+use lazytlb_refcount::Refcount;
+use lazytlb_shootdown::arm64::AsidRule;
+use lazytlb_shootdown::plain::PlainRule;
+use lazytlb_shootdown::power_radix::Radix;
+use lazytlb_shootdown::x86::X86;
+use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14};
+
 use crate::mutants::{
     BackupFirst, CountAfterGive, DropInInterrupt, JudgeBeforeTaking, Mutant, NoSecondLook, StaleSlot,
 };
-use crate::platform::{Lab, MmData, set_up, watched};
+use crate::platform::{Lab, MmData, SLOTS, TRIM, set_up, watched};
 use crate::program::Program;
+use crate::rule_mutants::{
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OthersAreLazy, ResetsMask, SkipsLazies, TrustsUsers,
+    Unpinned,
+};
 use crate::strategies::{Accounted, Rules, Strategy, WithStrategy};
 use crate::watch::Watch;
 use crate::world::World;
@@ -81,10 +92,29 @@ impl Model {
     /// # Panics
     /// If the program names a task or an address space that it does not have.
     pub fn new(program: &Program, setting: &Setting) -> Model {
+        match setting.mutant {
+            Some(Mutant::SkipsLazies) => return Self::on_wrong_rules::<X86<SkipsLazies, SLOTS>>(program, setting),
+            Some(Mutant::LeavesAndEnters) => {
+                return Self::on_wrong_rules::<PlainRule<LeavesAndEnters>>(program, setting);
+            }
+            Some(Mutant::OthersAreLazy) => return Self::on_wrong_rules::<Radix<OthersAreLazy>>(program, setting),
+            Some(Mutant::ResetsMask) => return Self::on_wrong_rules::<Radix<ResetsMask>>(program, setting),
+            Some(Mutant::TrustsUsers) => return Self::on_wrong_rules::<Radix<TrustsUsers>>(program, setting),
+            Some(Mutant::Unpinned) => return Self::on_wrong_rules::<Radix<Unpinned>>(program, setting),
+            Some(Mutant::KeepsItsTlb) => return Self::on_wrong_rules::<Radix<KeepsItsTlb>>(program, setting),
+            Some(Mutant::ForgetsLazies) => return Self::on_wrong_rules::<AsidRule<ForgetsLazies>>(program, setting),
+            Some(Mutant::FlushesItsOwn) => return Self::on_wrong_rules::<AsidRule<FlushesItsOwn>>(program, setting),
+            _ => {}
+        }
         match setting.rules {
             Rules::Ipi => Self::on_rules::<IpiFlush>(program, setting),
             Rules::IpiUnlazy => Self::on_rules::<IpiUnlazy>(program, setting),
             Rules::Broadcast => Self::on_rules::<BroadcastFlush>(program, setting),
+            Rules::X86Linux612 => Self::on_rules::<X86_6_12<SLOTS>>(program, setting),
+            Rules::X86Linux614 => Self::on_rules::<X86_6_14<SLOTS, TRIM>>(program, setting),
+            Rules::Plain => Self::on_rules::<Plain>(program, setting),
+            Rules::PowerRadix => Self::on_rules::<PowerRadix>(program, setting),
+            Rules::Arm64 => Self::on_rules::<Arm64>(program, setting),
         }
     }
 
@@ -100,8 +130,16 @@ impl Model {
             Some(Mutant::BackupFirst) => on.call(General::<BackupFirst>::new()),
             Some(Mutant::NoSecondLook) => on.call(General::<NoSecondLook>::new()),
             Some(Mutant::DropInInterrupt) => on.call(Convert::<DropInInterrupt>::new()),
-            Some(Mutant::Caller) | None => setting.strategy.with(on),
+            _ => setting.strategy.with(on),
         }
+    }
+
+    /// A rule with a step wrong, whatever rules are named; under [`Refcount`], whatever strategy is.
+    fn on_wrong_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
+    where
+        Lab<R>: Platform<MmData = MmData>,
+    {
+        Self::with::<R, _>(program, setting, Refcount)
     }
 
     fn with<R: 'static, S>(program: &Program, setting: &Setting, strategy: S) -> Model

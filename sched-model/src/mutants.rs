@@ -12,7 +12,7 @@ use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
 use lazytlb_hazard::general::{GeneralSlot, GeneralSteps};
 
 use crate::platform::{Lab, MmData};
-use crate::strategies::{UnknownName, by_name};
+use crate::strategies::{Rules, UnknownName, by_name};
 
 /// What is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -31,11 +31,29 @@ pub enum Mutant {
     NoSecondLook,
     /// [`DropInInterrupt`].
     DropInInterrupt,
+    /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
+    SkipsLazies,
+    /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
+    LeavesAndEnters,
+    /// [`OthersAreLazy`](crate::rule_mutants::OthersAreLazy).
+    OthersAreLazy,
+    /// [`ResetsMask`](crate::rule_mutants::ResetsMask).
+    ResetsMask,
+    /// [`TrustsUsers`](crate::rule_mutants::TrustsUsers).
+    TrustsUsers,
+    /// [`Unpinned`](crate::rule_mutants::Unpinned).
+    Unpinned,
+    /// [`KeepsItsTlb`](crate::rule_mutants::KeepsItsTlb).
+    KeepsItsTlb,
+    /// [`ForgetsLazies`](crate::rule_mutants::ForgetsLazies).
+    ForgetsLazies,
+    /// [`FlushesItsOwn`](crate::rule_mutants::FlushesItsOwn).
+    FlushesItsOwn,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 7] = [
+    pub const ALL: [Mutant; 16] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -43,6 +61,15 @@ impl Mutant {
         Mutant::BackupFirst,
         Mutant::NoSecondLook,
         Mutant::DropInInterrupt,
+        Mutant::SkipsLazies,
+        Mutant::LeavesAndEnters,
+        Mutant::OthersAreLazy,
+        Mutant::ResetsMask,
+        Mutant::TrustsUsers,
+        Mutant::Unpinned,
+        Mutant::KeepsItsTlb,
+        Mutant::ForgetsLazies,
+        Mutant::FlushesItsOwn,
     ];
 
     /// Its name in files.
@@ -55,6 +82,36 @@ impl Mutant {
             Mutant::BackupFirst => "backup-first",
             Mutant::NoSecondLook => "no-second-look",
             Mutant::DropInInterrupt => "drop-in-interrupt",
+            Mutant::SkipsLazies => "skips-lazies",
+            Mutant::LeavesAndEnters => "leaves-and-enters",
+            Mutant::OthersAreLazy => "others-are-lazy",
+            Mutant::ResetsMask => "resets-mask",
+            Mutant::TrustsUsers => "trusts-users",
+            Mutant::Unpinned => "unpinned",
+            Mutant::KeepsItsTlb => "keeps-its-tlb",
+            Mutant::ForgetsLazies => "forgets-lazies",
+            Mutant::FlushesItsOwn => "flushes-its-own",
+        }
+    }
+
+    /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under refcount only.
+    pub const fn rules(self) -> Option<Rules> {
+        match self {
+            Mutant::Caller
+            | Mutant::CountAfterGive
+            | Mutant::StaleSlot
+            | Mutant::JudgeBeforeTaking
+            | Mutant::BackupFirst
+            | Mutant::NoSecondLook
+            | Mutant::DropInInterrupt => None,
+            Mutant::SkipsLazies => Some(Rules::X86Linux612),
+            Mutant::LeavesAndEnters => Some(Rules::Plain),
+            Mutant::OthersAreLazy
+            | Mutant::ResetsMask
+            | Mutant::TrustsUsers
+            | Mutant::Unpinned
+            | Mutant::KeepsItsTlb => Some(Rules::PowerRadix),
+            Mutant::ForgetsLazies | Mutant::FlushesItsOwn => Some(Rules::Arm64),
         }
     }
 }

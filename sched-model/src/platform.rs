@@ -10,13 +10,24 @@ use core::ptr::NonNull;
 use std::rc::Rc;
 
 use lazytlb_core::cpumask::{CpuId, CpuMask};
-use lazytlb_core::memory::{At, Label, LocalWord, Memory, Ordering::*};
+use lazytlb_core::memory::{At, Label, Memory, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning, Worker};
+use lazytlb_core::tlb::{BroadcastTags, OwnTag, Tag, TaggedTlb};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
+use lazytlb_shootdown::arm64::AsidRule;
+use lazytlb_shootdown::plain::PlainRule;
+use lazytlb_shootdown::power_radix::Radix;
+use lazytlb_shootdown::x86::X86;
+use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14};
 
+use crate::rule_mutants::{
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OthersAreLazy, ResetsMask, SkipsLazies, TrustsUsers,
+    Unpinned,
+};
 use crate::tables::{Table, Tables};
+use crate::tlb::Mmus;
 use crate::watch::Watch;
 
 /// The model's kernel, on the flush rules `Rules`.
@@ -80,6 +91,13 @@ pub(crate) fn watch<R>(f: impl FnOnce(&Watch) -> R) -> Option<R> {
     let watch = WATCH.with_borrow(|watch| watch.as_deref().map(core::ptr::from_ref));
     // SAFETY: `watched` keeps it until the machine has stopped.
     watch.map(|watch| f(unsafe { &*watch }))
+}
+
+/// A CPU's MMU loads a root, in a run and in set-up.
+fn load_root(cpu: usize, root: Root, tag: usize, keep: bool, at: &'static Location<'static>) {
+    if watch(|watch| watch.load_root(cpu, root, tag, keep, at)).is_none() {
+        Mmus::of_setup().load_root(cpu, root, tag, keep);
+    }
 }
 
 /// Per-CPU storage in the arena.
@@ -203,23 +221,16 @@ macro_rules! platform {
             #[track_caller]
             unsafe fn load_root(self, root: Root) {
                 let cpu = self.smp_processor_id().get();
-                let setup = || SETUP.get().0;
-                let at = Location::caller();
-                if watch(|watch| watch.load_root(cpu, root, at)).is_none() {
-                    // SAFETY: as in `Placed::from_fn`.
-                    let machine = unsafe { setup().as_ref() }.expect("a machine runs, or is being set up");
-                    Watch::roots_of(machine)[cpu].set(root.0);
-                }
+                load_root(cpu, root, 0, false, Location::caller());
             }
 
             fn read_root(self) -> Root {
                 let cpu = self.smp_processor_id().get();
-                Root(watch(|watch| watch.read_root(cpu)).unwrap_or_default())
+                Root(watch(|watch| watch.mmus().read_root(cpu)).unwrap_or_default())
             }
 
             fn flush_tlb_local(self) {
-                let cpu = self.smp_processor_id().get();
-                watch(|watch| watch.flush_local(cpu));
+                watch(|watch| watch.mmus().flush_local(None));
             }
 
             fn kick(self, targets: &CpuMask<Self>) {
@@ -313,6 +324,96 @@ platform!(IpiFlush);
 platform!(IpiUnlazy);
 platform!(BroadcastFlush);
 
+platform!(X86_6_12<SLOTS>);
+platform!(X86_6_14<SLOTS, TRIM>);
+platform!(Plain);
+platform!(PowerRadix);
+platform!(Arm64);
+
+// With a step wrong: planted bugs.
+platform!(X86<SkipsLazies, SLOTS>);
+platform!(PlainRule<LeavesAndEnters>);
+platform!(Radix<OthersAreLazy>);
+platform!(Radix<ResetsMask>);
+platform!(Radix<TrustsUsers>);
+platform!(Radix<Unpinned>);
+platform!(Radix<KeepsItsTlb>);
+platform!(AsidRule<ForgetsLazies>);
+platform!(AsidRule<FlushesItsOwn>);
+
+/// How many address spaces x86's rules keep translations of on each CPU: so few that tests run out of them.
+pub(crate) const SLOTS: usize = 2;
+/// One flush in so many trims the mask: so few that tests come to one.
+pub(crate) const TRIM: usize = 2;
+
+// SAFETY: what is cached lives in `Mmus`, which does as this claims.
+unsafe impl<R> TaggedTlb for Lab<R>
+where
+    Lab<R>: Platform,
+{
+    fn nr_tags(self) -> usize {
+        // One more than there are CPUs: as few as rules with a common pool of tags can do with.
+        (self.nr_cpu_ids() + 1).max(SLOTS)
+    }
+
+    #[track_caller]
+    unsafe fn load_root_tagged(self, root: Root, tag: Tag, keep: bool) {
+        load_root(self.smp_processor_id().get(), root, tag.0, keep, Location::caller());
+    }
+
+    fn flush_tag_local(self, tag: Tag) {
+        watch(|watch| watch.mmus().flush_local(Some(tag.0)));
+    }
+}
+
+// SAFETY: the model's kernel gives each place for an mm a number, and there is one mm at a place.
+unsafe impl<R> OwnTag for Lab<R>
+where
+    Lab<R>: Platform<MmData = MmData>,
+{
+    fn tag_of(self, mm: &MmCore<Self>) -> Tag {
+        Tag(mm.data().tag())
+    }
+}
+
+// SAFETY: it is one step on each CPU after the other, and the caller's stores are in memory before the first.
+unsafe impl<R> BroadcastTags for Lab<R>
+where
+    Lab<R>: Platform,
+{
+    fn flush_tag_broadcast(self, tag: Tag) {
+        invalidate(Some(tag.0));
+    }
+}
+
+/// The hardware of all CPUs drops what it caches, or what it caches under a tag.
+fn invalidate(tag: Option<usize>) {
+    // The hardware waits for earlier page-table writes.
+    Sim.fence(SeqCst);
+    let dropped = Machine::try_with(|machine| machine.drops(INVALIDATE)).unwrap_or(false);
+    if !dropped {
+        watch(|watch| watch.mmus().flush_all(tag));
+    }
+}
+
+// SAFETY: it never takes a CPU out of a mask.
+unsafe impl MaskCoversLazy for Lab<Arm64> {}
+
+// SAFETY: its MMU moves when the scheduler says, and a CPU leaves a mask only when it is on another mm.
+unsafe impl MaskCoversLazy for Lab<Plain> {}
+
+// SAFETY: a CPU leaves a mask only when it is on another mm or has ended its borrow, pointer and MMU, and the flush of the
+// last mmput asks all of the mask to do so.
+unsafe impl MaskCoversLazy for Lab<PowerRadix> {
+    const FLUSH_ENDS_BORROWS: bool = true;
+}
+
+// SAFETY: not true, and meant so; see IpiFlush below.
+unsafe impl MaskCoversLazy for Lab<X86_6_12<SLOTS>> {}
+
+// SAFETY: not true, and meant so; see IpiFlush below.
+unsafe impl MaskCoversLazy for Lab<X86_6_14<SLOTS, TRIM>> {}
+
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
 unsafe impl MaskCoversLazy for Lab<BroadcastFlush> {}
 
@@ -327,11 +428,6 @@ unsafe impl MaskCoversLazy for Lab<IpiFlush> {}
 
 impl BroadcastTlb for Lab<BroadcastFlush> {
     fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {
-        // The hardware waits for earlier page-table writes.
-        Sim.fence(SeqCst);
-        let dropped = Machine::try_with(|machine| machine.drops(INVALIDATE)).unwrap_or(false);
-        if !dropped {
-            watch(|watch| watch.flush_all());
-        }
+        invalidate(None);
     }
 }

@@ -28,6 +28,14 @@ pub enum Statement {
     Flush(usize, bool),
     /// The page of an address space is unmapped: its leaf table is unhooked, flushed, and freed. Nothing the second time.
     Munmap(usize),
+    /// The page of an address space is unmapped, its tables stay: its entry is cleared, flushed, and the frame freed.
+    /// Nothing the second time.
+    Unmap(usize),
+    /// The running task accesses its user page.
+    Access,
+    /// The running kernel thread takes a user of an address space if there is one still, adopts it, accesses its page, and
+    /// gives all back (mmget_not_zero, kthread_use_mm, kthread_unuse_mm, mmput).
+    Revive(usize),
     /// The running task looks into `active_mm`, with interrupts off.
     LookIntoActiveMm,
     /// The CPU goes offline: it leaves what it borrows and takes no more interrupts. Nothing may follow but `online`.
@@ -158,6 +166,12 @@ impl Program {
     /// Whether a task can lose its CPU without asking.
     pub fn preempts(&self) -> bool {
         self.scripts.iter().flatten().any(|statement| matches!(statement, Statement::Preempt(_)))
+    }
+
+    /// Whether user memory is accessed, so that cached translations matter.
+    pub fn accesses(&self) -> bool {
+        let accesses = |statement: &Statement| matches!(statement, Statement::Access | Statement::Revive(_));
+        self.scripts.iter().flatten().any(accesses)
     }
 
     /// A number that changes with everything that shapes an execution of the program.

@@ -83,6 +83,8 @@ where
     /// The switch, and the other task's way to switch back. Context: interrupts off; they are on when it returns.
     fn schedule(&self, task: usize, wanted: usize) -> bool {
         let cpu = Machine::with(Machine::this_cpu);
+        // An idle task is that of the CPU where the switch happens: who asked for it may have been moved since.
+        let wanted = if wanted < self.program.tasks.len() { wanted } else { self.program.idle(cpu) };
         let rq = &self.rqs[cpu];
         // Each CPU has an idle task of its own, and the task may have come here since it was told to switch to its CPU's.
         let wanted = if wanted >= self.program.tasks.len() { self.program.idle(cpu) } else { wanted };

@@ -90,6 +90,9 @@ where
                 self.switcher.flush_tlb_mm_range(self.mm(mm), FlushRange::All, freed);
             }
             Statement::Munmap(mm) => self.munmap(mm),
+            Statement::Unmap(mm) => self.unmap(mm),
+            Statement::Access => self.access(task),
+            Statement::Revive(mm) => self.revive(task, mm),
             Statement::LookIntoActiveMm => {
                 let were_on = Machine::with(|machine| machine.irq_save(Label::NONE));
                 self.look_into_active_mm();
@@ -166,6 +169,40 @@ where
         if tables.unhook_leaf() {
             self.switcher.flush_tlb_mm_range(mm, FlushRange::All, true);
             watch(|watch| tables.free_leaf(watch, at));
+        }
+    }
+
+    /// As [`munmap`](Self::munmap), but only the page goes.
+    fn unmap(&self, mm: usize) {
+        let (mm, at) = (self.mm(mm), Location::caller());
+        let tables = mm.core().data();
+        if tables.clear_page() {
+            self.switcher.flush_tlb_mm_range(mm, FlushRange::All, false);
+            watch(|watch| tables.free_page(watch, at));
+        }
+    }
+
+    fn access(&self, task: usize) {
+        let Some(mm) = peek(|| self.tasks[task].mm()) else {
+            self.script_is_wrong("an access by a kernel thread that has no user memory".into())
+        };
+        let name = self.name_of(address(Some(mm)));
+        // SAFETY: the running task has a user of it.
+        let page = unsafe { mm.as_ref() }.data().page();
+        Machine::with(|machine| watch(|watch| watch.mmus().access(machine, machine.this_cpu(), page, &name)));
+    }
+
+    fn revive(&self, task: usize, mm: usize) {
+        let current = &self.tasks[task];
+        if let Some(user) = self.mm(mm).mmget_not_zero() {
+            // SAFETY: the task runs.
+            unsafe { self.switcher.kthread_use_mm(current, &user) };
+            self.held[mm].poke(self.held[mm].peek() + 1);
+            self.access(task);
+            self.access(task);
+            self.held[mm].poke(self.held[mm].peek() - 1);
+            // SAFETY: the task runs.
+            unsafe { self.switcher.kthread_unuse_mm(current) };
         }
     }
 

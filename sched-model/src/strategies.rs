@@ -113,6 +113,24 @@ impl Strategy {
         Strategy::KNOWN.iter().copied().filter(move |strategy| !variants.contains(strategy))
     }
 
+    /// Whether an mm that nobody references any more can wait to be freed.
+    pub const fn frees_later(self) -> bool {
+        use Strategy::*;
+        matches!(
+            self,
+            RefcountDeferred
+                | ShootdownBatched
+                | HazardDeadline
+                | HazardDeadlineWorker
+                | HazardDeadlineNever
+                | GeneralHazard
+                | EpochQs
+                | EpochQsIdle
+                | EpochPinned
+                | EpochPinnedIdle
+        )
+    }
+
     /// Whether it has the worker come at a time. Its machine has a CPU more, whose interrupt may come at any step, so that
     /// tests are many times larger.
     pub const fn has_timer(self) -> bool {
@@ -141,7 +159,7 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// The rules of a machine's MMU; see [`lazytlb_core::mm_switch`].
+/// The rules of a machine's MMU; see [`lazytlb_core::mm_switch`] and [`lazytlb_shootdown`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Rules {
     /// [`IpiFlush`](lazytlb_core::mm_switch::IpiFlush): a flush interrupts, and moves lazy MMUs away.
@@ -150,11 +168,37 @@ pub enum Rules {
     IpiUnlazy,
     /// [`BroadcastFlush`](lazytlb_core::mm_switch::BroadcastFlush): a flush interrupts nobody.
     Broadcast,
+    /// [`X86_6_12`](lazytlb_shootdown::X86_6_12): generations, an exact mask, lazy CPUs skipped.
+    X86Linux612,
+    /// [`X86_6_14`](lazytlb_shootdown::X86_6_14): generations, a lazily kept mask, CPUs on other mms skipped.
+    X86Linux614,
+    /// [`Plain`](lazytlb_shootdown::Plain): no tags, a flush interrupts everybody in the mask.
+    Plain,
+    /// [`PowerRadix`](lazytlb_shootdown::PowerRadix): tags for life, broadcasts, masks that are trimmed.
+    PowerRadix,
+    /// [`Arm64`](lazytlb_shootdown::Arm64): broadcasts by ASID, ASIDs in generations.
+    Arm64,
 }
 
 impl Rules {
+    /// Those of `core`: an architecture's rule cut down to one idea. Traces are replayed on them.
+    pub const SIMPLE: [Rules; 3] = [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast];
+
+    /// Those of `shootdown`: what architectures do about cached translations.
+    pub const OF_ARCHITECTURES: [Rules; 5] =
+        [Rules::Plain, Rules::X86Linux612, Rules::X86Linux614, Rules::PowerRadix, Rules::Arm64];
+
     /// All of them.
-    pub const ALL: [Rules; 3] = [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast];
+    pub const ALL: [Rules; 8] = [
+        Rules::Ipi,
+        Rules::IpiUnlazy,
+        Rules::Broadcast,
+        Rules::Plain,
+        Rules::X86Linux612,
+        Rules::X86Linux614,
+        Rules::PowerRadix,
+        Rules::Arm64,
+    ];
 
     /// Its name in files and on the command line.
     pub const fn name(self) -> &'static str {
@@ -162,12 +206,17 @@ impl Rules {
             Rules::Ipi => "ipi-flush",
             Rules::IpiUnlazy => "ipi-unlazy",
             Rules::Broadcast => "broadcast-flush",
+            Rules::X86Linux612 => "x86-6.12",
+            Rules::X86Linux614 => "x86-6.14",
+            Rules::Plain => "plain",
+            Rules::PowerRadix => "power-radix",
+            Rules::Arm64 => "arm64",
         }
     }
 
     /// Whether `mm_cpumask` holds every CPU whose `active_mm` is the mm.
     pub const fn mask_covers_lazy(self) -> bool {
-        matches!(self, Rules::IpiUnlazy | Rules::Broadcast)
+        !matches!(self, Rules::Ipi | Rules::X86Linux612 | Rules::X86Linux614)
     }
 }
 

@@ -53,12 +53,14 @@ pub struct Tables {
     middle: SimLocal<*mut Table>,
     leaf: SimLocal<*mut Table>,
     frame: SimLocal<*mut Table>,
+    /// The tag that the kernel gives an mm at this place for its life.
+    tag: usize,
 }
 
 impl Tables {
-    pub(crate) fn none() -> Self {
+    pub(crate) fn none(tag: usize) -> Self {
         let null = || LocalWord::new(null_mut());
-        Tables { middle: null(), leaf: null(), frame: null() }
+        Tables { middle: null(), leaf: null(), frame: null(), tag }
     }
 
     /// Hooks fresh tables up so that they map one page. Not a step: nobody else can see them yet.
@@ -88,6 +90,33 @@ impl Tables {
         // SAFETY: in the arena; whether it is allocated is what the machine checks.
         unsafe { middle.as_ref() }.clear();
         true
+    }
+
+    /// Unmaps the page: clears its entry in the leaf. Says whether there was one.
+    #[track_caller]
+    pub(crate) fn clear_page(&self) -> bool {
+        let (Some(leaf), false) = (NonNull::new(self.leaf.get()), self.frame.get().is_null()) else { return false };
+        // SAFETY: in the arena; whether it is allocated is what the machine checks.
+        unsafe { leaf.as_ref() }.clear();
+        true
+    }
+
+    /// The mm's own tag.
+    pub(crate) fn tag(&self) -> usize {
+        self.tag
+    }
+
+    /// Where the books have the page; null if it is not mapped.
+    pub(crate) fn page(&self) -> &SimLocal<*mut Table> {
+        &self.frame
+    }
+
+    /// Frees the frame, whose entry was cleared.
+    pub(crate) fn free_page(&self, watch: &Watch, at: &'static Location<'static>) {
+        if let Some(frame) = NonNull::new(self.frame.get()) {
+            self.frame.set(null_mut());
+            watch.free_table(frame, at);
+        }
     }
 
     /// Frees the leaf and the frame, which were unhooked.

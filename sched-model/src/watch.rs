@@ -6,29 +6,26 @@
 //! at any time, so it is asked at each moment at which the answer can change, when a table is freed and when a root is
 //! loaded.
 //!
-//! That says nothing of walks that are under way: a walker, and a paging-structure cache, may hold a pointer to a lower
-//! table that has been unhooked since. A program can ask for a *walker* of a CPU, an agent that takes such walks step by
-//! step; loading a root or flushing makes it forget what it holds. It is what finds that tables were freed without the
-//! flush before.
+//! That says nothing of walks that are under way, nor of translations that are cached: [`tlb`](crate::tlb) has them, and a
+//! program can ask for a *walker* of a CPU, an agent that takes walks step by step. It is what finds that tables were
+//! freed without the flush before.
 
 use core::panic::Location;
 use core::ptr::NonNull;
+use std::rc::Rc;
 
-use lazytlb_core::memory::LocalWord;
 use lazytlb_core::platform::Root;
-use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal};
+use lazytlb_machine::{Kind, Machine};
 
-use crate::platform::watch;
 use crate::program::Program;
 use crate::tables::Table;
+use crate::tlb::Mmus;
 use crate::worker::Worker;
 
 type Describe = dyn Fn(&Machine) -> Vec<String>;
 
 /// The facts about all CPUs.
 pub(crate) struct Watch {
-    /// What each CPU's MMU has loaded.
-    roots: &'static [SimLocal<usize>],
     /// The address of the mm that a CPU has as `active_mm`.
     active_mm: Box<dyn Fn(usize) -> usize>,
     /// The name of the mm at an address.
@@ -39,26 +36,15 @@ pub(crate) struct Watch {
     pub(crate) checks_active_mm: bool,
     /// Whether a root that a CPU has loaded must not be unpinned.
     pins_roots: bool,
+    /// Whether freeing an mm may sleep.
+    freeing_sleeps: bool,
     /// The CPUs that are to be left alone.
     pub(crate) isolated: Vec<usize>,
     /// The worker, on a machine that has one.
     worker: Option<&'static Worker>,
-    /// The walk that each CPU's walker is in the middle of, if it has a walker.
-    walks: Vec<Option<&'static Walk>>,
+    /// What each CPU has loaded and cached.
+    mmus: Rc<Mmus>,
 }
-
-/// Where a walker is.
-struct Walk {
-    /// The table that it reads next; null if it starts again from the root.
-    table: SimLocal<*mut Table>,
-    /// How many levels it has come down.
-    depth: SimLocal<usize>,
-    /// Written by each flush, so that the walker's steps are known to depend on it.
-    flush: SimLocal<usize>,
-}
-
-/// How many levels of tables there are.
-const LEVELS: usize = 3;
 
 impl core::fmt::Debug for Watch {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -66,49 +52,19 @@ impl core::fmt::Debug for Watch {
     }
 }
 
-thread_local! {
-    /// The root registers of the machine that is being set up.
-    static ROOTS: core::cell::Cell<Option<&'static [SimLocal<usize>]>> = const { core::cell::Cell::new(None) };
-}
-
 impl Watch {
-    /// Places the root registers of a machine, which boots on the tables at `init`.
-    pub(crate) fn place_roots(machine: &Machine, init: Root) {
-        let cpus = machine.config().cpus;
-        let roots: *const [SimLocal<usize>] =
-            machine.place_slice("cr3", ObjectKind::PerCpu, cpus, |_| LocalWord::new(init.0));
-        // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
-        ROOTS.set(Some(unsafe { &*roots }));
-    }
-
-    /// The root registers of the machine that is being set up.
-    pub(crate) fn roots_of(_machine: &Machine) -> &'static [SimLocal<usize>] {
-        ROOTS.get().expect("placed first thing in set-up")
-    }
-
     pub(crate) fn new(
-        machine: &Machine,
+        mmus: Rc<Mmus>,
         active_mm: impl Fn(usize) -> usize + 'static,
         name_of: impl Fn(usize) -> String + 'static,
         describe: impl Fn(&Machine) -> Vec<String> + 'static,
         worker: Option<&'static Worker>,
         program: &Program,
     ) -> Watch {
-        let roots = Self::roots_of(machine);
         let (active_mm, name_of, describe) = (Box::new(active_mm), Box::new(name_of), Box::new(describe));
-        let walk = |cpu: usize| {
-            program.walkers.contains(&cpu).then(|| {
-                let null = LocalWord::new(core::ptr::null_mut());
-                let walk = Walk { table: null, depth: LocalWord::new(0), flush: LocalWord::new(0) };
-                let walk: *const Walk = machine.place("walker", ObjectKind::PerCpu, walk);
-                // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
-                unsafe { &*walk }
-            })
-        };
-        let walks = (0..program.cpus()).map(walk).collect();
         let (isolated, checks_active_mm) = (program.isolated.clone(), program.checks_active_mm);
-        let pins_roots = program.kernel.pins_roots;
-        Watch { roots, active_mm, name_of, describe, checks_active_mm, pins_roots, isolated, worker, walks }
+        let (pins_roots, freeing_sleeps) = (program.kernel.pins_roots, program.kernel.freeing_sleeps);
+        Watch { mmus, active_mm, name_of, describe, checks_active_mm, pins_roots, freeing_sleeps, isolated, worker }
     }
 
     /// The worker.
@@ -119,59 +75,9 @@ impl Watch {
         self.worker.expect("strategies that ask for the worker say so")
     }
 
-    /// The life of a CPU's walker: it takes one step of a walk after the other, and may stop after any.
-    pub(crate) fn walk_for_ever(cpu: usize) {
-        let goes_on = || {
-            Machine::with(|machine| {
-                machine.checkpoint(0, false);
-                machine.choose(2) == 0
-            })
-        };
-        while goes_on() {
-            Machine::with(|machine| machine.agent_step(|| watch(|watch| watch.walk_on(machine, cpu)).unwrap_or(())));
-        }
-    }
-
-    /// One step of a walk.
-    fn walk_on(&self, machine: &Machine, cpu: usize) {
-        let Some(walk) = self.walks[cpu] else { return };
-        let root = core::ptr::with_exposed_provenance_mut(machine.look(self.roots[cpu].word()));
-        machine.look(walk.flush.word());
-        let (table, depth) =
-            if walk.table.peek().is_null() { (root, 0) } else { (walk.table.peek(), walk.depth.peek()) };
-        if !machine.is_live(table) {
-            machine.report_rule("hardware-reaches-freed-table", "Page walk of table", table, Location::caller());
-            let name = machine.name_of_ptr(table);
-            machine.fail(Kind::HardwareReaches, format!("cpu{cpu}'s walker reads the freed {name}"));
-        }
-        // SAFETY: in the arena, and allocated.
-        let below = machine.look(unsafe { &*table }.first());
-        let ends = below.is_null() || depth + 1 == LEVELS;
-        walk.table.poke(if ends { core::ptr::null_mut() } else { below });
-        walk.depth.poke(if ends { 0 } else { depth + 1 });
-    }
-
-    /// The CPU's walker forgets what it holds, as part of the step that is under way.
-    fn forget(&self, cpu: usize) {
-        if let Some(walk) = self.walks[cpu] {
-            walk.table.poke(core::ptr::null_mut());
-            walk.depth.poke(0);
-        }
-    }
-
-    /// A CPU drops its cached translations and partial walks.
-    pub(crate) fn flush_local(&self, cpu: usize) {
-        if let Some(walk) = self.walks[cpu] {
-            walk.flush.set(0);
-            self.forget(cpu);
-        }
-    }
-
-    /// The hardware of all CPUs does.
-    pub(crate) fn flush_all(&self) {
-        for cpu in 0..self.walks.len() {
-            self.flush_local(cpu);
-        }
+    /// The MMUs.
+    pub(crate) fn mmus(&self) -> &Mmus {
+        &self.mmus
     }
 
     /// What each CPU is on and what holds each mm.
@@ -179,16 +85,10 @@ impl Watch {
         (self.describe)(machine)
     }
 
-    /// A CPU loads a root.
-    pub(crate) fn load_root(&self, cpu: usize, root: Root, at: &'static Location<'static>) {
-        self.roots[cpu].set(root.0);
-        self.forget(cpu);
+    /// A CPU loads a root with a tag; with `keep`, what is cached under the tag stays in use.
+    pub(crate) fn load_root(&self, cpu: usize, root: Root, tag: usize, keep: bool, at: &'static Location<'static>) {
+        self.mmus.load_root(cpu, root, tag, keep);
         self.check_walk(cpu, at);
-    }
-
-    /// What a CPU's root register holds.
-    pub(crate) fn read_root(&self, cpu: usize) -> usize {
-        self.roots[cpu].get()
     }
 
     /// Whether a walk from the root of `cpu` can come to a freed table, and to which.
@@ -204,7 +104,7 @@ impl Watch {
             unsafe { &*table }.below().find_map(|below| walk(below, machine))
         }
         Machine::with(|machine| {
-            machine.inspect(|| walk(core::ptr::with_exposed_provenance(self.roots[cpu].get()), machine))
+            machine.inspect(|| walk(core::ptr::with_exposed_provenance(self.mmus.read_root(cpu)), machine))
         })
     }
 
@@ -225,8 +125,8 @@ impl Watch {
             return;
         }
         Machine::with(|machine| {
-            let loaded = |cpu: &usize| machine.inspect(|| self.roots[*cpu].get()) == root.0;
-            if let Some(cpu) = (0..self.roots.len()).find(loaded) {
+            let loaded = |cpu: &usize| machine.inspect(|| self.mmus.read_root(*cpu)) == root.0;
+            if let Some(cpu) = (0..self.mmus.cpus()).find(loaded) {
                 machine.fail(Kind::Assertion, format!("a root is unpinned that cpu{cpu} has loaded"));
             }
         });
@@ -234,13 +134,16 @@ impl Watch {
 
     pub(crate) fn free_table(&self, table: NonNull<Table>, at: &'static Location<'static>) {
         Machine::with(|machine| machine.free(table, at));
-        for cpu in 0..self.roots.len() {
+        for cpu in 0..self.mmus.cpus() {
             self.check_walk(cpu, at);
         }
     }
 
     /// Frees the root table and the mm.
     pub(crate) fn free_mm(&self, mm: NonNull<()>, root: Root, at: &'static Location<'static>) {
+        if self.freeing_sleeps {
+            Machine::with(Machine::might_sleep);
+        }
         if let Some(root) = NonNull::new(core::ptr::with_exposed_provenance_mut(root.0)) {
             self.free_table(root, at);
         }
@@ -248,7 +151,7 @@ impl Watch {
         let name = (self.name_of)(address);
         Machine::with(|machine| {
             machine.free(mm, at);
-            for cpu in 0..self.roots.len() {
+            for cpu in 0..self.mmus.cpus() {
                 if machine.inspect(|| (self.active_mm)(cpu)) == address {
                     machine.fail(Kind::Holds, format!("cpu{cpu} has the freed {name} as active_mm"));
                 }

@@ -17,6 +17,7 @@ use crate::program::{Program, Statement};
 use crate::sched::{Runqueue, Scheduled};
 use crate::strategies::Accounted;
 use crate::tables::{Table, TableCaches, Tables};
+use crate::tlb::Mmus;
 use crate::watch::Watch;
 use crate::worker::Worker;
 
@@ -47,6 +48,8 @@ where
     pub(crate) arriving: Vec<Vec<Statement>>,
     /// The worker, where the strategy needs one.
     pub(crate) worker: Option<&'static Worker>,
+    /// What each CPU has loaded and cached.
+    pub(crate) mmus: Rc<Mmus>,
     /// References that scripts hold now, and that adopting kernel threads own, for each address space.
     pub(crate) held: &'static [SimLocal<usize>],
     /// What the rest of the kernel keeps.
@@ -60,7 +63,7 @@ where
 {
     pub(crate) fn set_up(machine: &Machine, program: &Program, strategy: S) -> Rc<Watch> {
         let init_root = TableCaches::init_root(machine);
-        Watch::place_roots(machine, init_root);
+        let mmus = Mmus::place(machine, program, init_root);
         let cpus = program.cpus();
         let init_mm: NonNull<Mm<Lab<R>, S>> =
             NonNull::from(machine.place("init_mm", ObjectKind::Mm, core::mem::MaybeUninit::<Mm<Lab<R>, S>>::uninit()))
@@ -68,16 +71,16 @@ where
         // SAFETY: init_mm is in the arena, and written right below.
         let switcher = unsafe { Switcher::new(Lab::NEW, strategy, init_mm) };
         let switcher = placed(machine.place("switcher", ObjectKind::Other, switcher));
-        let new_mm = |root| {
+        let new_mm = |root, tag| {
             // SAFETY: the switcher is in the arena too; roots are tables there.
-            unsafe { Mm::new(NonNull::from(switcher), Lab::NEW, root, Tables::none()) }
+            unsafe { Mm::new(NonNull::from(switcher), Lab::NEW, root, Tables::none(tag)) }
         };
         // SAFETY: placed above, and nobody has used it yet.
-        unsafe { init_mm.write(new_mm(init_root)) };
+        unsafe { init_mm.write(new_mm(init_root, 0)) };
 
         // Execs make new mms: a name can be made once more while its former mm is still borrowed.
         let slots = program.mms.len() + 1;
-        let mms = machine.create_cache("mm_struct", ObjectKind::Mm, slots, |_| new_mm(init_root));
+        let mms = machine.create_cache("mm_struct", ObjectKind::Mm, slots, |slot| new_mm(init_root, slot + 1));
         let tables = TableCaches::new(machine, slots);
         let named: *const [_] =
             machine.place_slice("mms", ObjectKind::Other, program.mms.len(), |_| LocalWord::new(core::ptr::null_mut()));
@@ -96,6 +99,7 @@ where
             tables,
             arriving: (0..program.cpus()).map(|cpu| program.arriving(cpu)).collect(),
             worker: S::WORKER.then(|| Worker::place(machine, program.cpus())),
+            mmus,
             // SAFETY: these five are in the arena, which the model keeps as long as anything that refers to it.
             named: unsafe { &*named },
             // SAFETY: as above.
@@ -202,7 +206,8 @@ where
             machine.boot(machine.add_task("kworker", move || worker.run(|| switcher.collect())), true);
         }
         for &cpu in &program.walkers {
-            let walker = machine.add_task(&format!("walker/{cpu}"), move || Watch::walk_for_ever(cpu));
+            let mmus = Rc::clone(&world.mmus);
+            let walker = machine.add_task(&format!("walker/{cpu}"), move || mmus.walk_for_ever(cpu));
             machine.add_agent(walker);
         }
         let handles = Rc::clone(world);
@@ -225,6 +230,7 @@ where
         let active_mm = move |cpu| address(switcher.cpu(CpuId::new(cpu)).active_mm());
         let (named, described) = (Rc::clone(world), Rc::clone(world));
         let describe = move |machine: &Machine| described.facts(machine);
-        Rc::new(Watch::new(machine, active_mm, move |mm| named.name_of(mm), describe, world.worker, program))
+        let mmus = Rc::clone(&world.mmus);
+        Rc::new(Watch::new(mmus, active_mm, move |mm| named.name_of(mm), describe, world.worker, program))
     }
 }

@@ -3,36 +3,55 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
 use common::{bundled, explore, kinds};
 use lazytlb_machine::Kind;
-use lazytlb_sched_model::Strategy;
+use lazytlb_sched_model::{Litmus, Setting, Strategy};
+
+/// What is wrong with one run, if anything is.
+fn wrong(litmus: &Litmus, setting: &Setting) -> Option<String> {
+    let Setting { strategy, rules, memory, .. } = setting;
+    let name = format!("{} {strategy} {rules} {memory}", litmus.program.name);
+    let result = explore(litmus, setting);
+    let kinds = kinds(&result);
+    if strategy.claims(*rules) {
+        let bad: Vec<&Kind> = kinds.iter().filter(|kind| !litmus.allowed.contains(kind)).collect();
+        let first = result.found.first().map(|found| found.verdict.to_string());
+        (!bad.is_empty() || !result.complete).then(|| format!("{name}: complete {}, {first:?}", result.complete))
+    } else {
+        let expected = litmus.expectation(*strategy, *rules)?;
+        (kinds != expected.kinds.iter().copied().collect())
+            .then(|| format!("{name}: found {kinds:?}, expected {:?}", expected.kinds))
+    }
+}
 
 #[test]
 fn strategies_pass_where_they_claim_to_and_show_elsewhere_what_is_expected() {
     let tests: Vec<_> = bundled().into_iter().filter(|litmus| !litmus.is_mutation()).collect();
     assert!(tests.len() >= 20, "{} tests", tests.len());
-    let mut wrong = Vec::new();
-    for litmus in tests {
+    let mut runs = Vec::new();
+    for litmus in &tests {
         for &rules in &litmus.machines {
             for &memory in &litmus.memories {
-                for strategy in Strategy::KNOWN.iter().copied() {
-                    let name = format!("{} {strategy} {rules} {memory}", litmus.program.name);
-                    let result = explore(&litmus, &litmus.setting(strategy, rules, memory));
-                    let kinds = kinds(&result);
-                    if strategy.claims(rules) {
-                        let bad: Vec<&Kind> = kinds.iter().filter(|kind| !litmus.allowed.contains(kind)).collect();
-                        if !bad.is_empty() || !result.complete {
-                            let first = result.found.first().map(|found| found.verdict.to_string());
-                            wrong.push(format!("{name}: complete {}, {first:?}", result.complete));
-                        }
-                    } else if let Some(expected) = litmus.expectation(strategy, rules)
-                        && kinds != expected.kinds.iter().copied().collect()
-                    {
-                        wrong.push(format!("{name}: found {kinds:?}, expected {:?}", expected.kinds));
-                    }
-                }
+                let strategies = Strategy::KNOWN.iter().filter(|&&strategy| litmus.is_run_under(strategy, rules));
+                runs.extend(strategies.map(|&strategy| (litmus, litmus.setting(strategy, rules, memory))));
             }
         }
     }
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut found = Vec::new();
+        while let Some((litmus, setting)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.extend(wrong(litmus, setting));
+        }
+        found
+    };
+    let wrong: Vec<String> = thread::scope(|scope| {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

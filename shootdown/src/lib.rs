@@ -7,16 +7,38 @@
 //! * [`ShootdownBatched`] shoots for many dying mms at once;
 //! * [`UsersOnly`] does it when the last user goes, by the flush that is due then;
 //! * [`LazyFix`] is FreeBSD's ancestor of it, which asks the hardware's root register.
+//!
+//! # Flush rules
+//!
+//! Eviction rides on the TLB shootdown, so the flush protocols of architectures are here too: each an
+//! [`MmSwitch`](lazytlb_core::mm_switch::MmSwitch), for a platform's `Arch`. They work under any strategy whose preconditions
+//! they meet.
+//!
+//! | rule | a flush interrupts | cached translations | mask covers `active_mm` | last flush ends borrows |
+//! | --- | --- | --- | --- | --- |
+//! | [`Plain`] | everybody in the mask | dropped by each load of a root | yes | no |
+//! | [`X86_6_12`] | the mask but for lazy CPUs; all if tables are freed | kept under PCIDs, compared by generation | no | no |
+//! | [`X86_6_14`] | as above, but for CPUs on other mms | the same | no | no |
+//! | [`PowerRadix`] | nobody, or the mask where that lets it shrink | kept under the mm's own PID | yes | yes |
+//! | [`Arm64`] | nobody | kept under ASIDs, which are handed out anew | yes | no |
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod arm64;
 pub mod batched;
 pub mod lazyfix;
+pub mod plain;
+pub mod power_radix;
 pub mod users_only;
+pub mod x86;
 
+pub use arm64::Arm64;
 pub use batched::ShootdownBatched;
 pub use lazyfix::LazyFix;
+pub use plain::Plain;
+pub use power_radix::PowerRadix;
 pub use users_only::UsersOnly;
+pub use x86::{X86_6_12, X86_6_14};
 
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};

@@ -13,7 +13,9 @@ use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::native::Native;
 use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning, Worker};
+use lazytlb_core::tlb::{Tag, TaggedTlb};
 use lazytlb_core::{ARef, IrqsOff, LazyTlb, Mm, MmWithUser, Switcher, Task};
+use lazytlb_shootdown::{X86_6_12, X86_6_14};
 
 /// What all toy machines of this thread share.
 #[derive(Debug, Default)]
@@ -34,6 +36,8 @@ pub struct Hardware {
     pub ipis: Cell<usize>,
     /// Roots loaded since boot.
     pub root_loads: Cell<usize>,
+    /// Times that what is cached under one tag was dropped, since boot.
+    pub tag_flushes: Cell<usize>,
     /// What the library warned of since boot.
     pub warnings: RefCell<Vec<Warning>>,
     /// Runs a CPU's interrupt handler; set by [`Machine::boot`].
@@ -243,6 +247,29 @@ macro_rules! platform {
 platform!(BroadcastFlush);
 platform!(IpiFlush);
 platform!(IpiUnlazy);
+platform!(X86_6_12);
+platform!(X86_6_14);
+// With a trim in every flush.
+platform!(X86_6_14<6, 1>);
+
+// SAFETY: the toy caches nothing.
+unsafe impl<const CPUS: usize, const WORDS: usize, Arch> TaggedTlb for Toy<CPUS, WORDS, Arch>
+where
+    Self: Platform,
+{
+    fn nr_tags(self) -> usize {
+        CPUS + 1
+    }
+
+    unsafe fn load_root_tagged(self, root: Root, _: Tag, _: bool) {
+        // SAFETY: the caller's promise.
+        unsafe { self.load_root(root) };
+    }
+
+    fn flush_tag_local(self, _: Tag) {
+        HW.with(|hw| hw.tag_flushes.set(hw.tag_flushes.get() + 1));
+    }
+}
 
 impl<const CPUS: usize, const WORDS: usize> BroadcastTlb for Toy<CPUS, WORDS, BroadcastFlush> {
     fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {}
@@ -290,6 +317,7 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
             hw.work_at.set(None);
             hw.ipis.set(0);
             hw.root_loads.set(0);
+            hw.tag_flushes.set(0);
         });
         // Leaked, as a kernel's own statics would stay.
         let init_mm: NonNull<Mm<P, S>> = NonNull::from(Box::leak(Box::<Mm<P, S>>::new_uninit())).cast();

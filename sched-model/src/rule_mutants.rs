@@ -1,0 +1,126 @@
+//! Flush rules with one step wrong: planted bugs of the architecture's part. They run under [`Refcount`], which needs
+//! nothing of the rules, so that what is found is theirs.
+//!
+//! [`Refcount`]: lazytlb_refcount::Refcount
+
+use lazytlb_core::CpuId;
+use lazytlb_core::memory::{Labelled, Ordering::Relaxed};
+use lazytlb_core::mm::MmCore;
+use lazytlb_core::mm_switch::{ArchHost, MASK_CLEAR, MASK_SET, MmSwitch};
+use lazytlb_core::platform::{Platform, PreemptGuard};
+use lazytlb_shootdown::arm64::{AsidContext, AsidState, AsidSteps};
+use lazytlb_shootdown::plain::PlainSteps;
+use lazytlb_shootdown::power_radix::RadixSteps;
+use lazytlb_shootdown::x86::X86Steps;
+
+/// x86 of 6.12: lazy CPUs are left alone even when tables are freed (B19).
+#[derive(Clone, Copy, Debug)]
+pub struct SkipsLazies;
+
+impl X86Steps for SkipsLazies {
+    const KEEPS_BIT: bool = false;
+    const TRIM_EVERY: usize = 0;
+
+    fn skips_lazy(_tables_freed: bool) -> bool {
+        true
+    }
+}
+
+/// A switch between two threads of one process takes the CPU out of the mask and puts it in again (B23).
+#[derive(Clone, Copy, Debug)]
+pub struct LeavesAndEnters;
+
+impl PlainSteps for LeavesAndEnters {
+    fn stay<P: Platform>(mm: &MmCore<P>, cpu: CpuId) {
+        // SAFETY: this is the architecture.
+        let mask = unsafe { mm.cpumask_of_arch() };
+        if mask.clear_cpu(cpu, Relaxed.at(MASK_CLEAR)) {
+            mask.set_cpu(cpu, MASK_SET);
+        }
+    }
+}
+
+/// Who trims takes every other CPU for a lazy one, which has left after the interrupt, and makes the mask its own (B07).
+#[derive(Clone, Copy, Debug)]
+pub struct OthersAreLazy;
+
+impl RadixSteps for OthersAreLazy {
+    fn trim<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>, tables_freed: bool) {
+        host.flush_cpus(mm, tables_freed);
+        clear_others(host, mm);
+    }
+}
+
+/// Who trims makes the mask its own and interrupts nobody (B08).
+#[derive(Clone, Copy, Debug)]
+pub struct ResetsMask;
+
+impl RadixSteps for ResetsMask {
+    fn trim<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>, _tables_freed: bool) {
+        clear_others(host, mm);
+    }
+}
+
+/// A single user is taken for the only one that can load the mm: nobody is asked to flush (B41).
+#[derive(Clone, Copy, Debug)]
+pub struct TrustsUsers;
+
+impl RadixSteps for TrustsUsers {
+    fn trim<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>, tables_freed: bool) {
+        if mm.users() == 0 {
+            host.flush_cpus(mm, tables_freed);
+        }
+    }
+}
+
+/// The flush may go on on another CPU than it began on (B10).
+#[derive(Clone, Copy, Debug)]
+pub struct Unpinned;
+
+impl RadixSteps for Unpinned {
+    fn pin<P: Platform>(_platform: P) -> Option<PreemptGuard<P>> {
+        None
+    }
+}
+
+/// A CPU keeps what it has cached while it is offline (B06).
+#[derive(Clone, Copy, Debug)]
+pub struct KeepsItsTlb;
+
+impl RadixSteps for KeepsItsTlb {
+    fn go_down<P: Platform>(_platform: P) {}
+}
+
+/// At a rollover nothing is reserved: a CPU that comes back from lazy mode goes on with an ASID that its mm has no more (B21).
+#[derive(Clone, Copy, Debug)]
+pub struct ForgetsLazies;
+
+impl AsidSteps for ForgetsLazies {
+    fn reserve<P: Platform>(_cpu: &AsidState<P>) {}
+}
+
+/// As [`ForgetsLazies`], and who flushes an mm that it borrows uses the ASID that it borrowed it with (B22).
+#[derive(Clone, Copy, Debug)]
+pub struct FlushesItsOwn;
+
+impl AsidSteps for FlushesItsOwn {
+    fn reserve<P: Platform>(_cpu: &AsidState<P>) {}
+
+    fn context_to_flush<P>(host: &impl ArchHost<P>, _mm: &AsidContext<P>) -> usize
+    where
+        P: Platform,
+        P::Arch: MmSwitch<P, CpuState = AsidState<P>>,
+    {
+        host.arch_state(host.platform().smp_processor_id()).active()
+    }
+}
+
+/// Takes all CPUs but the calling one out of the mask.
+fn clear_others<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>) {
+    let me = host.platform().smp_processor_id();
+    // SAFETY: this is the architecture.
+    let mask = unsafe { mm.cpumask_of_arch() };
+    for cpu in mask.cpus(Relaxed).filter(|&cpu| cpu != me) {
+        mask.clear_cpu(cpu, Relaxed);
+    }
+}
