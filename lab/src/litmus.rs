@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// Only under this strategy; can be repeated. All strategies if not given.
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
-    /// Only under this memory model, sc or tso; both if not given.
+    /// Only under this memory model, sc, tso or weak; all that the test is for if not given.
     #[arg(long, value_name = "MODEL", value_parser = memory)]
     memory: Vec<MemoryModel>,
     /// Only on this machine; all that the test names if not given.

@@ -7,13 +7,14 @@
 //! # A comment. The first comment block is what `lazytlb litmus` prints about the test.
 //! name exit-while-borrowed
 //! machine ipi-flush broadcast-flush    # where it runs; everywhere if not said
-//! memory sc tso                        # likewise
+//! memory sc tso weak                   # likewise, but `weak` only where there are at most two CPUs
 //! mm A B                               # address spaces
 //! user sh A                            # a task with an address space
 //! user sh-thread A
 //! kthread kworker                      # a kernel thread
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
-//! drop hazard.unpublish                # a planted bug: the access with this label has no effect
+//! drop smp.ack                         # a planted bug: the access with this label has no effect
+//! relax hazard.unpublish               # a planted bug: the access with this label orders nothing; a fence is none
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
 //! bug B04 A stale look at the slot     # the test shows a known bug: `lazytlb bugs` runs it
 //!
@@ -70,6 +71,8 @@ pub struct Litmus {
     pub memories: Vec<MemoryModel>,
     /// Labels whose accesses have no effect; a test with any is a mutation.
     pub dropped: Vec<String>,
+    /// Labels of accesses and fences that order nothing; a test with any is a mutation.
+    pub relaxed: Vec<String>,
     /// A strategy with one step wrong; a test with one is a mutation.
     pub mutant: Option<Mutant>,
     /// The known bug that the test shows: its number and its title.
@@ -94,12 +97,13 @@ pub struct Expectation {
 impl Litmus {
     /// Whether a bug is planted: what it finds says nothing of the strategies.
     pub fn is_mutation(&self) -> bool {
-        !self.dropped.is_empty() || self.mutant.is_some()
+        !self.dropped.is_empty() || !self.relaxed.is_empty() || self.mutant.is_some()
     }
 
     /// What the test runs in, for one strategy on one machine under one memory model.
     pub fn setting(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> Setting {
-        Setting { strategy, rules, memory, dropped: self.dropped.clone(), mutant: self.mutant }
+        let (dropped, relaxed) = (self.dropped.clone(), self.relaxed.clone());
+        Setting { strategy, rules, memory, dropped, relaxed, mutant: self.mutant }
     }
 
     /// What is expected to be found under a strategy on a machine, if the test says so.
@@ -209,8 +213,9 @@ impl Litmus {
                 about: String::new(),
                 program: Program::default(),
                 machines: Rules::ALL.to_vec(),
-                memories: MemoryModel::ALL.to_vec(),
+                memories: Vec::new(),
                 dropped: Vec::new(),
+                relaxed: Vec::new(),
                 mutant: None,
                 bug: None,
                 allowed: Vec::new(),
@@ -268,7 +273,7 @@ impl Reader {
             "memory" => {
                 let memory = |name: &str| {
                     let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
-                    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso"))
+                    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso, weak"))
                 };
                 self.litmus.memories = parse_all(line, &rest, memory)?;
             }
@@ -302,11 +307,12 @@ impl Reader {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
                 _ => return Err(missing("`active_mm`")),
             },
-            "drop" => {
+            "drop" | "relax" => {
                 if rest.is_empty() {
                     return Err(missing("labels"));
                 }
-                self.litmus.dropped.extend(rest.iter().map(|word| word.text.to_owned()));
+                let labels = if key.text == "drop" { &mut self.litmus.dropped } else { &mut self.litmus.relaxed };
+                labels.extend(rest.iter().map(|word| word.text.to_owned()));
             }
             "mutant" => {
                 let [mutant] = rest[..] else { return Err(missing("one mutant")) };
@@ -323,7 +329,7 @@ impl Reader {
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, check, drop, mutant, bug, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, check, drop, relax, mutant, bug, or cpu", key.text),
                 ));
             }
         }
@@ -504,6 +510,12 @@ impl Reader {
             return Err(at_end("the test has no CPUs: expected a line such as `cpu TASK | cpu idle`"));
         }
         self.litmus.program = self.litmus.program.hold_what_is_put();
+        if self.litmus.memories.is_empty() {
+            // More CPUs have more to choose from under `weak` than a suite has time for. A test may ask for it.
+            let cpus = self.litmus.program.cpus();
+            self.litmus.memories = MemoryModel::ALL.to_vec();
+            self.litmus.memories.retain(|&memory| memory != MemoryModel::Weak || cpus <= 2);
+        }
         self.check_users().map_err(|message| at_end(&message))?;
         Ok(self.litmus)
     }

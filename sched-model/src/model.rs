@@ -28,6 +28,8 @@ pub struct Setting {
     pub memory: MemoryModel,
     /// Labels of accesses and fences that have no effect: planted bugs.
     pub dropped: Vec<String>,
+    /// Labels of accesses and fences that order nothing: planted bugs.
+    pub relaxed: Vec<String>,
     /// A step of the strategy that does something else: a planted bug.
     pub mutant: Option<Mutant>,
 }
@@ -35,12 +37,13 @@ pub struct Setting {
 impl Setting {
     /// Without planted bugs.
     pub fn new(strategy: Strategy, rules: Rules, memory: MemoryModel) -> Setting {
-        Setting { strategy, rules, memory, dropped: Vec::new(), mutant: None }
+        Setting { strategy, rules, memory, dropped: Vec::new(), relaxed: Vec::new(), mutant: None }
     }
 
     /// What every schedule is for: a number that changes with the setting.
     fn fingerprint(&self) -> u64 {
-        let text = format!("{self:?}");
+        // What does not make a difference stays out, so that schedules fit that were kept before there was such a thing.
+        let text = format!("{self:?}").replace(", relaxed: []", "");
         text.bytes().fold(0x9ae1_6a3b_2f90_404f, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }
@@ -107,6 +110,7 @@ impl Model {
             cpus: program.cpus(),
             memory: setting.memory,
             dropped: setting.dropped.clone(),
+            relaxed: setting.relaxed.clone(),
             // As much as the program needs: memory that nobody uses costs time in each execution all the same.
             bytes: 8192 + 2048 * (program.mms.len() + program.cpus()) + 512 * program.tasks.len(),
             ..Config::default()
@@ -122,9 +126,10 @@ impl Model {
         self.watch.facts(&self.machine)
     }
 
-    /// The labels whose accesses have no effect.
-    pub(crate) fn dropped(&self) -> &[String] {
-        &self.machine.config().dropped
+    /// The labels whose accesses have no effect, or order nothing.
+    pub(crate) fn taken_away(&self) -> impl Iterator<Item = &String> {
+        let config = self.machine.config();
+        config.dropped.iter().chain(&config.relaxed)
     }
 
     /// The step of the strategy that does something else.
