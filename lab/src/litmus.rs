@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
 
 fn memory(name: &str) -> Result<MemoryModel, String> {
     let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
-    found.ok_or_else(|| "there are: sc, tso".to_owned())
+    found.ok_or_else(|| "there are: sc, tso, weak".to_owned())
 }
 
 /// Runs the command; says whether all was as expected.

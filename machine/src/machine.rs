@@ -886,6 +886,10 @@ impl Machine {
         self.state.borrow().steps
     }
 
+    pub(crate) fn summary_restarts(&self, restarts: bool) {
+        self.state.borrow_mut().summary.restarts = restarts;
+    }
+
     pub(crate) fn summary_start_again(&self) {
         self.state.borrow_mut().summary.start_again();
         self.weak.borrow_mut().start_again();

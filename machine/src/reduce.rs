@@ -76,7 +76,7 @@ pub(crate) struct Summary {
     /// Something was learned that an earlier decision was wrong about.
     wrong: bool,
     /// Whether the search starts again then. A random one does not: it has only been less fine than it could.
-    restarts: bool,
+    pub(crate) restarts: bool,
 }
 
 impl Summary {

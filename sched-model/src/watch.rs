@@ -48,6 +48,8 @@ struct Walk {
     depth: SimLocal<usize>,
     /// Written by each flush, so that the walker's steps are known to depend on it.
     flush: SimLocal<usize>,
+    /// Which agent it is.
+    agent: usize,
 }
 
 /// How many levels of tables there are.
@@ -89,9 +91,11 @@ impl Watch {
         let roots = Self::roots_of(machine);
         let (active_mm, name_of, describe) = (Box::new(active_mm), Box::new(name_of), Box::new(describe));
         let walk = |cpu: usize| {
-            program.walkers.contains(&cpu).then(|| {
+            program.walkers.iter().position(|&walker| walker == cpu).map(|index| {
                 let null = LocalWord::new(core::ptr::null_mut());
-                let walk = Walk { table: null, depth: LocalWord::new(0), flush: LocalWord::new(0) };
+                // Agents come after the CPUs.
+                let agent = program.cpus() + index;
+                let walk = Walk { table: null, depth: LocalWord::new(0), flush: LocalWord::new(0), agent };
                 let walk: *const Walk = machine.place("walker", ObjectKind::PerCpu, walk);
                 // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
                 unsafe { &*walk }
@@ -133,9 +137,11 @@ impl Watch {
         walk.depth.poke(if ends { 0 } else { depth + 1 });
     }
 
-    /// The CPU's walker forgets what it holds, as part of the step that is under way.
+    /// The CPU's walker forgets what it holds, as part of the step that is under way. From here on it finds in the tables
+    /// what the CPU that is running would find.
     fn forget(&self, cpu: usize) {
         if let Some(walk) = self.walks[cpu] {
+            Machine::try_with(|machine| machine.refresh(walk.agent));
             walk.table.poke(core::ptr::null_mut());
             walk.depth.poke(0);
         }
@@ -163,7 +169,12 @@ impl Watch {
 
     /// A CPU loads a root.
     pub(crate) fn load_root(&self, cpu: usize, root: Root, at: &'static Location<'static>) {
+        // Up to here the hardware may have read the former one.
+        let former = core::ptr::without_provenance::<Table>(self.roots[cpu].peek());
         self.roots[cpu].set(root.0);
+        if former.addr() != root.0 {
+            Machine::try_with(|machine| machine.touch(former));
+        }
         self.forget(cpu);
         self.check_walk(cpu, at);
     }
