@@ -397,6 +397,11 @@ impl Weak {
         }
     }
 
+    /// What all hardware has done so far is over, for everybody.
+    pub(crate) fn hardware_is_done(&mut self) {
+        self.touched.iter_mut().for_each(|touched| touched[1] = 0);
+    }
+
     /// A place frees the object at a word. Says who may not be done with it.
     pub(crate) fn free(&mut self, place: usize, word: usize) -> Option<Unordered> {
         let slot = self.slot(word)?;

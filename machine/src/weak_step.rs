@@ -287,6 +287,14 @@ impl Machine {
         }
     }
 
+    /// The hardware of all CPUs is done with what it did by [`touch`](Self::touch) until now, and whoever goes on from here
+    /// knows it: a broadcast invalidation that has been waited for. No step.
+    pub fn hardware_is_done(&self) {
+        if self.is_weak() {
+            self.weak.borrow_mut().hardware_is_done();
+        }
+    }
+
     /// The agent at `place` comes to see all that the running CPU sees; it need not have, where memory is weak. No step.
     pub fn refresh(&self, place: usize) {
         if self.is_weak() {

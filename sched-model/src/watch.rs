@@ -16,7 +16,7 @@ use core::ptr::NonNull;
 
 use lazytlb_core::memory::LocalWord;
 use lazytlb_core::platform::Root;
-use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal};
+use lazytlb_machine::{Kind, Machine, MemoryModel, ObjectKind, SimLocal};
 
 use crate::platform::watch;
 use crate::program::Program;
@@ -155,8 +155,9 @@ impl Watch {
         }
     }
 
-    /// The hardware of all CPUs does.
+    /// The hardware of all CPUs does, and the walks that it was in the middle of are over.
     pub(crate) fn flush_all(&self) {
+        Machine::with(Machine::hardware_is_done);
         for cpu in 0..self.walks.len() {
             self.flush_local(cpu);
         }
@@ -169,14 +170,28 @@ impl Watch {
 
     /// A CPU loads a root.
     pub(crate) fn load_root(&self, cpu: usize, root: Root, at: &'static Location<'static>) {
-        // Up to here the hardware may have read the former one.
-        let former = core::ptr::without_provenance::<Table>(self.roots[cpu].peek());
+        let former = self.roots[cpu].peek();
         self.roots[cpu].set(root.0);
-        if former.addr() != root.0 {
-            Machine::try_with(|machine| machine.touch(former));
+        if former != root.0 {
+            Machine::try_with(|machine| Self::leave(machine, core::ptr::with_exposed_provenance(former)));
         }
         self.forget(cpu);
         self.check_walk(cpu, at);
+    }
+
+    /// Up to here the hardware of the running CPU may have read these tables. Whoever frees them must know that it is done;
+    /// only a model in which steps that have been done may not be known of can tell.
+    fn leave(machine: &Machine, root: *const Table) {
+        if machine.config().memory != MemoryModel::Weak {
+            return;
+        }
+        let (mut table, mut depth) = (root, 0);
+        while !table.is_null() && machine.is_live(table) && depth < LEVELS {
+            machine.touch(table);
+            // SAFETY: in the arena, and allocated.
+            table = machine.inspect(|| unsafe { &*table }.below().next().unwrap_or(core::ptr::null_mut()));
+            depth += 1;
+        }
     }
 
     /// What a CPU's root register holds.
