@@ -189,7 +189,9 @@ impl FromStr for Schedule {
                     error(
                         number + 1,
                         column,
-                        &format!("`{word}` is no step; expected cpuN, drainN, irqN.V, nmiN.V, pickN=V or readN=V, and *COUNT"),
+                        &format!(
+                            "`{word}` is no step; expected cpuN, drainN, irqN.V, nmiN.V, pickN=V or readN=V, and *COUNT"
+                        ),
                     )
                 })?;
                 schedule.runs.push(run);

@@ -169,7 +169,8 @@ impl Machine {
 
     /// What tells states apart.
     fn state_key(&self, state: &State) -> u64 {
-        let key = fold(fold(self.arena.hash(), self.kasan.borrow().state_hash()), state.hash(|v| self.arena.portable(v)));
+        let key =
+            fold(fold(self.arena.hash(), self.kasan.borrow().state_hash()), state.hash(|v| self.arena.portable(v)));
         if self.is_weak() { fold(key, self.weak.borrow_mut().hash(state, |v| self.arena.portable(v))) } else { key }
     }
 

@@ -199,7 +199,9 @@ impl Machine {
                 self.exchange(&mut state, word, new as u64, strength);
                 newest
             }
-            None => self.read_age(me, word, age, order.failure == Ordering::Acquire && !self.is_relaxed(order.at.label)),
+            None => {
+                self.read_age(me, word, age, order.failure == Ordering::Acquire && !self.is_relaxed(order.at.label))
+            }
         };
         self.observe_word(state, sort::RMW + (word as u64) * 16 + ((rmw as u64) << 60), old);
         let now = new.map_or(old, |new| new as u64);

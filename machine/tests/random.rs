@@ -193,7 +193,10 @@ proptest! {
 fn an_interrupt_comes_before_interrupts_are_disabled() {
     for rounds in 1..4 {
         let off = || Op::IrqsOff(vec![Op::Load(1, Acquire)]);
-        let tasks = [(0..rounds).flat_map(|_| [Op::Store(0, 1, Release), off()]).collect(), vec![Op::Load(0, Acquire), Op::Kick]];
+        let tasks = [
+            (0..rounds).flat_map(|_| [Op::Store(0, 1, Release), off()]).collect(),
+            vec![Op::Load(0, Acquire), Op::Kick],
+        ];
         let program = Program { tasks, handler: vec![Op::Store(1, 1, Release)] };
         let limits = Limits { executions: u64::MAX, time: core::time::Duration::MAX, stop_at_first: false };
         let search = |reduction| machine(&program, MemoryModel::Sc).explore(Search::Exhaustive(reduction), limits);

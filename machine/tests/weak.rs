@@ -77,10 +77,7 @@ fn machine(cpus: &[&[Op]], handler: &[Op], memory: MemoryModel, relaxed: &[Label
     let words: &'static Words = leak(machine.place(
         "words",
         ObjectKind::Other,
-        Words {
-            shared: [(); WORDS].map(|()| AtomicWord::new(0)),
-            seen: [(); 2 * CPUS].map(|()| LocalWord::new(1)),
-        },
+        Words { shared: [(); WORDS].map(|()| AtomicWord::new(0)), seen: [(); 2 * CPUS].map(|()| LocalWord::new(1)) },
     ));
     for ops in cpus {
         let ops: Vec<Op> = ops.to_vec();
@@ -157,7 +154,11 @@ fn store_buffering() {
     let sc = Fence(SeqCst);
     let fenced = [&[Store(X, 1, Relaxed), sc, Load(Y, Relaxed)][..], &[Store(Y, 1, Relaxed), sc, Load(X, Relaxed)]];
     assert_eq!(weak(&fenced), all_but(2, ["00"]));
-    assert_eq!(weak(&[fenced[0], &[Store(Y, 1, Relaxed), Fence(AcqRel), Load(X, Relaxed)]]), all(2), "one is not enough");
+    assert_eq!(
+        weak(&[fenced[0], &[Store(Y, 1, Relaxed), Fence(AcqRel), Load(X, Relaxed)]]),
+        all(2),
+        "one is not enough"
+    );
 }
 
 /// A full read-modify-write orders as Linux's do: what is before it and what is behind it. An `AcqRel` one does not.
@@ -179,7 +180,8 @@ fn store_buffering_with_read_modify_writes() {
 
 #[test]
 fn message_passing() {
-    let passing = |store, load| weak(&[&[Store(X, 1, Relaxed), Store(Y, 1, store)], &[Load(Y, load), Load(X, Relaxed)]]);
+    let passing =
+        |store, load| weak(&[&[Store(X, 1, Relaxed), Store(Y, 1, store)], &[Load(Y, load), Load(X, Relaxed)]]);
     assert_eq!(passing(Release, Acquire), all_but(2, ["10"]));
     for (store, load) in [(Relaxed, Relaxed), (Release, Relaxed), (Relaxed, Acquire)] {
         assert_eq!(passing(store, load), all(2), "{store:?} {load:?}");
@@ -233,11 +235,7 @@ fn independent_reads_of_independent_writes() {
 fn causality() {
     // WRC: that the middle one has read is enough, by coherence.
     let wrc = |store, load| {
-        weak(&[
-            &[Store(X, 1, Relaxed)],
-            &[Load(X, Relaxed), Store(Y, 1, store)],
-            &[Load(Y, load), Load(X, Relaxed)],
-        ])
+        weak(&[&[Store(X, 1, Relaxed)], &[Load(X, Relaxed), Store(Y, 1, store)], &[Load(Y, load), Load(X, Relaxed)]])
     };
     assert_eq!(wrc(Release, Acquire), all_but(3, ["110"]));
     assert_eq!(wrc(Relaxed, Acquire), all(3));
@@ -337,7 +335,10 @@ fn a_wait_sees_the_newest_in_the_end() {
     assert_eq!(wait(Release, Acquire), set(["11"]));
     assert_eq!(wait(Relaxed, Relaxed), set(["10", "11"]));
     // What a round that failed has seen is forgotten: the CPU could have come later.
-    let twice = [&[Store(X, 1, Relaxed), Store(Y, 0, Release), Store(Y, 2, Relaxed)][..], &[Wait(Y, Acquire), Load(X, Relaxed)]];
+    let twice = [
+        &[Store(X, 1, Relaxed), Store(Y, 0, Release), Store(Y, 2, Relaxed)][..],
+        &[Wait(Y, Acquire), Load(X, Relaxed)],
+    ];
     assert_eq!(weak(&twice), set(["20", "21"]));
     // Random executions end, too.
     let cpus = [&[Store(X, 1, Relaxed), Wait(Y, Relaxed)][..], &[Wait(X, Relaxed), Store(Y, 1, Relaxed)]];

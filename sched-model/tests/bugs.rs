@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use common::{bundled, explore, kinds};
 use lazytlb_machine::{Kind, MemoryModel};
@@ -48,8 +48,13 @@ fn every_bug_is_found_as_its_test_says() {
 /// The same program without the planted bug passes: what is found is the bug and nothing else.
 #[test]
 fn without_what_was_planted_nothing_is_found() {
-    for mut litmus in bugs().filter(|litmus| litmus.is_mutation() && litmus.mutant != Some(Mutant::Caller)) {
+    // Programs that are bundled without a bug as well have a test of their own; the others are run once.
+    let unnamed = |litmus: &Litmus| lazytlb_sched_model::Program { name: String::new(), ..litmus.program.clone() };
+    let planted = |litmus: &Litmus| litmus.is_mutation() && litmus.mutant != Some(Mutant::Caller);
+    let clean: HashSet<_> = bundled().iter().filter(|litmus| !litmus.is_mutation()).map(unnamed).collect();
+    for mut litmus in bugs().filter(planted).filter(|litmus| !clean.contains(&unnamed(litmus))) {
         litmus.dropped.clear();
+        litmus.relaxed.clear();
         litmus.mutant = None;
         for rules in litmus.machines.clone() {
             for strategy in Strategy::all().filter(|strategy| strategy.claims(rules)) {
