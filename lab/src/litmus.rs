@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// Only under this strategy; can be repeated. All strategies if not given.
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
-    /// Only under this memory model, sc, tso or weak; all that the test is for if not given.
+    /// Only under this memory model: sc, tso or weak. Sc and tso if not given.
     #[arg(long, value_name = "MODEL", value_parser = memory)]
     memory: Vec<MemoryModel>,
     /// Only on this machine; all that the test names if not given.
@@ -91,7 +91,11 @@ fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
             continue;
         }
         for &rules in litmus.machines.iter().filter(|&rules| among(rules, &arguments.machine)) {
-            for &memory in litmus.memories.iter().filter(|&memory| among(memory, &arguments.memory)) {
+            let memories: Vec<MemoryModel> = match &arguments.memory[..] {
+                [] => suite::usual_memories(litmus).collect(),
+                asked => litmus.memories.iter().copied().filter(|memory| asked.contains(memory)).collect(),
+            };
+            for memory in memories {
                 for &strategy in &strategies {
                     runs.push(Run::new(&test, strategy, rules, memory));
                 }
