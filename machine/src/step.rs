@@ -435,11 +435,14 @@ impl Machine {
             }
             return old as usize;
         }
-        if self.is_weak() {
-            return self.rmw_weakly(word, rmw, order, at, apply) as usize;
+        let mut dropped = false;
+        if self.unusual {
+            if self.is_weak() {
+                return self.rmw_weakly(word, rmw, order, at, apply) as usize;
+            }
+            self.is_relaxed(order.at.label);
+            dropped = self.is_dropped(order.at.label);
         }
-        self.is_relaxed(order.at.label);
-        let dropped = self.is_dropped(order.at.label);
         self.point(Next::Rmw { word });
         self.check(word, Access::Write, at);
         let old = {
@@ -464,11 +467,16 @@ impl Machine {
     }
 
     pub(crate) fn fence(&self, at: At) {
-        if self.quiet.get() != Quiet::No || self.is_dropped(at.label) || self.is_relaxed(at.label) {
+        if self.quiet.get() != Quiet::No {
             return;
         }
-        if self.is_weak() {
-            return self.fence_weakly(at);
+        if self.unusual {
+            if self.is_dropped(at.label) || self.is_relaxed(at.label) {
+                return;
+            }
+            if self.is_weak() {
+                return self.fence_weakly(at);
+            }
         }
         if at.order != Ordering::SeqCst {
             // Acquire and release fences order nothing that TSO does not order already.
