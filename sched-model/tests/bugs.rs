@@ -58,7 +58,8 @@ fn without_what_was_planted_nothing_is_found() {
         litmus.mutant = None;
         for rules in litmus.machines.clone() {
             for strategy in Strategy::all().filter(|strategy| strategy.claims(rules)) {
-                for &memory in &litmus.memories {
+                // All strategies under `weak` are what the clean tests are for.
+                for &memory in litmus.memories.iter().filter(|&&memory| memory != MemoryModel::Weak) {
                     let result = explore(&litmus, &litmus.setting(strategy, rules, memory));
                     let name = &litmus.program.name;
                     assert_eq!((kinds(&result), result.complete), (BTreeSet::new(), true), "{name} {strategy} {rules}");
