@@ -5,8 +5,12 @@
 
 use core::fmt;
 
-use crate::memory::{At, AtomicInt, AtomicWord, Label, Ordering};
+use crate::memory::{At, AtomicInt, AtomicWord, Label, Labelled, Ordering};
 use crate::platform::Platform;
+
+/// The look at a mask that says whom a call goes to. Acquire: who finds a CPU's bit clear, and does not ask it, sees what
+/// the CPU did before it cleared the bit (pair with [`MASK_CLEAR`](crate::mm_switch::MASK_CLEAR)).
+pub const LOOK: Label = Label::new("cpumask.look");
 
 /// The number of a CPU, from 0; Linux's `smp_processor_id()`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,13 +140,13 @@ impl<P: Platform> CpuMask<P> {
 
     /// Makes this set the CPUs of `among` that `keep` accepts, with relaxed stores; says whether any is left.
     ///
-    /// Only for a mask that nobody else changes meanwhile. A mask is read word by word, relaxed.
+    /// Only for a mask that nobody else changes meanwhile. A mask in `among` is read word by word, acquire.
     #[track_caller]
     pub fn assign(&self, among: Among<'_, P>, nr_cpu_ids: usize, keep: impl Fn(CpuId) -> bool) -> bool {
         let mut any = false;
         for (index, to) in self.words.words().iter().enumerate() {
             let from = match among {
-                Among::Mask(mask) => mask.0.words.words()[index].load(Ordering::Relaxed),
+                Among::Mask(mask) => mask.0.words.words()[index].load(Ordering::Acquire.at(LOOK)),
                 Among::All => match nr_cpu_ids.saturating_sub(index * WORD_BITS) {
                     WORD_BITS.. => usize::MAX,
                     left => (1 << left) - 1,

@@ -265,7 +265,7 @@ pub(crate) fn find(tests: &[Test], effort: Effort, reports: bool) -> Result<Vec<
     for test in tests {
         let before = runs.len();
         for expected in &test.litmus.expected {
-            for &memory in &test.litmus.memories {
+            for memory in suite::usual_memories(&test.litmus) {
                 runs.push(Run::new(test, expected.strategy, expected.rules, memory));
             }
         }

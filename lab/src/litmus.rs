@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     /// Only under this strategy; can be repeated. All strategies if not given.
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
-    /// Only under this memory model, sc or tso; both if not given.
+    /// Only under this memory model: sc, tso or weak. Sc and tso if not given.
     #[arg(long, value_name = "MODEL", value_parser = memory)]
     memory: Vec<MemoryModel>,
     /// Only on this machine; all that the test names if not given.
@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
 
 fn memory(name: &str) -> Result<MemoryModel, String> {
     let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
-    found.ok_or_else(|| "there are: sc, tso".to_owned())
+    found.ok_or_else(|| "there are: sc, tso, weak".to_owned())
 }
 
 /// Runs the command; says whether all was as expected.
@@ -91,7 +91,11 @@ fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
             continue;
         }
         for &rules in litmus.machines.iter().filter(|&rules| among(rules, &arguments.machine)) {
-            for &memory in litmus.memories.iter().filter(|&memory| among(memory, &arguments.memory)) {
+            let memories: Vec<MemoryModel> = match &arguments.memory[..] {
+                [] => suite::usual_memories(litmus).collect(),
+                asked => litmus.memories.iter().copied().filter(|memory| asked.contains(memory)).collect(),
+            };
+            for memory in memories {
                 let named = !arguments.strategy.is_empty();
                 let is_run = |strategy: &&Strategy| named || litmus.is_run_under(**strategy, rules);
                 for &strategy in strategies.iter().filter(is_run) {

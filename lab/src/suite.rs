@@ -78,6 +78,13 @@ pub(crate) struct Test {
     pub(crate) litmus: Litmus,
 }
 
+/// The memory models that a test is run under where nobody asks for one: `weak` takes its time, and is left to those who
+/// ask for it, and to tests that are for nothing else.
+pub(crate) fn usual_memories(litmus: &Litmus) -> impl Iterator<Item = MemoryModel> + '_ {
+    let all = litmus.memories.iter().copied();
+    all.filter(|&memory| memory != MemoryModel::Weak || litmus.memories == [MemoryModel::Weak])
+}
+
 /// A run: a test in a setting.
 pub(crate) struct Run {
     pub(crate) test: Test,

@@ -18,6 +18,8 @@ mod search;
 mod state;
 mod step;
 mod verdict;
+mod weak;
+mod weak_step;
 mod word;
 
 pub use lazytlb_kasan::ObjectKind;

@@ -26,6 +26,7 @@ use crate::reduce::Summary;
 use crate::schedule::Schedule;
 use crate::state::{Action, End, Next, Place, State, Task};
 use crate::verdict::{Kind, Verdict};
+use crate::weak::Weak;
 
 /// How stores reach memory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -35,17 +36,21 @@ pub enum MemoryModel {
     Sc,
     /// Through a store buffer for each CPU: x86-TSO.
     Tso,
+    /// To the end of a history for each word, of which a load may read what its CPU's view permits: RC11 without load
+    /// buffering, nearly. `machine/src/weak.rs` says what exactly.
+    Weak,
 }
 
 impl MemoryModel {
     /// All models, the weakest last.
-    pub const ALL: [MemoryModel; 2] = [MemoryModel::Sc, MemoryModel::Tso];
+    pub const ALL: [MemoryModel; 3] = [MemoryModel::Sc, MemoryModel::Tso, MemoryModel::Weak];
 
     /// Its name in files and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             MemoryModel::Sc => "sc",
             MemoryModel::Tso => "tso",
+            MemoryModel::Weak => "weak",
         }
     }
 }
@@ -69,11 +74,17 @@ pub struct Config {
     pub quarantine: usize,
     /// Labels of fences, stores and RMWs that have no effect: planted bugs.
     pub dropped: Vec<String>,
+    /// Labels of fences and accesses that order nothing: planted bugs. A load, store or read-modify-write is relaxed, a
+    /// fence is none. Only a fence makes a difference under [`MemoryModel::Sc`] and [`MemoryModel::Tso`].
+    pub relaxed: Vec<String>,
     /// How many steps an execution may have.
     pub max_steps: u64,
     /// How many stores a CPU's buffer holds under [`MemoryModel::Tso`]; one more waits. Without a bound a loop that
     /// stores and never fences would have no end of states.
     pub store_buffer: usize,
+    /// How many stores of a word can still be read under [`MemoryModel::Weak`], the newest included; at most 255. Bounded
+    /// for the same reason.
+    pub history: usize,
 }
 
 impl Default for Config {
@@ -84,8 +95,10 @@ impl Default for Config {
             bytes: 64 << 10,
             quarantine: 0,
             dropped: Vec::new(),
+            relaxed: Vec::new(),
             max_steps: 20_000,
             store_buffer: 8,
+            history: 8,
         }
     }
 }
@@ -152,7 +165,13 @@ pub struct Machine {
     pub(crate) tracing: Cell<u64>,
     pub(crate) log: RefCell<Vec<LogLine>>,
     pub(crate) report: RefCell<Option<String>>,
-    /// The dropped labels that were met.
+    /// Histories and views, under [`MemoryModel::Weak`].
+    pub(crate) weak: RefCell<Weak>,
+    /// The words of each slot of each cache.
+    slots: RefCell<Vec<Range<usize>>>,
+    /// Accesses take the slow path: memory is weak, or something is planted.
+    pub(crate) unusual: bool,
+    /// The dropped labels that were met, and the relaxed ones.
     pub(crate) met: RefCell<Vec<bool>>,
     bodies: RefCell<Vec<Body>>,
     coroutines: RefCell<Vec<RefCell<Option<Stack>>>>,
@@ -236,7 +255,7 @@ impl Machine {
         assert!((1..=Self::MAX_PLACES).contains(&config.cpus), "a machine has 1 to {} CPUs", Self::MAX_PLACES);
         let arena = Arena::new(config.bytes);
         let kasan = Kasan::new(Geometry { base: BASE, len: arena.len(), quarantine: config.quarantine });
-        let met = vec![false; config.dropped.len()];
+        let planted = config.dropped.len() + config.relaxed.len();
         Machine {
             arena,
             kasan: RefCell::new(kasan),
@@ -256,7 +275,10 @@ impl Machine {
             tracing: Cell::new(0),
             log: RefCell::default(),
             report: RefCell::default(),
-            met: RefCell::new(met),
+            weak: RefCell::default(),
+            slots: RefCell::default(),
+            unusual: config.memory == MemoryModel::Weak || planted > 0,
+            met: RefCell::new(vec![false; planted]),
             bodies: RefCell::default(),
             coroutines: RefCell::default(),
             stacks: RefCell::default(),
@@ -362,6 +384,8 @@ impl Machine {
         let id = id.unwrap_or_else(|full| panic!("{name} does not fit into {} bytes: {full}", self.arena.len()));
         let cache = Cache { id, size: size_of::<T>(), _of: PhantomData };
         for slot in 0..slots {
+            let addr = self.kasan.borrow().slot_addr(id, slot);
+            self.slots.borrow_mut().push(self.words(addr, cache.size));
             // SAFETY: the window reserved the bytes of the slot, aligned, and nobody else has them.
             unsafe { self.slot(cache, slot).write(init(slot)) };
         }
@@ -536,6 +560,10 @@ impl Machine {
         self.heap_step(self.words(entry, cache.size));
         let track = || self.track(at);
         let addr = self.kasan.borrow_mut().alloc(cache.id, track).ok()?;
+        if let (true, Some(word)) = (self.is_weak(), self.arena_word(addr)) {
+            let me = self.this_cpu();
+            self.weak.borrow_mut().alloc(me, word);
+        }
         self.note(|| format!("allocate {}", self.name_of_addr(addr)));
         Some(self.host(addr).cast())
     }
@@ -560,6 +588,9 @@ impl Machine {
             self.write_report(lazytlb_kasan::Title::Free(bad), addr, at);
             let kind = if bad == BadFree::DoubleFree { Kind::DoubleFree } else { Kind::InvalidFree };
             self.fail(kind, format!("{bad} of {} in {}", self.name_of_addr(addr), self.function()));
+        }
+        if let (true, Some(word)) = (self.is_weak(), self.arena_word(addr)) {
+            self.free_weakly(word, addr, at);
         }
         self.note(|| format!("free {}", self.name_of_addr(addr)));
     }
@@ -614,18 +645,38 @@ impl Machine {
                 if self.arena.write(word, value as u64) {
                     self.state.borrow_mut().changed(word);
                 }
+                if self.is_weak() {
+                    self.weak.borrow_mut().forget(word, value as u64);
+                }
             }
             None => panic!("a simulated word outside the arena of the machine that runs"),
         }
     }
 
     #[inline]
+    pub(crate) fn is_weak(&self) -> bool {
+        self.config.memory == MemoryModel::Weak
+    }
+
+    #[inline]
     pub(crate) fn is_dropped(&self, label: Label) -> bool {
-        if self.config.dropped.is_empty() || label.is_none() {
+        self.unusual && self.meets(&self.config.dropped, 0, label)
+    }
+
+    /// Whether what happens under this label orders nothing.
+    #[inline]
+    pub(crate) fn is_relaxed(&self, label: Label) -> bool {
+        self.unusual && self.meets(&self.config.relaxed, self.config.dropped.len(), label)
+    }
+
+    /// Whether a label is one of those planted, which are noted from `first` on.
+    #[cold]
+    fn meets(&self, planted: &[String], first: usize, label: Label) -> bool {
+        if planted.is_empty() || label.is_none() {
             return false;
         }
-        let Some(index) = self.config.dropped.iter().position(|dropped| dropped == label.name()) else { return false };
-        self.met.borrow_mut()[index] = true;
+        let Some(index) = planted.iter().position(|planted| planted == label.name()) else { return false };
+        self.met.borrow_mut()[first + index] = true;
         true
     }
 
@@ -706,7 +757,11 @@ impl Machine {
     }
 
     pub(crate) fn set_summary(&self, active: bool, restarts: bool) {
-        self.state.borrow_mut().summary = Summary::new(self.arena.len() / WORD, active, restarts);
+        let words = self.arena.len() / WORD;
+        self.state.borrow_mut().summary = Summary::new(words, active, restarts);
+        if self.is_weak() {
+            *self.weak.borrow_mut() = Weak::new(words, self.config.history, &self.slots.borrow(), restarts);
+        }
     }
 
     /// Runs one execution by the policy. Afterwards the state is that of its end.
@@ -732,6 +787,10 @@ impl Machine {
         self.arena.reset();
         self.kasan.borrow_mut().reset();
         self.state.borrow_mut().reset();
+        if self.is_weak() {
+            let state = self.state.borrow();
+            self.weak.borrow_mut().reset(state.places.len(), state.tasks.len());
+        }
         self.record.borrow_mut().clear();
         self.log.borrow_mut().clear();
         self.report.borrow_mut().take();
@@ -835,11 +894,12 @@ impl Machine {
 
     pub(crate) fn summary_start_again(&self) {
         self.state.borrow_mut().summary.start_again();
+        self.weak.borrow_mut().start_again();
     }
 
     pub(crate) fn never_met(&self) -> Vec<String> {
         let met = self.met.borrow();
-        let pairs = self.config.dropped.iter().zip(met.iter());
+        let pairs = self.config.dropped.iter().chain(&self.config.relaxed).zip(met.iter());
         pairs.filter(|&(_, &met)| !met).map(|(label, _)| label.clone()).collect()
     }
 }

@@ -96,7 +96,10 @@ impl Dfs {
         }
         // Where there is no choice, nothing is cut off by going on; but a loop must be recognised.
         let loops = actions.len() == 1 && actions[0] == Action::Step(running as u8);
+        // What a load reads is chosen in the middle of a step, and the state before it was compared already.
+        let reads = matches!(actions[0], Action::Read(_));
         if (actions.len() > 1 || loops)
+            && !reads
             && let Some(seen) = &mut self.seen
         {
             let key = crate::mix::fold(key(), u64::from(self.budget));
@@ -106,7 +109,8 @@ impl Dfs {
         }
         let first = self.alternatives.len();
         self.alternatives.extend_from_slice(actions);
-        if self.bound.is_some() && self.budget == 0 && actions[0] == Action::Step(running as u8) && actions.len() > 1 {
+        let goes_on = reads || actions[0] == Action::Step(running as u8);
+        if self.bound.is_some() && self.budget == 0 && goes_on && actions.len() > 1 {
             self.alternatives.truncate(first + 1);
             self.cut = true;
         }
@@ -118,9 +122,10 @@ impl Dfs {
         Pick::Act(actions[0])
     }
 
-    /// Whether an alternative takes the CPU from a place that could have gone on.
+    /// Whether an alternative takes the CPU from a place that could have gone on, or has it read what is not the newest.
     fn preempts(&self, node: &Node, index: u32, running: usize) -> bool {
-        let could_go_on = self.alternatives[node.first as usize] == Action::Step(running as u8);
+        let first = self.alternatives[node.first as usize];
+        let could_go_on = first == Action::Step(running as u8) || matches!(first, Action::Read(_));
         could_go_on && index != node.first && !matches!(self.alternatives[index as usize], Action::Pick(_))
     }
 
@@ -169,14 +174,14 @@ impl Pct {
 
     fn slot(action: Action) -> usize {
         match action {
-            Action::Step(place) | Action::Pick(place) => 3 * usize::from(place),
+            Action::Step(place) | Action::Pick(place) | Action::Read(place) => 3 * usize::from(place),
             Action::Irq(place, _) | Action::Nmi(place, _) => 3 * usize::from(place) + 1,
             Action::Drain(place) => 3 * usize::from(place) + 2,
         }
     }
 
     fn pick(&mut self, point: u64, actions: &[Action]) -> Pick {
-        if let Action::Pick(_) = actions[0] {
+        if let Action::Pick(_) | Action::Read(_) = actions[0] {
             return Pick::Act(actions[self.rng.usize(..actions.len())]);
         }
         let highest = |priorities: &[u64]| {

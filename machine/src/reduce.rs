@@ -39,6 +39,13 @@
 //! drain to a word that only this CPU touches is done at once. Room in the buffer changes nothing of that: a store that
 //! finds room commutes with the drains of its own CPU, which happen at the other end.
 //!
+//! Under `weak` steps act on views as well. A place's view is its own, but for three things. All full fences share one
+//! view: that counts as a word that each of them reads and writes. An interrupt brings its sender's view: a fence after
+//! which later stores carry more or less by it is fused only where no interrupt can come. Stopping the machine is a full
+//! fence of everybody, and it is a choice point; a step that was fused before it touches what nobody else does, or is a
+//! fence, which does the same before as after. Which store a load reads is a choice inside its step. Where the load is
+//! fused nobody else writes the word, and there is only one to read.
+//!
 //! A random search uses the same knowledge as far as it has it, and never starts again: an execution in which too much
 //! was fused is an execution all the same.
 //!
@@ -74,7 +81,8 @@ pub(crate) struct Summary {
 
 impl Summary {
     pub(crate) fn new(words: usize, active: bool, restarts: bool) -> Summary {
-        Summary { words: vec![Word::default(); words], active, restarts, ..Summary::default() }
+        // The last is no word: it stands for what full fences share under `weak`.
+        Summary { words: vec![Word::default(); words + 1], active, restarts, ..Summary::default() }
     }
 
     /// Whether the search must start again.
@@ -126,6 +134,18 @@ impl Summary {
                 }
             }
         }
+    }
+
+    /// A full fence is read and written by each other one.
+    pub(crate) fn full_fence(&mut self, context: u64) {
+        if self.active {
+            self.write(self.words.len() - 1, context);
+        }
+    }
+
+    /// Something was given up that this execution needs.
+    pub(crate) fn was_wrong(&mut self) {
+        self.wrong |= self.active;
     }
 
     pub(crate) fn kick(&mut self, place: usize) {
@@ -194,14 +214,35 @@ impl State {
                 quiet
             }
             Next::Fence => place.buffer.is_empty(),
+            Next::FullRmw { word } => self.is_quiet(word, mine) && self.fence_fuses(true, mine),
+            Next::Order { full } => self.fence_fuses(full, mine),
             Next::IrqOn => true,
-            Next::IrqOff | Next::PreemptOff => {
-                // With interrupts off already there is nothing to come in before.
-                let silent = self.summary.kicked & 1 << me == 0;
-                self.summary.relied_on_silence |= u32::from(place.irqs_on && silent) << me;
-                !place.irqs_on || silent
-            }
+            Next::IrqOff | Next::PreemptOff => self.is_silent(),
             _ => false,
         }
+    }
+
+    /// Whether nobody else touches a word.
+    fn is_quiet(&mut self, word: usize, mine: u64) -> bool {
+        let word = &mut self.summary.words[word];
+        let quiet = (word.readers | word.writers) & !mine == 0;
+        word.relied |= quiet;
+        quiet
+    }
+
+    /// Whether no interrupt can come in before the next step.
+    fn is_silent(&mut self) -> bool {
+        // With interrupts off already there is nothing to come in before.
+        let me = self.running;
+        let (irqs_on, silent) = (self.places[me].irqs_on, self.summary.kicked & 1 << me == 0);
+        self.summary.relied_on_silence |= u32::from(irqs_on && silent) << me;
+        !irqs_on || silent
+    }
+
+    /// Whether a fence under `weak` can be done at once: no interrupt, which brings a view, and no other full fence could
+    /// come before it.
+    fn fence_fuses(&mut self, full: bool, mine: u64) -> bool {
+        let last = self.summary.words.len() - 1;
+        (!full || self.is_quiet(last, mine)) && self.is_silent()
     }
 }

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! `cpu0*17` is 17 steps of place 0 (agents are numbered after the CPUs), `drain0` the oldest buffered store of CPU 0
-//! reaching memory, `irq1.2` vector 2 interrupting CPU 1, `nmi1.0` the same where interrupts are off, `pick0=1` a value picked by the program. `program` names what
-//! the schedule is for, `trace` is a hash of all that the steps did; a schedule that does not fit either is refused.
+//! reaching memory, `irq1.2` vector 2 interrupting CPU 1, `nmi1.0` the same where interrupts are off, `pick0=1` a value picked by the program, `read0=1` a
+//! load of CPU 0 that reads the store before the newest, where the memory model lets it choose. `program` names what the
+//! schedule is for, `trace` is a hash of all that the steps did; a schedule that does not fit either is refused.
 
 use core::fmt;
 use core::str::FromStr;
@@ -34,6 +35,7 @@ pub struct Schedule {
 pub(crate) enum Event {
     Did(Action),
     Picked(u8, u8),
+    Read(u8, u8),
 }
 
 impl Schedule {
@@ -90,14 +92,21 @@ impl Cursor {
     pub(crate) fn next(&mut self) -> Option<Action> {
         match self.advance()? {
             Event::Did(action) => Some(action),
-            Event::Picked(..) => None,
+            Event::Picked(..) | Event::Read(..) => None,
         }
     }
 
     pub(crate) fn next_pick(&mut self) -> Option<(u8, u8)> {
         match self.advance()? {
             Event::Picked(place, value) => Some((place, value)),
-            Event::Did(_) => None,
+            Event::Did(_) | Event::Read(..) => None,
+        }
+    }
+
+    pub(crate) fn next_read(&mut self) -> Option<(u8, u8)> {
+        match self.advance()? {
+            Event::Read(place, age) => Some((place, age)),
+            Event::Did(_) | Event::Picked(..) => None,
         }
     }
 
@@ -119,11 +128,12 @@ impl fmt::Display for Schedule {
             };
             f.write_str(gap)?;
             match event {
-                Event::Did(Action::Step(place) | Action::Pick(place)) => write!(f, "cpu{place}")?,
+                Event::Did(Action::Step(place) | Action::Pick(place) | Action::Read(place)) => write!(f, "cpu{place}")?,
                 Event::Did(Action::Irq(place, vector)) => write!(f, "irq{place}.{vector}")?,
                 Event::Did(Action::Nmi(place, vector)) => write!(f, "nmi{place}.{vector}")?,
                 Event::Did(Action::Drain(place)) => write!(f, "drain{place}")?,
                 Event::Picked(place, value) => write!(f, "pick{place}={value}")?,
+                Event::Read(place, age) => write!(f, "read{place}={age}")?,
             }
             if *count > 1 {
                 write!(f, "*{count}")?;
@@ -179,7 +189,9 @@ impl FromStr for Schedule {
                     error(
                         number + 1,
                         column,
-                        &format!("`{word}` is no step; expected cpuN, drainN, irqN.V, nmiN.V or pickN=V, and *COUNT"),
+                        &format!(
+                            "`{word}` is no step; expected cpuN, drainN, irqN.V, nmiN.V, pickN=V or readN=V, and *COUNT"
+                        ),
                     )
                 })?;
                 schedule.runs.push(run);
@@ -204,6 +216,9 @@ fn parse_run(word: &str) -> Option<(Event, u32)> {
     } else if let Some(rest) = event.strip_prefix("nmi") {
         let (place, vector) = rest.split_once('.')?;
         Event::Did(Action::Nmi(place.parse().ok()?, vector.parse().ok()?))
+    } else if let Some(rest) = event.strip_prefix("read") {
+        let (place, age) = rest.split_once('=')?;
+        Event::Read(place.parse().ok()?, age.parse().ok()?)
     } else {
         let (place, value) = event.strip_prefix("pick")?.split_once('=')?;
         Event::Picked(place.parse().ok()?, value.parse().ok()?)

@@ -144,6 +144,9 @@ impl Machine {
         };
         let exhaustive = matches!(search, Search::Exhaustive(Reduction::Full));
         self.set_summary(exhaustive || matches!(search, Search::Random { .. }), exhaustive);
+        if exhaustive && self.is_weak() {
+            self.warm_up();
+        }
         self.set_hashing(reduction != Reduction::None);
         let mut run = Run::new(self, limits);
         match search {
@@ -166,6 +169,19 @@ impl Machine {
             }
         }
         run.finish()
+    }
+
+    /// Random executions of which nothing counts but what the reduction learns. Under `weak` there is more to learn, and to
+    /// search again is dearer.
+    fn warm_up(&self) {
+        const EXECUTIONS: u64 = 300;
+        self.set_policy(Policy::Random(fastrand::Rng::with_seed(EXECUTIONS)));
+        self.set_learning(true);
+        for _ in 0..EXECUTIONS {
+            self.execute();
+        }
+        self.set_learning(false);
+        self.summary_start_again();
     }
 
     /// Replays a schedule, writing down what happens.

@@ -21,8 +21,12 @@ pub(crate) enum Next {
     Store { word: usize, local: bool },
     /// Read and write a word at once.
     Rmw { word: usize },
+    /// The same between two full fences; only under [`MemoryModel::Weak`](crate::MemoryModel::Weak).
+    FullRmw { word: usize },
     /// A full barrier.
     Fence,
+    /// A fence, full or not; only under [`MemoryModel::Weak`](crate::MemoryModel::Weak).
+    Order { full: bool },
     /// Disable interrupts.
     IrqOff,
     /// Enable them.
@@ -69,6 +73,8 @@ pub enum Action {
     Drain(u8),
     /// The running task picks one of several values.
     Pick(u8),
+    /// The load under way reads the store that has so many newer ones.
+    Read(u8),
 }
 
 /// What decides who can go on, a bit for each place.
@@ -129,7 +135,8 @@ impl Action {
             | Action::Irq(place, _)
             | Action::Nmi(place, _)
             | Action::Drain(place)
-            | Action::Pick(place) => place.into(),
+            | Action::Pick(place)
+            | Action::Read(place) => place.into(),
         }
     }
 }
@@ -218,6 +225,10 @@ pub(crate) struct Task {
     pub(crate) watching: bool,
     /// Whether one of them has changed since.
     pub(crate) dirty: bool,
+    /// Whether one was read that was not the newest.
+    pub(crate) stale: bool,
+    /// The task has polled in vain with what was not the newest: this time it reads the newest.
+    pub(crate) newest: bool,
     pub(crate) round_start: u64,
     pub(crate) calls: Vec<Call>,
 }
@@ -233,6 +244,8 @@ impl Task {
             reads: Vec::new(),
             watching: false,
             dirty: false,
+            stale: false,
+            newest: false,
             round_start: 0,
             calls: Vec::new(),
         }
@@ -245,6 +258,8 @@ impl Task {
         self.reads.clear();
         self.watching = false;
         self.dirty = false;
+        self.stale = false;
+        self.newest = false;
         self.calls.clear();
     }
 }

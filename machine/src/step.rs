@@ -7,7 +7,8 @@
 //! Memory models differ in what happens to a store. Under SC it reaches memory at once. Under TSO it enters the CPU's own
 //! buffer, loads look there first, and its way to memory is an action of the machine (x86-TSO: Sewell, Sarkar, Owens,
 //! Nardelli, Myreen, CACM 2010). Full barriers, locked instructions, sending and taking an interrupt, and entering the
-//! allocator find the buffer drained.
+//! allocator find the buffer drained. The third model, where a load may read an older store, is in `weak.rs`, and its steps
+//! are in `weak_step.rs`.
 
 use core::panic::Location;
 
@@ -26,21 +27,31 @@ use crate::verdict::{Kind, Verdict};
 pub(crate) struct Order {
     pub(crate) at: At,
     pub(crate) local: bool,
+    /// How a compare-and-exchange that fails is ordered.
+    pub(crate) failure: Ordering,
+    /// Whether full fences stand before and after.
+    pub(crate) full: bool,
 }
 
 impl Order {
-    pub(crate) const LOCAL: Order = Order { at: At { order: Ordering::Relaxed, label: Label::NONE }, local: true };
+    pub(crate) const LOCAL: Order = Order {
+        at: At { order: Ordering::Relaxed, label: Label::NONE },
+        local: true,
+        failure: Ordering::Relaxed,
+        full: false,
+    };
 
     #[inline]
     pub(crate) fn of(at: impl Into<At>) -> Order {
         let at = at.into();
         assert!(at.order != Ordering::SeqCst, "no SeqCst accesses: write a fence, or use a `_full` operation");
-        Order { at, local: false }
+        Order { at, local: false, failure: Ordering::Relaxed, full: false }
     }
 
     #[inline]
     pub(crate) fn full(label: Label) -> Order {
-        Order { at: At { order: Ordering::AcqRel, label }, local: false }
+        let at = At { order: Ordering::AcqRel, label };
+        Order { at, local: false, failure: Ordering::Relaxed, full: true }
     }
 }
 
@@ -63,23 +74,23 @@ impl core::fmt::Display for Rmw {
 }
 
 /// Sorts of steps, for the history: different steps never look alike.
-mod sort {
-    pub(super) const LOAD: u64 = 1;
-    pub(super) const STORE: u64 = 2;
-    pub(super) const RMW: u64 = 3;
-    pub(super) const FENCE: u64 = 4;
-    pub(super) const IRQ_OFF: u64 = 5;
-    pub(super) const IRQ_ON: u64 = 6;
-    pub(super) const IPI: u64 = 7;
-    pub(super) const HEAP: u64 = 8;
-    pub(super) const HINT: u64 = 9;
-    pub(super) const WAIT: u64 = 10;
-    pub(super) const SWITCH: u64 = 11;
-    pub(super) const PICK: u64 = 12;
-    pub(super) const HANDLER: u64 = 13;
-    pub(super) const DONE: u64 = 14;
-    pub(super) const STOP: u64 = 15;
-    pub(super) const CHECKPOINT: u64 = 16;
+pub(crate) mod sort {
+    pub(crate) const LOAD: u64 = 1;
+    pub(crate) const STORE: u64 = 2;
+    pub(crate) const RMW: u64 = 3;
+    pub(crate) const FENCE: u64 = 4;
+    pub(crate) const IRQ_OFF: u64 = 5;
+    pub(crate) const IRQ_ON: u64 = 6;
+    pub(crate) const IPI: u64 = 7;
+    pub(crate) const HEAP: u64 = 8;
+    pub(crate) const HINT: u64 = 9;
+    pub(crate) const WAIT: u64 = 10;
+    pub(crate) const SWITCH: u64 = 11;
+    pub(crate) const PICK: u64 = 12;
+    pub(crate) const HANDLER: u64 = 13;
+    pub(crate) const DONE: u64 = 14;
+    pub(crate) const STOP: u64 = 15;
+    pub(crate) const CHECKPOINT: u64 = 16;
 }
 
 impl Machine {
@@ -156,6 +167,13 @@ impl Machine {
         self.pick_from_list(state)
     }
 
+    /// What tells states apart.
+    fn state_key(&self, state: &State) -> u64 {
+        let key =
+            fold(fold(self.arena.hash(), self.kasan.borrow().state_hash()), state.hash(|v| self.arena.portable(v)));
+        if self.is_weak() { fold(key, self.weak.borrow_mut().hash(state, |v| self.arena.portable(v))) } else { key }
+    }
+
     fn pick_from_list(&self, state: &mut State) -> Option<Action> {
         let mut actions = self.actions.take();
         let picked = loop {
@@ -164,9 +182,7 @@ impl Machine {
                 self.all_wait(state);
                 break None;
             }
-            let key = || {
-                fold(fold(self.arena.hash(), self.kasan.borrow().state_hash()), state.hash(|v| self.arena.portable(v)))
-            };
+            let key = || self.state_key(state);
             let point = state.points;
             let pick = {
                 let mut policy = self.policy.borrow_mut();
@@ -265,7 +281,7 @@ impl Machine {
     }
 
     #[inline]
-    fn commit(&self, state: &mut State, word: usize, value: u64) {
+    pub(crate) fn commit(&self, state: &mut State, word: usize, value: u64) {
         if self.arena.write(word, value) {
             state.changed(word);
         }
@@ -273,7 +289,7 @@ impl Machine {
 
     /// Checks an access against the shadow; ends the execution if it is bad.
     #[inline]
-    fn check(&self, word: usize, access: Access, at: &'static Location<'static>) {
+    pub(crate) fn check(&self, word: usize, access: Access, at: &'static Location<'static>) {
         let checked = self.kasan.borrow().check(self.addr_of(word), crate::arena::WORD, access);
         if let Err(bad) = checked {
             self.bad_access(bad, at);
@@ -315,6 +331,13 @@ impl Machine {
         if self.quiet.get() != Quiet::No {
             return self.load_quietly(word);
         }
+        if self.unusual {
+            // The label is met, though only `weak` gives a load's order a meaning.
+            self.is_relaxed(order.at.label);
+            if self.is_weak() {
+                return self.load_weakly(word, order, at) as usize;
+            }
+        }
         self.point(Next::Load { word, local: order.local });
         self.check(word, Access::Read, at);
         let value = {
@@ -347,10 +370,19 @@ impl Machine {
     pub(crate) fn store(&self, address: usize, value: usize, order: Order, at: &'static Location<'static>) {
         let word = self.index(address, at);
         if self.quiet.get() != Quiet::No {
+            if self.is_weak() {
+                return self.store_quietly(word, value as u64, order.local, false);
+            }
             return self.commit(&mut self.state.borrow_mut(), word, value as u64);
         }
-        if self.is_dropped(order.at.label) {
-            return;
+        if self.unusual {
+            self.is_relaxed(order.at.label);
+            if self.is_dropped(order.at.label) {
+                return;
+            }
+            if self.is_weak() {
+                return self.store_weakly(word, value as u64, order, at);
+            }
         }
         self.point(Next::Store { word, local: order.local });
         self.check(word, Access::Write, at);
@@ -395,11 +427,22 @@ impl Machine {
         if self.quiet.get() != Quiet::No {
             let old = self.arena.read(word);
             if let Some(new) = apply(old as usize) {
-                self.commit(&mut self.state.borrow_mut(), word, new as u64);
+                if self.is_weak() {
+                    self.store_quietly(word, new as u64, false, true);
+                } else {
+                    self.commit(&mut self.state.borrow_mut(), word, new as u64);
+                }
             }
             return old as usize;
         }
-        let dropped = self.is_dropped(order.at.label);
+        let mut dropped = false;
+        if self.unusual {
+            if self.is_weak() {
+                return self.rmw_weakly(word, rmw, order, at, apply) as usize;
+            }
+            self.is_relaxed(order.at.label);
+            dropped = self.is_dropped(order.at.label);
+        }
         self.point(Next::Rmw { word });
         self.check(word, Access::Write, at);
         let old = {
@@ -424,7 +467,18 @@ impl Machine {
     }
 
     pub(crate) fn fence(&self, at: At) {
-        if self.quiet.get() != Quiet::No || self.is_dropped(at.label) || at.order != Ordering::SeqCst {
+        if self.quiet.get() != Quiet::No {
+            return;
+        }
+        if self.unusual {
+            if self.is_dropped(at.label) || self.is_relaxed(at.label) {
+                return;
+            }
+            if self.is_weak() {
+                return self.fence_weakly(at);
+            }
+        }
+        if at.order != Ordering::SeqCst {
             // Acquire and release fences order nothing that TSO does not order already.
             return;
         }
@@ -437,8 +491,10 @@ impl Machine {
         let blocked = {
             let mut state = self.state.borrow_mut();
             let task = state.current();
-            let blocked = task.watching && !task.dirty;
+            let blocked = task.watching && !task.dirty && !task.stale;
             task.watching = true;
+            // Who has polled in vain with an old store reads the newest next: a loop that never does has no end.
+            task.newest = core::mem::take(&mut task.stale);
             blocked
         };
         self.point(if blocked { Next::Wait } else { Next::Yield });
@@ -456,22 +512,34 @@ impl Machine {
         task.round_start = task.history;
         task.watching = true;
         task.dirty = false;
+        task.stale = false;
         task.reads.clear();
+        if self.is_weak() {
+            let (me, task) = (state.running, state.places[state.running].task);
+            self.weak.borrow_mut().begin_round(me, task);
+        }
     }
 
     /// The round is over. If it was not the last, the task forgets it and waits for a change.
     pub(crate) fn end_round(&self, ready: bool) {
         {
             let mut state = self.state.borrow_mut();
-            let task = state.current();
+            let (me, id) = (state.running, state.places[state.running].task);
+            let task = &mut state.tasks[id];
             if ready {
                 task.watching = false;
+                task.stale = false;
+                task.newest = false;
                 task.reads.clear();
+                if self.is_weak() {
+                    self.weak.borrow_mut().end_round(me, id, false);
+                }
                 return;
             }
             task.history = fold(task.round_start, sort::WAIT);
         }
-        self.point(Next::Wait);
+        let again = self.is_weak() && self.round_has_failed();
+        self.point(if again { Next::Yield } else { Next::Wait });
         let mut state = self.state.borrow_mut();
         let task = state.current();
         task.watching = false;
@@ -513,6 +581,9 @@ impl Machine {
             }
             state.summary.kick(place);
             if state.places[place].online {
+                if self.is_weak() {
+                    self.weak.borrow_mut().send(state.running, place, vector.into());
+                }
                 state.post(place, vector);
             } else {
                 state.lost_ipis += 1;
@@ -536,6 +607,9 @@ impl Machine {
     /// Reads a word as part of the step that is under way, from memory and without asking whether it may be read.
     pub fn look<T: crate::word::Bits>(&self, word: &crate::word::SimWord<T>) -> T {
         if let Some(index) = self.arena.index(core::ptr::from_ref(word).addr()) {
+            if self.is_weak() {
+                return T::from_bits(self.look_weakly(index) as usize);
+            }
             let mut state = self.state.borrow_mut();
             let context = state.context_bit();
             state.summary.read(index, context);
@@ -549,6 +623,9 @@ impl Machine {
     pub fn stop_machine(&self, f: impl FnOnce(&Machine)) {
         self.point(Next::Stop);
         self.state.borrow_mut().observe(sort::STOP, 0);
+        if self.is_weak() {
+            self.weak.borrow_mut().stop();
+        }
         f(self);
     }
 
@@ -569,6 +646,10 @@ impl Machine {
             } else {
                 state.take(vector);
                 state.me().in_irq += 1;
+            }
+            if self.is_weak() {
+                let (me, task) = (state.running, state.places[state.running].task);
+                self.weak.borrow_mut().deliver(me, u32::from(vector) | u32::from(nmi) << 8, task);
             }
             let task = state.current();
             let interrupted = (task.history, task.interrupted);
@@ -715,9 +796,7 @@ impl Machine {
             Some(0)
         } else {
             let actions: Vec<Action> = (0..n).map(Action::Pick).collect();
-            let key = || {
-                fold(fold(self.arena.hash(), self.kasan.borrow().state_hash()), state.hash(|v| self.arena.portable(v)))
-            };
+            let key = || self.state_key(&state);
             match policy.pick(state.points, &actions, state.running, || fold(key(), sort::PICK)) {
                 Pick::Act(Action::Pick(value)) => Some(value),
                 _ => {

@@ -132,8 +132,8 @@ impl<T: Bits> AtomicWord<T> for SimWord<T> {
     }
 
     #[inline]
-    fn compare_exchange(&self, current: T, new: T, at: impl Into<At>, _failure: Ordering) -> Result<T, T> {
-        self.cas(current, new, Order::of(at))
+    fn compare_exchange(&self, current: T, new: T, at: impl Into<At>, failure: Ordering) -> Result<T, T> {
+        self.cas(current, new, Order { failure, ..Order::of(at) })
     }
 
     #[inline]

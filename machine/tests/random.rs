@@ -1,6 +1,6 @@
-//! Random programs: the reductions lose no outcome of any, under either memory model.
+//! Random programs: the reductions lose no outcome of any, under any memory model, and each model has those of the stronger.
 
-use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, LocalWord, Memory, Ordering::*};
+use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, LocalWord, Memory, Ordering, Ordering::*};
 use lazytlb_machine::{
     Config, Kind, Limits, Machine, MemoryModel, ObjectKind, Reduction, Search, Sim, SimLocal, SimWord,
 };
@@ -12,10 +12,15 @@ const WORDS: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Load(usize),
-    Store(usize, usize),
-    Add(usize),
-    Fence,
+    Load(usize, Ordering),
+    Store(usize, usize, Ordering),
+    Add(usize, Ordering),
+    AddFull(usize),
+    /// Exchanges 1 for 2.
+    Cas(usize),
+    Fence(Ordering),
+    /// Waits until the word is not zero, for ever if need be.
+    Wait(usize),
     /// A word of the CPU's own, which only the other CPU's checks look at.
     Local(usize),
     /// A check: the other CPU's own word must not be 2 while the shared word is 1.
@@ -25,13 +30,21 @@ enum Op {
     IrqsOff(Vec<Op>),
 }
 
+fn of<const N: usize>(orders: [Ordering; N]) -> impl Strategy<Value = Ordering> {
+    prop::sample::select(orders.to_vec())
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let word = 0..WORDS;
     let plain = prop_oneof![
-        3 => word.clone().prop_map(Op::Load),
-        3 => (word.clone(), 1..3_usize).prop_map(|(word, value)| Op::Store(word, value)),
-        1 => word.clone().prop_map(Op::Add),
-        1 => Just(Op::Fence),
+        3 => (word.clone(), of([Relaxed, Acquire])).prop_map(|(word, order)| Op::Load(word, order)),
+        3 => (word.clone(), 1..3_usize, of([Relaxed, Release]))
+            .prop_map(|(word, value, order)| Op::Store(word, value, order)),
+        1 => (word.clone(), of([Relaxed, AcqRel])).prop_map(|(word, order)| Op::Add(word, order)),
+        1 => word.clone().prop_map(Op::AddFull),
+        1 => word.clone().prop_map(Op::Cas),
+        1 => of([SeqCst, SeqCst, Acquire, Release]).prop_map(Op::Fence),
+        1 => word.clone().prop_map(Op::Wait),
         1 => (1..3_usize).prop_map(Op::Local),
         1 => word.prop_map(Op::Check),
         1 => Just(Op::Kick),
@@ -68,10 +81,18 @@ impl Words {
                 seen.poke(seen.peek() * 10 + value + 1);
             };
             match op {
-                Op::Load(word) => saw(self.shared[*word].load(Acquire)),
-                Op::Store(word, value) => self.shared[*word].store(*value, Release),
-                Op::Add(word) => saw(self.shared[*word].fetch_add(1, AcqRel)),
-                Op::Fence => Sim.fence(SeqCst),
+                Op::Load(word, order) => saw(self.shared[*word].load(*order)),
+                Op::Store(word, value, order) => self.shared[*word].store(*value, *order),
+                Op::Add(word, order) => saw(self.shared[*word].fetch_add(1, *order)),
+                Op::AddFull(word) => saw(self.shared[*word].fetch_add_full(1, Label::NONE)),
+                Op::Cas(word) => {
+                    saw(self.shared[*word].compare_exchange(1, 2, Release, Acquire).unwrap_or_else(|old| old + 3));
+                }
+                Op::Fence(order) => Sim.fence(*order),
+                Op::Wait(word) => saw(Sim.spin_until(|| match self.shared[*word].load(Relaxed) {
+                    0 => None,
+                    value => Some(value),
+                })),
                 Op::Local(value) => self.local[cpu].set(*value),
                 Op::Check(word) => {
                     let one = self.shared[*word].fetch_add(0, AcqRel) == 1;
@@ -109,7 +130,7 @@ fn machine(program: &Program, memory: MemoryModel) -> Machine {
     }
     // A handler that kicks would do so for ever.
     let handler: Vec<Op> =
-        program.handler.iter().filter(|op| !matches!(op, Op::Kick | Op::IrqsOff(_))).cloned().collect();
+        program.handler.iter().filter(|op| !matches!(op, Op::Kick | Op::Wait(_) | Op::IrqsOff(_))).cloned().collect();
     machine.on_interrupt(move |_| words.run(&handler, true));
     machine.outcome(move |_, values| {
         values.extend(words.seen.iter().map(|seen| seen.peek() as u64));
@@ -138,6 +159,32 @@ proptest! {
             }
         }
     }
+
+    /// What a model shows, the weaker one shows, too. Checks are left out: they look at a CPU's own word in memory, where
+    /// it arrives before the CPU's buffered stores under TSO, and never before its earlier stores under `weak`.
+    #[test]
+    fn a_weaker_model_shows_more(program in program()) {
+        fn checks(ops: &[Op]) -> bool {
+            ops.iter().any(|op| match op {
+                Op::Check(_) => true,
+                Op::IrqsOff(ops) => checks(ops),
+                _ => false,
+            })
+        }
+        if program.tasks.iter().chain([&program.handler]).any(|ops| checks(ops)) {
+            return Ok(());
+        }
+        let limits = Limits { executions: 1_000_000, time: core::time::Duration::MAX, stop_at_first: false };
+        let outcomes = MemoryModel::ALL.map(|memory| {
+            let result = machine(&program, memory).explore(Search::Exhaustive(Reduction::Full), limits);
+            assert!(result.complete);
+            result.outcomes
+        });
+        for (stronger, weaker) in outcomes.iter().zip(&outcomes[1..]) {
+            let lost: Vec<_> = stronger.difference(weaker).collect();
+            prop_assert!(lost.is_empty(), "{:?}", lost);
+        }
+    }
 }
 
 /// An interrupt that is sent because of a step can come right after that step, before interrupts are disabled: a search
@@ -145,9 +192,12 @@ proptest! {
 #[test]
 fn an_interrupt_comes_before_interrupts_are_disabled() {
     for rounds in 1..4 {
-        let off = || Op::IrqsOff(vec![Op::Load(1)]);
-        let tasks = [(0..rounds).flat_map(|_| [Op::Store(0, 1), off()]).collect(), vec![Op::Load(0), Op::Kick]];
-        let program = Program { tasks, handler: vec![Op::Store(1, 1)] };
+        let off = || Op::IrqsOff(vec![Op::Load(1, Acquire)]);
+        let tasks = [
+            (0..rounds).flat_map(|_| [Op::Store(0, 1, Release), off()]).collect(),
+            vec![Op::Load(0, Acquire), Op::Kick],
+        ];
+        let program = Program { tasks, handler: vec![Op::Store(1, 1, Release)] };
         let limits = Limits { executions: u64::MAX, time: core::time::Duration::MAX, stop_at_first: false };
         let search = |reduction| machine(&program, MemoryModel::Sc).explore(Search::Exhaustive(reduction), limits);
         let (plain, reduced) = (search(Reduction::None), search(Reduction::Full));
@@ -162,8 +212,11 @@ fn an_interrupt_comes_before_interrupts_are_disabled() {
 /// the buffer, both loads could miss the other's store.
 #[test]
 fn the_return_from_an_interrupt_drains_the_store_buffer() {
-    let handler = vec![Op::Store(2, 1), Op::Store(0, 1)];
-    let tasks = [vec![Op::Load(2), Op::Load(1)], vec![Op::Kick, Op::Store(1, 1), Op::Fence, Op::Load(0)]];
+    let handler = vec![Op::Store(2, 1, Release), Op::Store(0, 1, Release)];
+    let tasks = [
+        vec![Op::Load(2, Acquire), Op::Load(1, Acquire)],
+        vec![Op::Kick, Op::Store(1, 1, Release), Op::Fence(SeqCst), Op::Load(0, Acquire)],
+    ];
     let machine = machine(&Program { tasks, handler }, MemoryModel::Tso);
     let limits = Limits { executions: u64::MAX, time: core::time::Duration::MAX, stop_at_first: false };
     let result = machine.explore(Search::Exhaustive(Reduction::Full), limits);

@@ -78,11 +78,11 @@ fn a_schedule_that_is_none_is_refused_with_its_place() {
         ("lazytlb-schedule 1\nprogram xyz\n".into(), "2:1: expected `program` and 16 hexadecimal digits"),
         (
             format!("{header}cpu0 jump1\n"),
-            "4:6: `jump1` is no step; expected cpuN, drainN, irqN.V, nmiN.V or pickN=V, and *COUNT",
+            "4:6: `jump1` is no step; expected cpuN, drainN, irqN.V, nmiN.V, pickN=V or readN=V, and *COUNT",
         ),
         (
             format!("{header}cpu0*0\n"),
-            "4:1: `cpu0*0` is no step; expected cpuN, drainN, irqN.V, nmiN.V or pickN=V, and *COUNT",
+            "4:1: `cpu0*0` is no step; expected cpuN, drainN, irqN.V, nmiN.V, pickN=V or readN=V, and *COUNT",
         ),
     ] {
         assert_eq!(text.parse::<Schedule>().unwrap_err().to_string(), expected);

@@ -45,7 +45,11 @@ where
                     .fail(Kind::Assertion, format!("{name} has a count of {count}; {expected} can be accounted for"));
             }
         }
-        let counted = peek(|| self.switcher.strategy().waiting(self.switcher));
+        let counted = peek(|| {
+            // SAFETY: it is only read.
+            let shared = unsafe { self.switcher.shared() };
+            self.switcher.strategy().waiting(shared)
+        });
         if counted != waiting {
             let message = format!("{counted} mms are counted as waiting to be freed, and {waiting} may be");
             machine.fail(Kind::Assertion, message);
@@ -58,7 +62,11 @@ where
             let state = self.switcher.cpu(cpu);
             let borrows = address(peek(|| state.active_mm())) == at;
             let isolated = self.program.isolated.contains(&cpu.get());
-            peek(|| self.switcher.strategy().waits_for(state, borrows, isolated))
+            // A borrow that is over waits for this CPU's next tail, which looks at what waits.
+            let tail_looks = peek(|| state.prev_mm()).is_some();
+            // SAFETY: it is only read.
+            let of_strategy = unsafe { state.strategy() };
+            tail_looks || peek(|| self.switcher.strategy().waits_for(of_strategy, borrows, isolated))
         })
     }
 
@@ -73,7 +81,9 @@ where
             let runs_user = self.current_mm(cpu) == Some(pointer);
             let borrows = peek(|| state.active_mm()) == Some(pointer) && !runs_user;
             let parked = peek(|| state.prev_mm()) == Some(pointer);
-            self.switcher.strategy().references(state, pointer, borrows || parked)
+            // SAFETY: it is only read.
+            let of_strategy = unsafe { state.strategy() };
+            self.switcher.strategy().references(of_strategy, pointer, borrows || parked)
         };
         let held: usize = (0..self.named.len())
             .filter(|&name| self.named[name].peek().addr() == at)

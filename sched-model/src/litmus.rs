@@ -7,7 +7,7 @@
 //! # A comment. The first comment block is what `lazytlb litmus` prints about the test.
 //! name exit-while-borrowed
 //! machine ipi-flush broadcast-flush    # where it runs; everywhere if not said
-//! memory sc tso                        # likewise
+//! memory sc tso weak                   # likewise, but `weak` only where there are at most two CPUs
 //! mm A B                               # address spaces
 //! user sh A                            # a task with an address space
 //! user sh-thread A
@@ -19,7 +19,8 @@
 //! check pinned-roots                   # a root that a CPU has loaded must not be unpinned when its last user goes
 //! check freeing-sleeps                 # an mm must be freed where one may sleep, as on a real-time kernel
 //! untimed                              # too large for strategies whose worker comes at a time, unless one is named
-//! drop hazard.unpublish                # a planted bug: the access with this label has no effect
+//! drop smp.ack                         # a planted bug: the access with this label has no effect
+//! relax hazard.unpublish               # a planted bug: the access with this label orders nothing; a fence is none
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
 //! bug B04 A stale look at the slot     # the test shows a known bug: `lazytlb bugs` runs it
 //!
@@ -96,6 +97,8 @@ pub struct Litmus {
     pub untimed: bool,
     /// Labels whose accesses have no effect; a test with any is a mutation.
     pub dropped: Vec<String>,
+    /// Labels of accesses and fences that order nothing; a test with any is a mutation.
+    pub relaxed: Vec<String>,
     /// A strategy with one step wrong; a test with one is a mutation.
     pub mutant: Option<Mutant>,
     /// The known bug that the test shows: its number and its title.
@@ -120,7 +123,7 @@ pub struct Expectation {
 impl Litmus {
     /// Whether a bug is planted: what it finds says nothing of the strategies.
     pub fn is_mutation(&self) -> bool {
-        !self.dropped.is_empty() || self.mutant.is_some()
+        !self.dropped.is_empty() || !self.relaxed.is_empty() || self.mutant.is_some()
     }
 
     /// Whether it is run under a strategy on a machine where nobody names the strategy. Those that free later run on the
@@ -131,7 +134,8 @@ impl Litmus {
 
     /// What the test runs in, for one strategy on one machine under one memory model.
     pub fn setting(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> Setting {
-        Setting { strategy, rules, memory, dropped: self.dropped.clone(), mutant: self.mutant }
+        let (dropped, relaxed) = (self.dropped.clone(), self.relaxed.clone());
+        Setting { strategy, rules, memory, dropped, relaxed, mutant: self.mutant }
     }
 
     /// What is expected to be found under a strategy on a machine, if the test says so.
@@ -241,9 +245,10 @@ impl Litmus {
                 about: String::new(),
                 program: Program::default(),
                 machines: Rules::ALL.to_vec(),
-                memories: MemoryModel::ALL.to_vec(),
+                memories: Vec::new(),
                 untimed: false,
                 dropped: Vec::new(),
+                relaxed: Vec::new(),
                 mutant: None,
                 bug: None,
                 allowed: Vec::new(),
@@ -301,7 +306,7 @@ impl Reader {
             "memory" => {
                 let memory = |name: &str| {
                     let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
-                    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso"))
+                    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso, weak"))
                 };
                 self.litmus.memories = parse_all(line, &rest, memory)?;
             }
@@ -341,11 +346,12 @@ impl Reader {
                 [Word { text: "pinned-roots", .. }] => self.litmus.program.kernel.pins_roots = true,
                 _ => return Err(missing("`active_mm`, `pinned-roots` or `freeing-sleeps`")),
             },
-            "drop" => {
+            "drop" | "relax" => {
                 if rest.is_empty() {
                     return Err(missing("labels"));
                 }
-                self.litmus.dropped.extend(rest.iter().map(|word| word.text.to_owned()));
+                let labels = if key.text == "drop" { &mut self.litmus.dropped } else { &mut self.litmus.relaxed };
+                labels.extend(rest.iter().map(|word| word.text.to_owned()));
             }
             "mutant" => {
                 let [mutant] = rest[..] else { return Err(missing("one mutant")) };
@@ -363,7 +369,7 @@ impl Reader {
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, untimed, word, spinlock, cid, check, drop, mutant, bug, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, untimed, word, spinlock, cid, check, drop, relax, mutant, bug, or cpu", key.text),
                 ));
             }
         }
@@ -569,6 +575,13 @@ impl Reader {
             return Err(at_end("the test has no CPUs: expected a line such as `cpu TASK | cpu idle`"));
         }
         self.litmus.program = self.litmus.program.hold_what_is_put();
+        if self.litmus.memories.is_empty() {
+            // More CPUs have more to choose from under `weak` than a suite has time for; a test may ask for it. What a cached
+            // translation is there nobody has said.
+            let fits = self.litmus.program.cpus() <= 2 && !self.litmus.program.accesses();
+            self.litmus.memories = MemoryModel::ALL.to_vec();
+            self.litmus.memories.retain(|&memory| memory != MemoryModel::Weak || fits);
+        }
         self.check_users().map_err(|message| at_end(&message))?;
         self.check_mutant().map_err(|message| at_end(&message))?;
         Ok(self.litmus)
@@ -576,8 +589,12 @@ impl Reader {
 
     /// A rule with a step wrong is run under one strategy, in place of that rule.
     fn check_mutant(&self) -> Result<(), String> {
-        let Some((mutant, rules)) = self.litmus.mutant.and_then(|mutant| Some((mutant, mutant.rules()?))) else {
-            return Ok(());
+        let Some(mutant) = self.litmus.mutant.filter(|&mutant| mutant != Mutant::Caller) else { return Ok(()) };
+        let Some(rules) = mutant.rules() else {
+            return match self.litmus.machines.iter().find(|rules| !Rules::SIMPLE.contains(rules)) {
+                Some(rules) => Err(format!("mutant `{mutant}` is of a strategy and does not run on {rules}")),
+                None => Ok(()),
+            };
         };
         let elsewhere = self.litmus.expected.iter().any(|one| one.strategy != Strategy::Refcount);
         if self.litmus.machines != [rules] || elsewhere {

@@ -3,8 +3,9 @@
 use core::marker::PhantomData;
 use std::rc::Rc;
 
+use lazytlb::any::AnyPlatform;
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy};
-use lazytlb_core::platform::{Clock, Platform};
+use lazytlb_core::platform::Platform;
 use lazytlb_hazard::convert::Convert;
 use lazytlb_hazard::general::General;
 use lazytlb_machine::{
@@ -27,7 +28,7 @@ use crate::rule_mutants::{
     FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OthersAreLazy, ResetsMask, SkipsLazies, TrustsUsers,
     Unpinned,
 };
-use crate::strategies::{Accounted, Rules, Strategy, WithStrategy};
+use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
 use crate::watch::Watch;
 use crate::world::World;
 
@@ -42,6 +43,8 @@ pub struct Setting {
     pub memory: MemoryModel,
     /// Labels of accesses and fences that have no effect: planted bugs.
     pub dropped: Vec<String>,
+    /// Labels of accesses and fences that order nothing: planted bugs.
+    pub relaxed: Vec<String>,
     /// A step of the strategy that does something else: a planted bug.
     pub mutant: Option<Mutant>,
 }
@@ -49,12 +52,13 @@ pub struct Setting {
 impl Setting {
     /// Without planted bugs.
     pub fn new(strategy: Strategy, rules: Rules, memory: MemoryModel) -> Setting {
-        Setting { strategy, rules, memory, dropped: Vec::new(), mutant: None }
+        Setting { strategy, rules, memory, dropped: Vec::new(), relaxed: Vec::new(), mutant: None }
     }
 
     /// What every schedule is for: a number that changes with the setting.
     fn fingerprint(&self) -> u64 {
-        let text = format!("{self:?}");
+        // What does not make a difference stays out, so that schedules fit that were kept before there was such a thing.
+        let text = format!("{self:?}").replace(", relaxed: []", "");
         text.bytes().fold(0x9ae1_6a3b_2f90_404f, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }
@@ -107,9 +111,9 @@ impl Model {
             _ => {}
         }
         match setting.rules {
-            Rules::Ipi => Self::on_rules::<IpiFlush>(program, setting),
-            Rules::IpiUnlazy => Self::on_rules::<IpiUnlazy>(program, setting),
-            Rules::Broadcast => Self::on_rules::<BroadcastFlush>(program, setting),
+            Rules::Ipi => Self::on_simple_rules::<IpiFlush>(program, setting),
+            Rules::IpiUnlazy => Self::on_simple_rules::<IpiUnlazy>(program, setting),
+            Rules::Broadcast => Self::on_simple_rules::<BroadcastFlush>(program, setting),
             Rules::X86Linux612 => Self::on_rules::<X86_6_12<SLOTS>>(program, setting),
             Rules::X86Linux614 => Self::on_rules::<X86_6_14<SLOTS, TRIM>>(program, setting),
             Rules::Plain => Self::on_rules::<Plain>(program, setting),
@@ -118,9 +122,10 @@ impl Model {
         }
     }
 
-    fn on_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
+    /// On simple rules each strategy is a type of its own, and some have mutants.
+    fn on_simple_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
     where
-        Lab<R>: Clock<MmData = MmData> + lazytlb_shootdown::CanShoot,
+        Lab<R>: AnyPlatform + Platform<MmData = MmData>,
     {
         let on = OnRules { program, setting, rules: PhantomData::<R> };
         match setting.mutant {
@@ -131,6 +136,22 @@ impl Model {
             Some(Mutant::NoSecondLook) => on.call(General::<NoSecondLook>::new()),
             Some(Mutant::DropInInterrupt) => on.call(Convert::<DropInInterrupt>::new()),
             _ => setting.strategy.with(on),
+        }
+    }
+
+    /// On the rules of architectures strategies are chosen at boot: there are too many pairs for a type each.
+    ///
+    /// # Panics
+    /// If a mutant of a strategy is asked for, which runs on simple rules only.
+    fn on_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
+    where
+        Lab<R>: AnyPlatform + Platform<MmData = MmData>,
+    {
+        let mutant = setting.mutant.filter(|&mutant| mutant != Mutant::Caller);
+        assert!(mutant.is_none(), "{mutant:?} runs on simple rules only");
+        match setting.strategy.at_boot() {
+            Some(strategy) => Self::with::<R, _>(program, setting, strategy),
+            None => Self::with::<R, _>(program, setting, Unprotected),
         }
     }
 
@@ -148,9 +169,10 @@ impl Model {
         S: Accounted<Lab<R>>,
     {
         let config = Config {
-            cpus: program.cpus() + usize::from(S::WORKER),
+            cpus: program.cpus() + usize::from(strategy.needs_worker()),
             memory: setting.memory,
             dropped: setting.dropped.clone(),
+            relaxed: setting.relaxed.clone(),
             // As much as the program needs: memory that nobody uses costs time in each execution all the same.
             bytes: 8192 + 2048 * (program.mms.len() + program.cpus() + 1) + 512 * program.tasks.len(),
             ..Config::default()
@@ -166,9 +188,10 @@ impl Model {
         self.watch.facts(&self.machine)
     }
 
-    /// The labels whose accesses have no effect.
-    pub(crate) fn dropped(&self) -> &[String] {
-        &self.machine.config().dropped
+    /// The labels whose accesses have no effect, or order nothing.
+    pub(crate) fn taken_away(&self) -> impl Iterator<Item = &String> {
+        let config = self.machine.config();
+        config.dropped.iter().chain(&config.relaxed)
     }
 
     /// The step of the strategy that does something else.

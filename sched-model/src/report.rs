@@ -21,8 +21,8 @@ impl Model {
         let mut text = recording.report.clone().unwrap_or_else(|| plain_header(found));
         section(&mut text, "Verdict", recording.verdicts.iter().map(ToString::to_string));
         section(&mut text, "Who holds what", self.facts().into_iter());
-        if !self.dropped().is_empty() {
-            section(&mut text, "Missing ordering (taken away for this run)", self.dropped().iter().cloned());
+        if self.taken_away().next().is_some() {
+            section(&mut text, "Missing ordering (taken away for this run)", self.taken_away().cloned());
         }
         if let Some(mutant) = self.mutant() {
             section(&mut text, "Planted", core::iter::once(mutant.to_string()));

@@ -3,11 +3,11 @@
 use core::fmt;
 use core::str::FromStr;
 
+use lazytlb::any::{AnyLazyTlb, AnyPlatform};
 use lazytlb_core::lazy_tlb::LazyTlb;
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::no_lazy::NoLazy;
 use lazytlb_core::platform::{Clock, Platform, Worker};
-use lazytlb_core::switcher::{Cpu, Switcher};
 use lazytlb_epoch::{EpochPinned, EpochQs};
 use lazytlb_hazard::convert::{Convert, ConvertSteps};
 use lazytlb_hazard::deadline::Collector;
@@ -33,6 +33,13 @@ macro_rules! strategies {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Strategy::$variant => $name,)*
+                }
+            }
+
+            /// The same, chosen at boot; none for what only the lab has.
+            pub fn at_boot(self) -> Option<AnyLazyTlb> {
+                match self {
+                    $(Strategy::$variant => AtBoot::at_boot($default),)*
                 }
             }
 
@@ -88,6 +95,30 @@ strategies! {
     /// [`EpochPinned`] that leaves at idle.
     EpochPinnedIdle: "epoch-pinned-idle", EpochPinned { evict_at_idle: true };
 }
+
+/// A strategy as a value of the boot-time enum, if it has one.
+trait AtBoot {
+    fn at_boot(self) -> Option<AnyLazyTlb>;
+}
+
+impl AtBoot for Unprotected {
+    fn at_boot(self) -> Option<AnyLazyTlb> {
+        None
+    }
+}
+
+macro_rules! at_boot {
+    ($($strategy:ident)*) => {$(
+        impl AtBoot for $strategy {
+            fn at_boot(self) -> Option<AnyLazyTlb> {
+                Some(AnyLazyTlb::$strategy(self))
+            }
+        }
+    )*};
+}
+
+at_boot!(NoLazy Refcount RefcountDeferred Shootdown ShootdownBatched UsersOnly LazyFix HazardConvert HazardIpi);
+at_boot!(HazardDeadline GeneralHazard EpochQs EpochPinned);
 
 /// Something that is done with a strategy, whichever it is.
 pub trait WithStrategy<P: Platform> {
@@ -297,23 +328,25 @@ impl<P: Platform> LazyTlb<P> for Unprotected {
 /// At rest `count` of every mm is one for its users, if it has any, plus these, plus what scripts hold (invariant I5).
 pub trait Accounted<P: Platform>: LazyTlb<P> {
     /// Whether it needs the worker, so that a machine must have one.
-    const WORKER: bool = false;
+    fn needs_worker(&self) -> bool {
+        false
+    }
 
-    /// The references to `mm` that `cpu` owns. `borrows` says whether it borrows `mm`.
-    fn references(&self, cpu: &Cpu<P, Self>, mm: MmPtr<P>, borrows: bool) -> usize {
+    /// The references to `mm` that a CPU owns, whose state `cpu` is. `borrows` says whether it borrows `mm`.
+    fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, borrows: bool) -> usize {
         let _ = (cpu, mm, borrows);
         0
     }
 
     /// How many mms wait to be freed.
-    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
-        let _ = switcher;
+    fn waiting(&self, shared: &Self::Shared) -> usize {
+        let _ = shared;
         0
     }
 
-    /// Whether an mm that waits may do so for the sake of `cpu`. `borrows` says whether it borrows that mm, `isolated` whether
+    /// Whether an mm that waits may do so for the sake of a CPU. `borrows` says whether that borrows the mm, `isolated` whether
     /// it is to be left alone.
-    fn waits_for(&self, cpu: &Cpu<P, Self>, borrows: bool, isolated: bool) -> bool {
+    fn waits_for(&self, cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
         let _ = (cpu, borrows, isolated);
         false
     }
@@ -324,21 +357,22 @@ impl<P: Platform> Accounted<P> for NoLazy {}
 impl<P: Platform> Accounted<P> for Unprotected {}
 
 impl<P: Platform> Accounted<P> for Refcount {
-    fn references(&self, _cpu: &Cpu<P, Self>, _mm: MmPtr<P>, borrows: bool) -> usize {
+    fn references(&self, _cpu: &(), _mm: MmPtr<P>, borrows: bool) -> usize {
         usize::from(borrows)
     }
 }
 
 impl<P: Worker> Accounted<P> for RefcountDeferred {
-    const WORKER: bool = true;
+    fn needs_worker(&self) -> bool {
+        true
+    }
 
-    fn references(&self, _cpu: &Cpu<P, Self>, _mm: MmPtr<P>, borrows: bool) -> usize {
+    fn references(&self, _cpu: &(), _mm: MmPtr<P>, borrows: bool) -> usize {
         usize::from(borrows)
     }
 
-    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
-        // SAFETY: it is only read.
-        unsafe { switcher.shared() }.len()
+    fn waiting(&self, shared: &Self::Shared) -> usize {
+        shared.len()
     }
 }
 
@@ -349,67 +383,104 @@ impl<P: CanShoot> Accounted<P> for UsersOnly {}
 impl<P: CanShoot> Accounted<P> for LazyFix {}
 
 impl<P: CanShoot + Clock> Accounted<P> for ShootdownBatched {
-    const WORKER: bool = true;
+    fn needs_worker(&self) -> bool {
+        true
+    }
 
-    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
-        // SAFETY: it is only read.
-        unsafe { switcher.shared() }.waiting().len()
+    fn waiting(&self, shared: &Self::Shared) -> usize {
+        shared.waiting().len()
     }
 }
 
 impl<P: Platform, Steps: ConvertSteps<P>> Accounted<P> for Convert<Steps> {
-    fn references(&self, cpu: &Cpu<P, Self>, mm: MmPtr<P>, _borrows: bool) -> usize {
-        // SAFETY: it is only read.
-        usize::from(unsafe { cpu.strategy() }.drop_mm() == Some(mm))
+    fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, _borrows: bool) -> usize {
+        usize::from(cpu.drop_mm() == Some(mm))
     }
 }
 
 impl<P: CanShoot> Accounted<P> for HazardIpi {}
 
 impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
-    const WORKER: bool = true;
-
-    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
-        // SAFETY: it is only read.
-        unsafe { switcher.shared() }.len()
+    fn needs_worker(&self) -> bool {
+        true
     }
 
-    fn waits_for(&self, _cpu: &Cpu<P, Self>, borrows: bool, isolated: bool) -> bool {
+    fn waiting(&self, shared: &Self::Shared) -> usize {
+        shared.len()
+    }
+
+    fn waits_for(&self, _cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
         borrows && (isolated || self.deadline.is_none())
     }
 }
 
 impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
-    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
-        // SAFETY: it is only read.
-        unsafe { switcher.shared() }.len()
+    fn waiting(&self, shared: &Self::Shared) -> usize {
+        shared.len()
     }
 
-    fn waits_for(&self, _cpu: &Cpu<P, Self>, borrows: bool, _isolated: bool) -> bool {
+    fn waits_for(&self, _cpu: &Self::CpuState, borrows: bool, _isolated: bool) -> bool {
         borrows
     }
 }
 
 impl<P: Platform> Accounted<P> for EpochQs {
-    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
-        // SAFETY: it is only read.
-        unsafe { switcher.shared() }.waiting().len()
+    fn waiting(&self, shared: &Self::Shared) -> usize {
+        shared.waiting().len()
     }
 
-    fn waits_for(&self, cpu: &Cpu<P, Self>, _borrows: bool, _isolated: bool) -> bool {
-        // SAFETY: it is only read.
-        unsafe { cpu.strategy() }.borrows()
+    fn waits_for(&self, cpu: &Self::CpuState, _borrows: bool, _isolated: bool) -> bool {
+        cpu.borrows()
     }
 }
 
 impl<P: Platform> Accounted<P> for EpochPinned {
-    fn waiting(&self, switcher: &Switcher<P, Self>) -> usize {
-        // SAFETY: it is only read.
-        unsafe { switcher.shared() }.waiting().len()
+    fn waiting(&self, shared: &Self::Shared) -> usize {
+        shared.waiting().len()
     }
 
-    fn waits_for(&self, cpu: &Cpu<P, Self>, _borrows: bool, _isolated: bool) -> bool {
-        // SAFETY: it is only read.
-        unsafe { cpu.strategy() }.borrows()
+    fn waits_for(&self, cpu: &Self::CpuState, _borrows: bool, _isolated: bool) -> bool {
+        cpu.borrows()
+    }
+}
+
+/// Does something with whichever strategy it is, and with its part of each state.
+macro_rules! each {
+    ($any:expr, $($state:ident)?, |$strategy:ident, $part:ident| $body:expr) => {
+        each!(@ $any, ($($state)?), $strategy, $part, $body;
+            NoLazy no_lazy, Refcount refcount, RefcountDeferred refcount_deferred, Shootdown shootdown,
+            ShootdownBatched shootdown_batched, UsersOnly users_only, LazyFix lazyfix, HazardConvert hazard_convert,
+            HazardIpi hazard_ipi, HazardDeadline hazard_deadline, GeneralHazard general_hazard, EpochQs epoch_qs,
+            EpochPinned epoch_pinned)
+    };
+    (@ $any:expr, ($state:ident), $strategy:ident, $part:ident, $body:expr; $($variant:ident $field:ident),*) => {
+        match $any {
+            $(AnyLazyTlb::$variant($strategy) => {
+                let $part = &$state.$field;
+                $body
+            })*
+            _ => unreachable!("the list above has all"),
+        }
+    };
+}
+
+impl<P: AnyPlatform> Accounted<P> for AnyLazyTlb {
+    fn needs_worker(&self) -> bool {
+        matches!(
+            self,
+            AnyLazyTlb::RefcountDeferred(_) | AnyLazyTlb::ShootdownBatched(_) | AnyLazyTlb::HazardDeadline(_)
+        )
+    }
+
+    fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, borrows: bool) -> usize {
+        each!(self, cpu, |strategy, part| Accounted::<P>::references(strategy, part, mm, borrows))
+    }
+
+    fn waiting(&self, shared: &Self::Shared) -> usize {
+        each!(self, shared, |strategy, part| Accounted::<P>::waiting(strategy, part))
+    }
+
+    fn waits_for(&self, cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
+        each!(self, cpu, |strategy, part| Accounted::<P>::waits_for(strategy, part, borrows, isolated))
     }
 }

@@ -25,7 +25,7 @@ use std::rc::Rc;
 
 use lazytlb_core::memory::LocalWord;
 use lazytlb_core::platform::Root;
-use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal};
+use lazytlb_machine::{Kind, Machine, MemoryModel, ObjectKind, SimLocal};
 
 use crate::program::Program;
 use crate::tables::Table;
@@ -54,6 +54,8 @@ struct Cache {
     tag: SimLocal<usize>,
     /// Written by each flush from elsewhere, so that every step that looks at the cache is known to depend on it.
     flush: SimLocal<usize>,
+    /// The CPU's walker among the machine's places, if it has one.
+    walker: Option<usize>,
     /// What is cached under each tag.
     tagged: [Tagged; TAGS],
 }
@@ -61,9 +63,19 @@ struct Cache {
 impl Cache {
     /// Drops all, or what is cached under a tag, as part of the step that is under way.
     fn drop(&self, tag: Option<usize>) {
+        self.refresh();
         match tag {
             Some(tag) => self.tagged[tag].drop_all(),
             None => self.tagged.iter().for_each(Tagged::drop_all),
+        }
+    }
+}
+
+impl Cache {
+    /// From here on the walker finds in the tables what the CPU that is running would find.
+    fn refresh(&self) {
+        if let Some(walker) = self.walker {
+            Machine::try_with(|machine| machine.refresh(walker));
         }
     }
 }
@@ -110,6 +122,8 @@ impl Mmus {
                 let cache = Cache {
                     tag: LocalWord::new(0),
                     flush: LocalWord::new(0),
+                    // Agents come after the CPUs.
+                    walker: program.walkers.iter().position(|&walker| walker == cpu).map(|index| cpus + index),
                     tagged: core::array::from_fn(|_| Tagged::new()),
                 };
                 let cache: *const Cache = machine.place("tlb", ObjectKind::PerCpu, cache);
@@ -136,8 +150,13 @@ impl Mmus {
 
     /// A CPU loads a root with its tag; with `keep`, what is cached under the tag stays in use.
     pub(crate) fn load_root(&self, cpu: usize, root: Root, tag: usize, keep: bool) {
+        let former = self.roots[cpu].peek();
         self.roots[cpu].set(root.0);
+        if former != root.0 {
+            Machine::try_with(|machine| leave(machine, core::ptr::with_exposed_provenance(former)));
+        }
         let Some(cache) = self.caches[cpu] else { return };
+        cache.refresh();
         cache.tag.poke(tag);
         if !keep {
             cache.tagged[tag].drop_all();
@@ -171,6 +190,7 @@ impl Mmus {
 
     /// The hardware of all CPUs drops all that it caches, or what it caches under a tag: a step for each.
     pub(crate) fn flush_all(&self, tag: Option<usize>) {
+        Machine::with(Machine::hardware_is_done);
         for cache in self.caches.iter().flatten() {
             cache.flush.set(0);
             cache.drop(tag);
@@ -253,6 +273,21 @@ impl Mmus {
         }
         walk.table.poke(if ends { core::ptr::null_mut() } else { below });
         walk.depth.poke(if ends { 0 } else { depth + 1 });
+    }
+}
+
+/// Up to here the hardware of the running CPU may have read these tables. Whoever frees them must know that it is done; only
+/// a model in which steps that have been done may not be known of can tell.
+fn leave(machine: &Machine, root: *const Table) {
+    if machine.config().memory != MemoryModel::Weak {
+        return;
+    }
+    let (mut table, mut depth) = (root, 0);
+    while !table.is_null() && machine.is_live(table) && depth < LEVELS {
+        machine.touch(table);
+        // SAFETY: in the arena, and allocated.
+        table = machine.inspect(|| unsafe { &*table }.below().next().unwrap_or(core::ptr::null_mut()));
+        depth += 1;
     }
 }
 

@@ -85,7 +85,7 @@ where
         let named: *const [_] =
             machine.place_slice("mms", ObjectKind::Other, program.mms.len(), |_| LocalWord::new(core::ptr::null_mut()));
         // The worker has a CPU of its own, and an idle task, which is the worker.
-        let cpus = cpus + usize::from(S::WORKER);
+        let cpus = cpus + usize::from(switcher.strategy().needs_worker());
         let count = program.tasks.len() + cpus;
         let tasks: *const [_] = machine.place_slice("task_struct", ObjectKind::Task, count, |_| Task::kthread());
         let rqs: *const [_] = machine.place_slice("runqueue", ObjectKind::PerCpu, cpus, |_| Runqueue::new());
@@ -98,7 +98,7 @@ where
             mms,
             tables,
             arriving: (0..program.cpus()).map(|cpu| program.arriving(cpu)).collect(),
-            worker: S::WORKER.then(|| Worker::place(machine, program.cpus())),
+            worker: switcher.strategy().needs_worker().then(|| Worker::place(machine, program.cpus())),
             mmus,
             // SAFETY: these five are in the arena, which the model keeps as long as anything that refers to it.
             named: unsafe { &*named },

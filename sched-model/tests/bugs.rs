@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use common::{bundled, explore, kinds};
 use lazytlb_machine::{Kind, MemoryModel};
@@ -49,14 +49,20 @@ fn every_bug_is_found_as_its_test_says() {
 /// else.
 #[test]
 fn without_what_was_planted_nothing_is_found() {
-    for mut litmus in bugs().filter(|litmus| litmus.is_mutation() && litmus.mutant != Some(Mutant::Caller)) {
+    // Programs that are bundled without a bug as well have a test of their own; the others are run once.
+    let unnamed = |litmus: &Litmus| lazytlb_sched_model::Program { name: String::new(), ..litmus.program.clone() };
+    let planted = |litmus: &Litmus| litmus.is_mutation() && litmus.mutant != Some(Mutant::Caller);
+    let clean: HashSet<_> = bundled().iter().filter(|litmus| !litmus.is_mutation()).map(unnamed).collect();
+    for mut litmus in bugs().filter(planted).filter(|litmus| !clean.contains(&unnamed(litmus))) {
         litmus.dropped.clear();
+        litmus.relaxed.clear();
         litmus.mutant = None;
         let machines: BTreeSet<Rules> = litmus.expected.iter().map(|expected| expected.rules).collect();
         for rules in machines {
             let is_run = |strategy: &Strategy| strategy.claims(rules) && litmus.is_run_under(*strategy, rules);
             for strategy in Strategy::all().filter(is_run) {
-                for &memory in &litmus.memories {
+                // All strategies under `weak` are what the clean tests are for.
+                for &memory in litmus.memories.iter().filter(|&&memory| memory != MemoryModel::Weak) {
                     let result = explore(&litmus, &litmus.setting(strategy, rules, memory));
                     let name = &litmus.program.name;
                     assert_eq!((kinds(&result), result.complete), (BTreeSet::new(), true), "{name} {strategy} {rules}");

@@ -1,0 +1,91 @@
+//! What only the memory model `weak` shows: orderings that are missed where all CPUs see stores in one order.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{bundled, explore, kinds};
+use lazytlb_machine::{Kind, Limits, MemoryModel, Search};
+use lazytlb_sched_model::{Litmus, Model, Rules, Strategy};
+
+fn named(name: &str) -> Litmus {
+    bundled().into_iter().find(|litmus| litmus.program.name == name).unwrap()
+}
+
+/// What is found when these labels order nothing.
+fn relaxed(test: &str, strategy: Strategy, rules: Rules, memory: MemoryModel, labels: &[&str]) -> BTreeSet<Kind> {
+    let mut litmus = named(test);
+    assert!(litmus.memories.contains(&memory) || litmus.is_mutation(), "{test} does not run under {memory}");
+    litmus.relaxed = labels.iter().map(|&label| label.to_owned()).collect();
+    let result = explore(&litmus, &litmus.setting(strategy, rules, memory));
+    assert_eq!((result.complete, &result.never_met), (true, &vec![]), "{test} {labels:?} {memory}");
+    kinds(&result)
+}
+
+/// The planted tests for `weak` alone: what is expected there is found, and nothing under the stronger models.
+#[test]
+fn missing_orders_are_found_under_weak_and_missed_under_tso() {
+    let planted: Vec<Litmus> = bundled().into_iter().filter(|litmus| !litmus.relaxed.is_empty()).collect();
+    for pair in ["l02", "l03", "l08"] {
+        assert!(planted.iter().any(|litmus| litmus.program.name.starts_with(pair)), "no test of {pair}");
+    }
+    for litmus in planted {
+        assert_eq!(litmus.memories, [MemoryModel::Weak]);
+        assert!(!litmus.expected.is_empty());
+        for expected in &litmus.expected {
+            for memory in MemoryModel::ALL {
+                let result = explore(&litmus, &litmus.setting(expected.strategy, expected.rules, memory));
+                let name = format!("{} {} {} {memory}", litmus.program.name, expected.strategy, expected.rules);
+                assert!(result.complete && result.never_met.is_empty(), "{name}");
+                let shows = memory == MemoryModel::Weak;
+                let wanted = if shows { expected.kinds.iter().copied().collect() } else { BTreeSet::new() };
+                assert_eq!(kinds(&result), wanted, "{name}");
+            }
+        }
+    }
+}
+
+/// The same for orders that have no test of their own.
+#[test]
+fn answers_and_drops_are_ordered() {
+    for (label, rules, strategy, kind) in [
+        ("smp.ack", Rules::Ipi, Strategy::Refcount, Kind::HardwareReaches),
+        ("smp.ack", Rules::Broadcast, Strategy::Shootdown, Kind::HardwareReaches),
+        ("mm.mmdrop", Rules::IpiUnlazy, Strategy::Refcount, Kind::Dereferences),
+    ] {
+        let found = |memory| relaxed("lazy-then-other-user", strategy, rules, memory, &[label]);
+        assert!(found(MemoryModel::Weak).contains(&kind), "{label} {rules}");
+        assert_eq!(found(MemoryModel::Tso), BTreeSet::new(), "{label} {rules}");
+    }
+}
+
+/// Pair L4, with three CPUs: who exchanges references must see with the older one that its CPU borrows that mm.
+#[test]
+fn a_relaxed_give_takes_a_live_reference_away() {
+    let mut litmus = named("b04-stale-slot");
+    litmus.mutant = None;
+    litmus.relaxed = vec!["hazard.give".into()];
+    let found = |memory| {
+        let setting = litmus.setting(Strategy::HazardConvert, Rules::Broadcast, memory);
+        let search = Search::Random { seed: 1, executions: 50_000 };
+        kinds(&Model::new(&litmus.program, &setting).explore(search, Limits::default(), |_| {}))
+    };
+    assert_eq!(found(MemoryModel::Weak), [Kind::HardwareReaches].into());
+    assert_eq!(found(MemoryModel::Tso), BTreeSet::new());
+}
+
+/// Where an order is had twice, taking one away is no bug.
+#[test]
+fn some_orders_are_had_twice() {
+    for (test, strategy, rules, labels) in [
+        // Whoever takes a reference drops it, which is a full barrier.
+        ("offline-while-freed", Strategy::HazardConvert, Rules::Broadcast, &["hazard.take", "hazard.take_back"][..]),
+        // So does whoever scans: the reference of all users is dropped behind the scan.
+        ("offline-while-freed", Strategy::HazardConvert, Rules::Broadcast, &["hazard.scan"]),
+        // An interrupt brings what its sender knew. Only a CPU that is asked by two at once needs more.
+        ("lazy-then-other-user", Strategy::Refcount, Rules::Ipi, &["smp.post"]),
+        ("lazy-then-other-user", Strategy::Refcount, Rules::Ipi, &["smp.take"]),
+    ] {
+        assert_eq!(relaxed(test, strategy, rules, MemoryModel::Weak, labels), BTreeSet::new(), "{labels:?}");
+    }
+}
