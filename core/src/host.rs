@@ -39,8 +39,10 @@ impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Inside<'_, P, S> {
     }
 
     unsafe fn free_mm(&self, mm: MmPtr<P>) {
+        // SAFETY: an MmPtr is never null.
+        let mm = unsafe { NonNull::new_unchecked(mm.as_ptr()) };
         // SAFETY: `count` reached zero before the strategy was given it, and the rest is the strategy's word.
-        unsafe { self.0.platform.free_mm(NonNull::from(mm.as_ref())) };
+        unsafe { self.0.platform.free_mm(mm) };
     }
 
     fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {

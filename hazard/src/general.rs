@@ -32,8 +32,8 @@ pub const RELEASE: Label = Label::new("general_hazard.release");
 /// The reclaimer's look at a slot. Acquire.
 pub const SCAN: Label = Label::new("general_hazard.scan");
 
-/// Blocks every reclaimer. No mm has this address: they are aligned.
-fn wildcard<P: Platform>() -> *mut MmCore<P> {
+/// What a slot holds for the moment in which a CPU acquires: it blocks every reclaimer. No mm has this address.
+pub fn wildcard<P: Platform>() -> *mut MmCore<P> {
     core::ptr::without_provenance_mut(1)
 }
 
@@ -69,10 +69,15 @@ impl<P: Platform> GeneralSlot<P> {
         self.slot.store(null_mut(), Release.at(RELEASE));
     }
 
-    /// A reclaimer's look at the slot. Acquire.
-    pub fn scan_slot(&self, mm: *mut MmCore<P>) -> bool {
-        let held = self.slot.load(Acquire.at(SCAN));
-        held == mm || held == wildcard::<P>()
+    /// A reclaimer's look at the slot: what it holds, null, or the wildcard. Acquire.
+    pub fn scan_slot(&self) -> *mut MmCore<P> {
+        self.slot.load(Acquire.at(SCAN))
+    }
+
+    /// Whether the slot holds the mm. Where it holds the wildcard, whoever is about to acquire something is waited for: to
+    /// take it for a holder would be to wait for a CPU that may never look at what waits.
+    pub fn slot_holds(&self, platform: P, mm: *mut MmCore<P>) -> bool {
+        platform.spin_until(|| Some(self.scan_slot()).filter(|&held| held != wildcard::<P>())) == mm
     }
 
     /// A reclaimer's look at the backup node. Acquire: where it does not name the mm, its CPU's MMU has left.
@@ -107,8 +112,8 @@ impl<P: Platform> fmt::Debug for GeneralSlot<P> {
 pub trait GeneralSteps<P: Platform>: 'static {
     /// Whether the CPU holds the mm: its slot first, then its backup node. In the other order a promotion between the two
     /// looks is missed.
-    fn holds(cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
-        cpu.scan_slot(mm) || cpu.scan_backup(mm)
+    fn holds(platform: P, cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
+        cpu.slot_holds(platform, mm) || cpu.scan_backup(mm)
     }
 
     /// What is done when an mm waits from now on: looking once more. The last holder may have left between the first look
@@ -242,7 +247,8 @@ fn is_held<P: Platform, Steps: GeneralSteps<P>>(
     host: &impl Host<P, General<Steps>>,
     mm: MmPtr<P>,
 ) -> bool {
-    (0..host.platform().nr_cpu_ids()).any(|cpu| Steps::holds(host.cpu_state(CpuId::new(cpu)), mm.as_ptr()))
+    let platform = host.platform();
+    (0..platform.nr_cpu_ids()).any(|cpu| Steps::holds(platform, host.cpu_state(CpuId::new(cpu)), mm.as_ptr()))
 }
 
 // SAFETY: an mm is freed only when no slot and no backup node names it after its count has reached zero; one of a CPU's two

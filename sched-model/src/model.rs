@@ -20,7 +20,7 @@ use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14};
 
 use crate::mutants::{
-    BackupFirst, CountAfterGive, DropInInterrupt, JudgeBeforeTaking, Mutant, NoSecondLook, StaleSlot,
+    BackupFirst, CountAfterGive, DropInInterrupt, JudgeBeforeTaking, Mutant, NoSecondLook, StaleSlot, WildcardHolds,
 };
 use crate::platform::{Lab, MmData, SLOTS, TRIM, set_up, watched};
 use crate::program::Program;
@@ -133,6 +133,7 @@ impl Model {
             Some(Mutant::StaleSlot) => on.call(Convert::<StaleSlot>::new()),
             Some(Mutant::JudgeBeforeTaking) => on.call(Convert::<JudgeBeforeTaking>::new()),
             Some(Mutant::BackupFirst) => on.call(General::<BackupFirst>::new()),
+            Some(Mutant::WildcardHolds) => on.call(General::<WildcardHolds>::new()),
             Some(Mutant::NoSecondLook) => on.call(General::<NoSecondLook>::new()),
             Some(Mutant::DropInInterrupt) => on.call(Convert::<DropInInterrupt>::new()),
             _ => setting.strategy.with(on),

@@ -9,7 +9,7 @@ use core::str::FromStr;
 use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
 use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
-use lazytlb_hazard::general::{GeneralSlot, GeneralSteps};
+use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, wildcard};
 
 use crate::platform::{Lab, MmData};
 use crate::strategies::{Rules, UnknownName, by_name};
@@ -29,6 +29,8 @@ pub enum Mutant {
     BackupFirst,
     /// [`NoSecondLook`].
     NoSecondLook,
+    /// [`WildcardHolds`].
+    WildcardHolds,
     /// [`DropInInterrupt`].
     DropInInterrupt,
     /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
@@ -53,13 +55,14 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 16] = [
+    pub const ALL: [Mutant; 17] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
         Mutant::JudgeBeforeTaking,
         Mutant::BackupFirst,
         Mutant::NoSecondLook,
+        Mutant::WildcardHolds,
         Mutant::DropInInterrupt,
         Mutant::SkipsLazies,
         Mutant::LeavesAndEnters,
@@ -81,6 +84,7 @@ impl Mutant {
             Mutant::JudgeBeforeTaking => "judge-before-taking",
             Mutant::BackupFirst => "backup-first",
             Mutant::NoSecondLook => "no-second-look",
+            Mutant::WildcardHolds => "wildcard-holds",
             Mutant::DropInInterrupt => "drop-in-interrupt",
             Mutant::SkipsLazies => "skips-lazies",
             Mutant::LeavesAndEnters => "leaves-and-enters",
@@ -103,6 +107,7 @@ impl Mutant {
             | Mutant::JudgeBeforeTaking
             | Mutant::BackupFirst
             | Mutant::NoSecondLook
+            | Mutant::WildcardHolds
             | Mutant::DropInInterrupt => None,
             Mutant::SkipsLazies => Some(Rules::X86Linux612),
             Mutant::LeavesAndEnters => Some(Rules::Plain),
@@ -187,8 +192,19 @@ impl<P: Platform> ConvertSteps<P> for JudgeBeforeTaking {
 pub struct BackupFirst;
 
 impl<P: Platform> GeneralSteps<P> for BackupFirst {
-    fn holds(cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
-        cpu.scan_backup(mm) || cpu.scan_slot(mm)
+    fn holds(platform: P, cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
+        cpu.scan_backup(mm) || cpu.slot_holds(platform, mm)
+    }
+}
+
+/// The wildcard of a CPU that is about to acquire is taken for a holder, and not waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct WildcardHolds;
+
+impl<P: Platform> GeneralSteps<P> for WildcardHolds {
+    fn holds(_platform: P, cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
+        let held = cpu.scan_slot();
+        held == mm || held == wildcard::<P>() || cpu.scan_backup(mm)
     }
 }
 
