@@ -285,6 +285,7 @@ pub trait Worker: Platform {
     /// more.
     ///
     /// Context: any but an NMI. It allocates nothing: there is one such work for the machine, and the platform has it ready.
+    /// Ordering: the worker sees what the caller stored before it asked.
     fn queue_work(self);
 }
 

@@ -220,10 +220,12 @@ impl<P: Platform> Waiting<P> {
         }
         loop {
             collector(&Turn { waiting: self });
-            match self.asked.compare_exchange_full(asked, 0, TURN) {
-                Ok(_) => return,
-                Err(now) => asked = now,
+            if self.asked.compare_exchange_full(asked, 0, TURN).is_ok() {
+                return;
             }
+            // The exchange that failed ordered nothing. This one does: the next look sees what the askers had done.
+            self.asked.swap_full(1, TURN);
+            asked = 1;
         }
     }
 }

@@ -77,7 +77,7 @@ fn verdicts() -> Result<Vec<Row>> {
     for test in suite::load(&[])?.into_iter().filter(|test| !test.litmus.is_mutation()) {
         for &rules in &test.litmus.machines {
             for memory in suite::usual_memories(&test.litmus) {
-                for strategy in Strategy::all().filter(|&strategy| test.litmus.is_run_under(strategy, rules)) {
+                for strategy in Strategy::all().filter(|&strategy| test.litmus.is_run_under(strategy, rules, memory)) {
                     runs.push(Run::new(&test, strategy, rules, memory));
                 }
             }

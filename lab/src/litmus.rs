@@ -97,7 +97,7 @@ fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
             };
             for memory in memories {
                 let named = !arguments.strategy.is_empty();
-                let is_run = |strategy: &&Strategy| named || litmus.is_run_under(**strategy, rules);
+                let is_run = |strategy: &&Strategy| named || litmus.is_run_under(**strategy, rules, memory);
                 for &strategy in strategies.iter().filter(is_run) {
                     runs.push(Run::new(&test, strategy, rules, memory));
                 }

@@ -51,3 +51,15 @@ fn the_readme_shows_what_litmus_prints() {
         }
     }
 }
+
+/// The guide's tables are those that the command counts now.
+#[test]
+fn the_guide_shows_what_costs_counts() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let guide = fs::read_to_string(root.join("docs/STRATEGIES.md")).unwrap();
+    let (_, shown) = guide.split_once("<!-- costs -->\n").unwrap();
+    let (shown, _) = shown.split_once("<!-- /costs -->").unwrap();
+    let output = Command::new(cargo_bin!("lazytlb")).arg("costs").env("NO_COLOR", "1").output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(shown.trim(), printed.trim(), "`lazytlb costs` prints what belongs into docs/STRATEGIES.md");
+}

@@ -12,7 +12,7 @@ use lazytlb_core::waiting::{Link, Waiting};
 /// because that is a way to have it done later. Here it goes to the platform's worker.
 ///
 /// It departs from Linux in what decides. Linux has two functions, `mmdrop` and `mmdrop_lazy_tlb_sched`, and every other
-/// caller that drops a last reference in an atomic context is a bug (B24, B25, B28 of ARCHITECTURE.md's catalogue). Here
+/// caller that drops a last reference in an atomic context is a bug (`lazytlb bugs B24`, `B25`, `B28`). Here
 /// the context itself is asked: with preemption or interrupts off, or in an interrupt, the mm waits; else it is freed at
 /// once. So the last reference may be dropped anywhere but in an NMI.
 ///

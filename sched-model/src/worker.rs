@@ -61,7 +61,7 @@ impl Worker {
     }
 
     pub(crate) fn queue_work(&self) {
-        Machine::with(|machine| machine.raise(self.cpu, WORK, false));
+        Machine::with(|machine| machine.send_ipi(1 << self.cpu, WORK));
     }
 
     pub(crate) fn jiffies(&self) -> usize {
@@ -73,7 +73,7 @@ impl Worker {
         if at <= self.jiffies() {
             return self.queue_work();
         }
-        Machine::with(|machine| machine.raise(self.cpu, TIMER, false));
+        Machine::with(|machine| machine.send_ipi(1 << self.cpu, TIMER));
         let before = self.timer.peek();
         if before == 0 || at < before {
             self.timer.poke(at);
