@@ -163,7 +163,7 @@ macro_rules! strategies {
                 }
             }
 
-            fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+            fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
                 match self {
                     $(AnyLazyTlb::$variant(strategy) => strategy.cleanup_lazy_tlbs(&Part(host), mm),)*
                 }
@@ -332,6 +332,6 @@ mod tests {
             assert_eq!(strategy.name().parse::<AnyLazyTlb>().unwrap().name(), strategy.name());
         }
         let error = "refcounts".parse::<AnyLazyTlb>().unwrap_err();
-        assert!(error.to_string().starts_with("unknown strategy; there are: no-lazy refcount shootdown"));
+        assert!(error.to_string().starts_with("unknown strategy; there are: no-lazy refcount refcount-deferred"));
     }
 }

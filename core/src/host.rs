@@ -3,8 +3,6 @@
 //! A type of its own, so that a strategy's and an architecture's state can be had only by their own steps: whoever has
 //! the [`Switcher`] has no [`Host`].
 
-use core::ptr::NonNull;
-
 use crate::cpumask::{Among, CpuId};
 use crate::lazy_tlb::{Host, LazyTlb};
 use crate::mm::{CountRef, Mm, MmCore, MmPtr};
@@ -39,10 +37,8 @@ impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Inside<'_, P, S> {
     }
 
     unsafe fn free_mm(&self, mm: MmPtr<P>) {
-        // SAFETY: an MmPtr is never null.
-        let mm = unsafe { NonNull::new_unchecked(mm.as_ptr()) };
         // SAFETY: `count` reached zero before the strategy was given it, and the rest is the strategy's word.
-        unsafe { self.0.platform.free_mm(mm) };
+        unsafe { self.0.platform.free_mm(mm.as_non_null()) };
     }
 
     fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {

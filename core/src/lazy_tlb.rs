@@ -108,8 +108,10 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
 
     /// `count` of `mm` reached zero: makes sure that no CPU borrows it any more, now or later.
     ///
+    /// By pointer: where the strategy frees later, that can be before this returns.
+    ///
     /// Context: one that [`may_free`](Self::may_free) accepts.
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
         let _ = (host, mm);
         Freeing::Now
     }

@@ -158,6 +158,11 @@ impl<P: Platform> MmPtr<P> {
         self.0.as_ptr()
     }
 
+    /// To the platform, which frees it.
+    pub(crate) fn as_non_null(self) -> NonNull<MmCore<P>> {
+        self.0
+    }
+
     /// Looks into it after all.
     ///
     /// # Safety

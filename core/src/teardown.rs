@@ -63,9 +63,9 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         if !self.strategy.may_free(self.platform.context()) {
             self.platform.warn(Warning::WrongContext);
         }
-        if self.strategy.cleanup_lazy_tlbs(&Inside(self), core) == Freeing::Now {
+        if self.strategy.cleanup_lazy_tlbs(&Inside(self), mm) == Freeing::Now {
             // SAFETY: `count` is zero, and no CPU borrows it any more by the strategy's word.
-            unsafe { self.platform.free_mm(core.into()) };
+            unsafe { self.platform.free_mm(mm.as_non_null()) };
         }
     }
 

@@ -200,13 +200,13 @@ impl<P: Platform> Waiting<P> {
     /// # Safety
     /// `mm` is of the host's machine, its `count` is zero, and the caller was asked to free it
     /// ([`LazyTlb::cleanup_lazy_tlbs`]).
-    pub unsafe fn push<S>(&self, host: &impl Host<P, S>, mm: &MmCore<P>)
+    pub unsafe fn push<S>(&self, host: &impl Host<P, S>, mm: MmPtr<P>)
     where
         S: LazyTlb<P, MmState: Linked<P>>,
     {
         self.count.fetch_add_full(1, PUSH);
         // SAFETY: nobody but the collector frees it, after taking it off the list.
-        unsafe { self.pushed.push(host, MmPtr::from(mm)) };
+        unsafe { self.pushed.push(host, mm) };
     }
 
     /// Gives `collector` the turn, once for each time that somebody asked before it was done. If another has the turn, that

@@ -18,7 +18,7 @@ use core::fmt;
 use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, Ordering::*};
-use lazytlb_core::mm::{MmCore, Slot};
+use lazytlb_core::mm::{MmCore, MmPtr, Slot};
 use lazytlb_core::platform::{Platform, Warning};
 use lazytlb_core::waiting::{Link, Linked, Turn, Waiting};
 
@@ -219,9 +219,11 @@ impl<P: Platform> LazyTlb<P> for EpochPinned {
         }
     }
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        // SAFETY: it is freed by who this says, and only then.
+        let core = unsafe { mm.as_ref() };
         // After the decrement of `count`, a full barrier.
-        host.mm_state(mm).epoch.store(host.shared().epoch.load(Relaxed), Relaxed);
+        host.mm_state(core).epoch.store(host.shared().epoch.load(Relaxed), Relaxed);
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().waiting.push(host, mm) };
         self.collect(host);

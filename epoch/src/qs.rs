@@ -13,7 +13,7 @@ use core::fmt;
 use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{AtomicWord, Label, Labelled, Ordering::*};
-use lazytlb_core::mm::{MmCore, Slot};
+use lazytlb_core::mm::{MmCore, MmPtr, Slot};
 use lazytlb_core::platform::{Platform, Warning};
 use lazytlb_core::waiting::{Link, List, Turn, Waiting};
 
@@ -193,7 +193,7 @@ impl<P: Platform> LazyTlb<P> for EpochQs {
         }
     }
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().waiting.push(host, mm) };
         self.collect(host);

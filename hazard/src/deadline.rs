@@ -197,19 +197,23 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
             Collector::Worker => host.platform().queue_work(),
         }
     }
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        // SAFETY: it is freed by who this says, and only then.
+        let core = unsafe { mm.as_ref() };
         let platform = host.platform();
         let context = platform.context();
         if context.may_wait_for_cpus() {
             let at_once = self.deadline == Some(0);
-            self.evict(host, mm, |cpu| cpu == platform.smp_processor_id() || (at_once && !platform.cpu_isolated(cpu)));
+            self.evict(host, core, |cpu| {
+                cpu == platform.smp_processor_id() || (at_once && !platform.cpu_isolated(cpu))
+            });
         }
         let frees_here = self.collector == Collector::Tail || context.may_sleep();
-        if frees_here && !self.is_borrowed(host, mm) {
+        if frees_here && !self.is_borrowed(host, core) {
             return Freeing::Now;
         }
         if let Some(ticks) = self.deadline {
-            host.mm_state(mm).until.store(platform.jiffies().wrapping_add(ticks), Relaxed);
+            host.mm_state(core).until.store(platform.jiffies().wrapping_add(ticks), Relaxed);
         }
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().push(host, mm) };

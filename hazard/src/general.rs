@@ -216,8 +216,8 @@ impl<P: Platform, Steps: GeneralSteps<P>> LazyTlb<P> for General<Steps> {
         }
     }
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
-        if !is_held(self, host, MmPtr::from(mm)) {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        if !is_held(self, host, mm) {
             return Freeing::Now;
         }
         // SAFETY: this is the mm that is to be freed.

@@ -86,12 +86,14 @@ impl<P: IpisInterrupt> LazyTlb<P> for HazardIpi {
         this.unpublish();
     }
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        // SAFETY: it is freed by who this says, and only then.
+        let core = unsafe { mm.as_ref() };
         if self.fences {
             host.platform().fence(SeqCst.at(BEFORE_SCAN));
         }
-        let borrowed = MmPtr::from(mm).as_ptr();
-        host.evict_lazies(mm, Among::All, |cpu| host.cpu_state(cpu).scan() == borrowed);
+        let borrowed = mm.as_ptr();
+        host.evict_lazies(core, Among::All, |cpu| host.cpu_state(cpu).scan() == borrowed);
         Freeing::Now
     }
 

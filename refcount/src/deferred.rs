@@ -52,7 +52,7 @@ impl<P: Worker> LazyTlb<P> for RefcountDeferred {
         Some(unsafe { CountRef::new(mm) })
     }
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
         if host.platform().context().may_sleep() {
             return Freeing::Now;
         }

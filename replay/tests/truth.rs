@@ -136,7 +136,10 @@ fn layouts_and_order_do_not_matter() {
     assert_eq!(truth.agree, truth.compared);
     // Each CPU's last switch is compared only if something comes after it.
     assert!(truth.compared.abs_diff(expected_truth.compared) <= 2);
-    for (one, other) in report.strategies.iter().zip(&expected.strategies) {
+    // Those that free later do so on whichever CPU does something next, and at its time.
+    for (one, other) in
+        report.strategies.iter().zip(&expected.strategies).filter(|(one, _)| !one.strategy.frees_later())
+    {
         assert_eq!(one.counts, other.counts);
     }
 }
@@ -195,7 +198,9 @@ fn a_small_trace_costs_what_it_must() {
     assert_eq!((report.switches, report.inferred_switches), (6, 0));
     let of = |strategy| report.strategies.iter().find(|one| one.strategy == strategy).unwrap().counts;
     for one in &report.strategies {
-        assert_eq!((one.counts.died, one.counts.freed), (1, 1), "{}", one.strategy);
+        // One mm makes no batch, and the trace is over before it has lingered long enough.
+        let freed = u64::from(one.strategy != Strategy::ShootdownBatched);
+        assert_eq!((one.counts.died, one.counts.freed), (1, freed), "{}", one.strategy);
     }
     let (refcount, hazard) = (of(Strategy::Refcount), of(Strategy::HazardConvert));
     // It dies with the exit and is freed when CPU 1 leaves it: a struct and a root table for three milliseconds.

@@ -5,7 +5,7 @@ use core::fmt;
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::Ordering::Relaxed;
-use lazytlb_core::mm::{MmCore, Slot};
+use lazytlb_core::mm::{MmCore, MmPtr, Slot};
 use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, Platform};
 use lazytlb_core::waiting::{Link, List, Waiting};
 
@@ -95,7 +95,7 @@ impl<P: Clock + IpisInterrupt + MaskCoversLazy> LazyTlb<P> for ShootdownBatched 
     #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &Batch<P>, _mm: &MmCore<P>) {}
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
         let (platform, waiting) = (host.platform(), &host.shared().waiting);
         // SAFETY: this is the mm that is to be freed.
         unsafe { waiting.push(host, mm) };

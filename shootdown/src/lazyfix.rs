@@ -3,7 +3,7 @@
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::Ordering::Relaxed;
-use lazytlb_core::mm::MmCore;
+use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy};
 
 /// FreeBSD's `pmap_lazyfix`: before the mm is freed, each CPU of its mask is interrupted, the lowest first and one at a
@@ -38,9 +38,11 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for LazyFix {
     #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), _mm: &MmCore<P>) {}
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
-        for lowest in mm.cpumask().cpus(Relaxed) {
-            host.evict_by_root(mm, Among::Mask(mm.cpumask()), |cpu| cpu == lowest);
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        // SAFETY: it is freed by who this says, and only then.
+        let core = unsafe { mm.as_ref() };
+        for lowest in core.cpumask().cpus(Relaxed) {
+            host.evict_by_root(core, Among::Mask(core.cpumask()), |cpu| cpu == lowest);
         }
         Freeing::Now
     }

@@ -42,7 +42,7 @@ pub use x86::{X86_6_12, X86_6_14};
 
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
-use lazytlb_core::mm::MmCore;
+use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::platform::{Context, IpisInterrupt, MaskCoversLazy, Platform};
 
 /// No reference; an eviction round before the mm is freed (Linux `MMU_LAZY_TLB_SHOOTDOWN`).
@@ -80,10 +80,12 @@ impl<P: IpisInterrupt + MaskCoversLazy> LazyTlb<P> for Shootdown {
     #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), _mm: &MmCore<P>) {}
 
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> Freeing {
-        host.evict_lazies(mm, Among::Mask(mm.cpumask()), |_| true);
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        // SAFETY: it is freed by who this says, and only then.
+        let core = unsafe { mm.as_ref() };
+        host.evict_lazies(core, Among::Mask(core.cpumask()), |_| true);
         if self.debug_shoot_lazies {
-            host.check_lazies_gone(mm);
+            host.check_lazies_gone(core);
         }
         Freeing::Now
     }

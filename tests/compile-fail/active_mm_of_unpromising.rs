@@ -15,7 +15,7 @@ impl<P: Platform> LazyTlb<P> for Unprotected {
         "unprotected"
     }
 
-    fn mmgrab_lazy_tlb(&self, _: P, _: &(), _: &MmCore<P>) {}
+    fn mmgrab_lazy_tlb(&self, _: P, _: &(), _: &(), _: &MmCore<P>) {}
 
     fn mmdrop_lazy_tlb(&self, _: P, _: MmPtr<P>) -> Option<CountRef<P>> {
         None
