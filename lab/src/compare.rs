@@ -19,6 +19,9 @@ use crate::{bugs, progress, replay};
 /// and native times of the hot paths on this machine.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    /// Only these strategies; can be repeated. All but variants if not given.
+    #[arg(long, value_name = "NAME")]
+    strategy: Vec<Strategy>,
     /// Prints one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -57,10 +60,12 @@ struct Native {
 
 /// Runs the command; says whether all was as expected.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let litmus = verdicts()?;
+    let compared = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
+    let litmus = verdicts(&compared)?;
     let bugs = bugs::find(&bugs::all()?, Effort::default(), false)?;
-    let reports: Vec<(&str, Report)> = TRACES.iter().map(replayed).collect::<Result<_>>()?;
-    let native = native();
+    let reports: Vec<(&str, Report)> = TRACES.iter().map(|trace| replayed(trace, &compared)).collect::<Result<_>>()?;
+    let native =
+        native(|name| arguments.strategy.is_empty() || compared.iter().any(|strategy| strategy.name() == name));
     let good = litmus.iter().all(|row| row.expected) && bugs.iter().all(|bug| bug.found);
     if arguments.json {
         let replay = reports.iter().map(|(name, report)| replay::Json::new(name, Rules::Ipi, report)).collect();
@@ -71,13 +76,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(good)
 }
 
-/// Every bundled test without a planted bug, under every strategy.
-fn verdicts() -> Result<Vec<Row>> {
+/// Every bundled test without a planted bug, under every strategy that is compared.
+fn verdicts(compared: &[Strategy]) -> Result<Vec<Row>> {
     let mut runs = Vec::new();
     for test in suite::load(&[])?.into_iter().filter(|test| !test.litmus.is_mutation()) {
         for &rules in &test.litmus.machines {
             for memory in suite::usual_memories(&test.litmus) {
-                for strategy in Strategy::all().filter(|&strategy| test.litmus.is_run_under(strategy, rules, memory)) {
+                let is_run = |strategy: &&Strategy| test.litmus.is_run_under(**strategy, rules, memory);
+                for &strategy in compared.iter().filter(is_run) {
                     runs.push(Run::new(&test, strategy, rules, memory));
                 }
             }
@@ -86,17 +92,20 @@ fn verdicts() -> Result<Vec<Row>> {
     suite::explore_all(&runs, Effort::default(), false)
 }
 
-fn replayed(&(name, trace, tasks): &Bundled) -> Result<(&'static str, Report)> {
-    let options = Options { tasks: Some(TasksFile::parse(tasks)?), ..Options::default() };
+fn replayed(&(name, trace, tasks): &Bundled, compared: &[Strategy]) -> Result<(&'static str, Report)> {
+    let options =
+        Options { strategies: compared.to_vec(), tasks: Some(TasksFile::parse(tasks)?), ..Options::default() };
     let report = Replayer::new(options).run(text::reader(Cursor::new(trace))?, |_| {});
     Ok((name, report.with_context(|| format!("the bundled trace {name}"))?))
 }
 
-/// Times each path of each strategy. Rounds of all strategies alternate, so that what disturbs one disturbs all.
-fn native() -> Vec<Native> {
+/// Times each path of each strategy that is wanted. Rounds of all strategies alternate, so that what disturbs one disturbs
+/// all.
+fn native(wanted: impl Fn(&str) -> bool) -> Vec<Native> {
     const SAMPLES: usize = 15;
     const SAMPLE: Duration = Duration::from_millis(3);
-    let strategies = strategies::<2>();
+    let mut strategies = strategies::<2>();
+    strategies.retain(|(name, _)| wanted(name));
     let bar = progress::bar((HotPath::ALL.len() * SAMPLES) as u64);
     let mut all = Vec::new();
     for path in HotPath::ALL {
@@ -169,7 +178,7 @@ fn safety(litmus: &[Row], machines: &[Rules]) -> Table {
             .iter()
             .any(|row| row.strategy == strategy.name() && machines.iter().any(|rules| rules.name() == row.machine))
     };
-    for strategy in Strategy::all().filter(is_run) {
+    for &strategy in Strategy::KNOWN.iter().filter(|&strategy| is_run(strategy)) {
         let on = |rules: Rules| {
             let rows = litmus.iter().filter(|row| (row.strategy, row.machine) == (strategy.name(), rules.name()));
             verdict_cell(&rows.collect::<Vec<_>>(), strategy.claims(rules))

@@ -242,12 +242,14 @@ fn replay_prints_one_object() {
 
 #[test]
 fn compare_prints_all_of_these() {
-    let (good, all) = json(&["compare"]);
-    assert!(good);
+    let (good, all) = json(&["compare", "--strategy", "refcount", "--strategy", "shootdown"]);
+    assert!(good, "{all}");
     assert_eq!(keys(&all), ["bugs", "litmus", "native", "replay"]);
     assert_eq!(all["replay"].as_array().unwrap().len(), 2);
+    assert_eq!(all["replay"][0]["strategies"].as_array().unwrap().len(), 2);
     assert_eq!(keys(&all["native"][0]), ["fastest_ns", "median_ns", "path", "slowest_ns", "strategy"]);
     for run in all["litmus"].as_array().unwrap() {
+        assert!(run["strategy"] == "refcount" || run["strategy"] == "shootdown");
         assert!(run["claimed"] == false || run["verdict"] == "pass", "{run}");
     }
 }

@@ -183,8 +183,11 @@ where
     /// Counts what `f` does.
     fn count(&mut self, path: Path, f: impl FnOnce(&mut Self)) {
         let before = swap_counts(Counts::default());
+        swap_counts(before.from_here());
         f(self);
-        self.counted.push((path, swap_counts(before)));
+        let counted = swap_counts(Counts::default());
+        swap_counts(counted.from_here());
+        self.counted.push((path, counted));
     }
 
     fn new_task(&mut self, mm: NewMm) -> Slot {

@@ -63,6 +63,11 @@ impl Counts {
         self.summed_until = now;
     }
 
+    /// Nothing done yet; who has died and is not freed is still so.
+    pub(crate) fn from_here(&self) -> Counts {
+        Counts { zombies: self.zombies, summed_until: self.summed_until, ..Counts::default() }
+    }
+
     /// Adds what lives on at the end of the trace.
     pub(crate) fn end(&mut self, now: u64) {
         self.sum_up(now);

@@ -18,7 +18,7 @@
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
 //! check pinned-roots                   # a root that a CPU has loaded must not be unpinned when its last user goes
 //! check freeing-sleeps                 # an mm must be freed where one may sleep, as on a real-time kernel
-//! untimed                              # too large for strategies whose worker comes at a time, unless one is named
+//! except hazard-deadline               # too large for these strategies, unless one is named
 //! drop smp.ack                         # a planted bug: the access with this label has no effect
 //! relax hazard.unpublish               # a planted bug: the access with this label orders nothing; a fence is none
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
@@ -93,8 +93,8 @@ pub struct Litmus {
     pub machines: Vec<Rules>,
     /// The memory models it runs under.
     pub memories: Vec<MemoryModel>,
-    /// Whether it is too large for strategies whose worker comes at a time.
-    pub untimed: bool,
+    /// The strategies that it is too large for.
+    pub except: Vec<Strategy>,
     /// Labels whose accesses have no effect; a test with any is a mutation.
     pub dropped: Vec<String>,
     /// Labels of accesses and fences that order nothing; a test with any is a mutation.
@@ -128,17 +128,17 @@ impl Litmus {
 
     /// Whether it is run under a strategy on a machine where nobody names the strategy. Those that free later run with at
     /// most two CPUs and on the simple rules only: what they do does not depend on what else a flush does, and their tests are
-    /// the largest.
+    /// the largest. What is too large for one of them is too large for all of them under `weak`.
     pub fn is_run_under(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> bool {
+        if self.except.contains(&strategy) {
+            return false;
+        }
         if !strategy.frees_later() {
             return true;
         }
         let is_small = self.program.cpus() <= 2 && Rules::SIMPLE.contains(&rules);
-        is_small
-            && match memory {
-                MemoryModel::Weak => !self.untimed && !strategy.has_timer() && rules == Rules::Broadcast,
-                _ => !self.untimed || !strategy.has_timer(),
-            }
+        let is_small_under_weak = self.except.is_empty() && !strategy.has_timer() && rules == Rules::Broadcast;
+        is_small && (memory != MemoryModel::Weak || is_small_under_weak)
     }
 
     /// What the test runs in, for one strategy on one machine under one memory model.
@@ -255,7 +255,7 @@ impl Litmus {
                 program: Program::default(),
                 machines: Rules::ALL.to_vec(),
                 memories: Vec::new(),
-                untimed: false,
+                except: Vec::new(),
                 dropped: Vec::new(),
                 relaxed: Vec::new(),
                 mutant: None,
@@ -345,10 +345,12 @@ impl Reader {
                 }
                 self.litmus.program.tasks.push(TaskDecl { name: task.text.to_owned(), mm });
             }
-            "untimed" => match rest.first() {
-                Some(extra) => return Err(line.error(extra.column, "`untimed` takes nothing")),
-                None => self.litmus.untimed = true,
-            },
+            "except" => {
+                if rest.is_empty() {
+                    return Err(missing("strategies"));
+                }
+                self.litmus.except = parse_all(line, &rest, str::parse)?;
+            }
             "check" => match rest[..] {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
                 [Word { text: "freeing-sleeps", .. }] => self.litmus.program.kernel.freeing_sleeps = true,
@@ -378,7 +380,7 @@ impl Reader {
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, untimed, word, spinlock, cid, check, drop, relax, mutant, bug, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, except, word, spinlock, cid, check, drop, relax, mutant, bug, or cpu", key.text),
                 ));
             }
         }
