@@ -187,8 +187,8 @@ const MAGIC: &str = "lazytlb-litmus 1";
 const MOST_MMS: usize = 16;
 /// Likewise; a task is a bit in a word.
 const MOST_TASKS: usize = 32;
-/// What a machine can have.
-const MOST_PLACES: usize = Machine::MAX_PLACES;
+/// What a machine can have; one is kept for the worker.
+const MOST_PLACES: usize = Machine::MAX_PLACES - 1;
 /// A CPU has so many vectors for them.
 const MOST_ARRIVING: usize = 30;
 

@@ -118,7 +118,7 @@ fn the_largest_test_fits() {
         text += &format!("mm M{mm}\nuser u{mm} M{mm}\nkthread k{mm}\n");
     }
     let columns: Vec<String> = (0..8).map(|cpu| format!("cpu u{cpu}")).collect();
-    let walkers: Vec<String> = (0..8).map(|cpu| format!("walker {cpu}")).collect();
+    let walkers: Vec<String> = (0..7).map(|cpu| format!("walker {cpu}")).collect();
     text += &format!("{} | {}\n", columns.join(" | "), walkers.join(" | "));
     feed(&text);
     Litmus::parse(&text).unwrap();

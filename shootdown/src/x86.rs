@@ -24,6 +24,7 @@
 //! | L7 | stores [`SWITCHING`], full barrier ([`MASK_SET`] or [`SWITCHING_FENCE`]), reads `tlb_gen` | raises `tlb_gen` ([`TLB_GEN`], full), reads `loaded_mm` |
 //! | L7, lazy | clears `is_lazy`, full barrier ([`UNLAZY`]), reads `tlb_gen` | raises `tlb_gen` (full), reads `is_lazy` |
 //! | L8 | sets its bit ([`MASK_SET`], full), walks | writes page tables, raises `tlb_gen` (full), reads the mask |
+//! | generation | reads `tlb_gen` ([`TLB_GEN_READ`], acquire), flushes, walks | writes page tables, raises `tlb_gen` (full) |
 //!
 //! So either the flusher sees that the CPU is about to use the mm and interrupts it, or the CPU sees the new generation and
 //! flushes by itself.
@@ -57,6 +58,9 @@ pub const UNLAZY: Label = Label::new("x86.unlazy");
 /// A flush raises `tlb_gen`. Full barrier: the page tables are written before, the mask and the CPUs' states are read
 /// afterwards (pairs L7 and L8).
 pub const TLB_GEN: Label = Label::new("x86.tlb_gen");
+/// A CPU reads `tlb_gen` and flushes what is older (acquire): what it walks afterwards is as the flusher has written it, so
+/// it need not flush again when the flusher's interrupt comes. x86 orders loads as it is; compilers need to be told.
+pub const TLB_GEN_READ: Label = Label::new("x86.tlb_gen_read");
 /// `loaded_mm` names the mm after its root is loaded (release), so that who reads it finds the MMU there or beyond.
 pub const LOADED: Label = Label::new("x86.loaded_mm");
 
@@ -294,7 +298,7 @@ impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps, const SLOTS: usize> 
                 unsafe { next.cpumask_of_arch() }.set_cpu(cpu, MASK_SET);
             }
             let ctx_id = context(next).id(context(host.init_mm()));
-            let tlb_gen = context(next).tlb_gen.load(Relaxed);
+            let tlb_gen = context(next).tlb_gen.load(Acquire.at(TLB_GEN_READ));
             let (slot, drops) = this.choose(ctx_id, tlb_gen);
             if drops {
                 this.slots[slot].ctx_id.set(ctx_id);
@@ -354,7 +358,7 @@ impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps, const SLOTS: usize> 
 ///
 /// The generation is read first: a flush that raises it later finds the CPU not lazy, and interrupts.
 fn catch_up<P: TaggedTlb, const SLOTS: usize>(platform: P, this: &TlbState<P, SLOTS>, mm: &Context<P>) {
-    let tlb_gen = mm.tlb_gen.load(Relaxed);
+    let tlb_gen = mm.tlb_gen.load(Acquire.at(TLB_GEN_READ));
     let slot = this.loaded_slot.get();
     if this.slots[slot].tlb_gen.get() != tlb_gen {
         this.slots[slot].tlb_gen.set(tlb_gen);
