@@ -338,6 +338,20 @@ impl Kasan {
         self.caches[cache.0].free.last().map(|&slot| self.slot_addr(cache, slot))
     }
 
+    /// Forgets in what order the slots of a cache were freed: the next allocation takes `first`, if that is free, and later
+    /// ones the lowest. For who compares states: which slot is used then follows from which are.
+    ///
+    /// # Panics
+    /// If there is no such cache.
+    pub fn settle(&mut self, cache: CacheId, first: Option<usize>) {
+        let (id, free) = (cache.0, &mut self.caches[cache.0].free);
+        let hash = |free: &[usize]| free.iter().enumerate().fold(0, |sum, (at, &slot)| sum ^ free_term(id, at, slot));
+        self.hash ^= hash(free);
+        free.sort_unstable_by_key(|&slot| (Some(slot) == first, core::cmp::Reverse(slot)));
+        self.hash ^= hash(free);
+        self.touched = true;
+    }
+
     /// Frees the object at `addr`.
     ///
     /// # Errors
@@ -432,6 +446,11 @@ impl Kasan {
                 Err(BadAccess { addr: self.addr(at), size, access, bug: bug_in(&self.shadow, at / GRANULE) })
             }
         }
+    }
+
+    /// The cache that has a slot at this address.
+    pub fn cache_at(&self, addr: Addr) -> Option<CacheId> {
+        self.slot_at(addr).map(|(id, _)| CacheId(id))
     }
 
     /// The object that `addr` belongs to, or the nearest one if it is in a redzone.

@@ -143,6 +143,15 @@ impl Arena {
         self.next_execution();
     }
 
+    /// Words hold again what they held when the execution began.
+    pub(crate) fn undo(&self, words: core::ops::Range<usize>) {
+        let changed: Vec<_> =
+            self.journal.borrow().iter().filter(|(index, _)| words.contains(index)).copied().collect();
+        for (index, value) in changed {
+            self.write(index, value);
+        }
+    }
+
     fn next_execution(&self) {
         self.execution.set(self.execution.get().wrapping_add(1));
         if self.execution.get() == 0 {

@@ -82,6 +82,9 @@ pub struct Config {
     /// How many stores a CPU's buffer holds under [`MemoryModel::Tso`]; one more waits. Without a bound a loop that
     /// stores and never fences would have no end of states.
     pub store_buffer: usize,
+    /// Tasks share CPUs as they like: timers may interrupt them, where [`Machine::tick`] says so, and the reduction tells
+    /// apart what they touch.
+    pub ticks: bool,
     /// How many stores of a word can still be read under [`MemoryModel::Weak`], the newest included; at most 255. Bounded
     /// for the same reason.
     pub history: usize,
@@ -98,6 +101,7 @@ impl Default for Config {
             relaxed: Vec::new(),
             max_steps: 20_000,
             store_buffer: 8,
+            ticks: false,
             history: 8,
         }
     }
@@ -147,7 +151,7 @@ pub struct Machine {
     pub(crate) policy: RefCell<Policy>,
     pub(crate) handler: Hook<dyn Fn(u8)>,
     pub(crate) nmi_handler: Hook<dyn Fn(u8)>,
-    pub(crate) irq_exit: Hook<dyn Fn()>,
+    pub(crate) irq_exit: Hook<dyn Fn(u8)>,
     /// Tasks are preempted.
     preemption: Hook<dyn Fn()>,
     /// What happened in this execution.
@@ -245,6 +249,9 @@ const STACK_BYTES: usize = 256 << 10;
 impl Machine {
     /// The most CPUs and agents that a machine can have: a context is a bit in a word.
     pub const MAX_PLACES: usize = 16;
+
+    /// The vector of the timer's interrupt.
+    pub const TICK: u8 = 31;
 
     /// A machine without tasks; its CPUs are online and have nothing to run yet.
     ///
@@ -447,9 +454,9 @@ impl Machine {
         *self.nmi_handler.borrow_mut() = Some(Rc::new(handler));
     }
 
-    /// Sets what runs at the end of each interrupt, with interrupts off and no longer in the interrupt:
-    /// [`softirq`](Self::softirq)s, and preemption by [`preempted`](Self::preempted).
-    pub fn on_irq_exit(&self, exit: impl Fn() + 'static) {
+    /// Sets what runs at the end of each interrupt, with its vector, interrupts off and no longer in the interrupt:
+    /// [`softirq`](Self::softirq)s, and preemption by [`preempted`](Self::preempted). They may be on when it returns.
+    pub fn on_irq_exit(&self, exit: impl Fn(u8) + 'static) {
         *self.irq_exit.borrow_mut() = Some(Rc::new(exit));
     }
 
@@ -508,19 +515,20 @@ impl Machine {
 
     /// Disables preemption; nests. A step only where tasks can be preempted.
     pub fn preempt_disable(&self) {
-        if self.preemption.borrow().is_some() && self.state.borrow_mut().me().preempt_count == 0 {
+        let can_be_preempted = self.config.ticks || self.preemption.borrow().is_some();
+        if can_be_preempted && self.state.borrow_mut().me().preempt_count == 0 {
             self.point(Next::PreemptOff);
         }
-        self.state.borrow_mut().me().preempt_count += 1;
+        self.state.borrow_mut().add_preempt_count(1);
     }
 
     /// Enables preemption again. Not a step.
     pub fn preempt_enable(&self) {
         let (unbalanced, preemptible) = {
             let mut state = self.state.borrow_mut();
+            let unbalanced = state.me().preempt_count == 0;
+            state.add_preempt_count(if unbalanced { 0 } else { -1 });
             let place = state.me();
-            let unbalanced = place.preempt_count == 0;
-            place.preempt_count = place.preempt_count.saturating_sub(1);
             (unbalanced, place.preempt_count == 0 && place.irqs_on && !place.in_handler() && place.in_softirq == 0)
         };
         if unbalanced {
@@ -529,6 +537,16 @@ impl Machine {
         if preemptible && let Some(resched) = self.preemption.borrow().clone() {
             resched();
         }
+    }
+
+    /// From now on, or from now on no more, a timer may interrupt the running CPU before any step at which its task can be
+    /// preempted: interrupt [`TICK`](Self::TICK). Not a step. Only on a machine with [`Config::ticks`], and turned off only with
+    /// interrupts off: what is disabled behind no step cannot come before it.
+    pub fn tick(&self, on: bool) {
+        let mut state = self.state.borrow_mut();
+        let me = state.running;
+        state.summary.kick(me);
+        state.tick(on);
     }
 
     /// Where the running code is.
@@ -553,7 +571,7 @@ impl Machine {
         }
     }
 
-    /// Allocates an object, as a step; its memory holds what it held before. `None` if there is no more. `at` is who
+    /// Allocates an object, as a step, or [`quietly`](Self::quietly) as part of one; its memory holds what it held before. `None` if there is no more. `at` is who
     /// asked for it.
     pub fn alloc<T>(&self, cache: Cache<T>, at: &'static Location<'static>) -> Option<NonNull<T>> {
         let entry = self.kasan.borrow().next_free(cache.id)?;
@@ -592,7 +610,24 @@ impl Machine {
         if let (true, Some(word)) = (self.is_weak(), self.arena_word(addr)) {
             self.free_weakly(word, addr, at);
         }
+        if self.config.ticks {
+            self.forget(addr, size);
+        }
         self.note(|| format!("free {}", self.name_of_addr(addr)));
+    }
+
+    /// What a freed object held, and when it was freed, tells states apart that nobody else can.
+    fn forget(&self, addr: Addr, size: usize) {
+        self.arena.undo(self.words(addr, size));
+        let cache = self.kasan.borrow().cache_at(addr);
+        if let Some(cache) = cache {
+            self.kasan.borrow_mut().settle(cache, None);
+        }
+    }
+
+    /// Has the next object that is allocated from a cache be at slot `index`, if that is free. Not a step.
+    pub fn prefer<T>(&self, cache: Cache<T>, index: usize) {
+        self.kasan.borrow_mut().settle(cache.id, Some(index));
     }
 
     /// Whether the object at this address is allocated. Not a step.
@@ -758,7 +793,7 @@ impl Machine {
 
     pub(crate) fn set_summary(&self, active: bool, restarts: bool) {
         let words = self.arena.len() / WORD;
-        self.state.borrow_mut().summary = Summary::new(words, active, restarts);
+        self.state.borrow_mut().summary = Summary::new(words, active, restarts, self.config.ticks);
         if self.is_weak() {
             *self.weak.borrow_mut() = Weak::new(words, self.config.history, &self.slots.borrow(), restarts);
         }

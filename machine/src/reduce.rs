@@ -30,6 +30,13 @@
 //!   CPU, and so does disabling preemption where tasks can be preempted. What runs on a CPU while one of its tasks is
 //!   preempted is a context of its own, because it comes between that task's steps.
 //!
+//! Where tasks share CPUs as they like ([`Config::ticks`](crate::Config::ticks)) a CPU's contexts do not say enough: two
+//! tasks of one CPU take turns at any step at which one can be preempted. So the summary keeps which tasks touched a word
+//! as well. Where the task can be preempted no other task may conflict with its step; where it cannot, those of its own
+//! CPU do not count, as before. Disabling preemption and interrupts are choice points then, and freed objects hold again
+//! what they held at first, and are allocated again in an order that does not tell when they were freed: else no search
+//! would come back to a state.
+//!
 //! Stopping the machine waits for the other CPUs' flags, which are no words: where it is used, preemption and interrupt
 //! flags must not change behind its back. It is a choice point itself, and what it waits for can only come true by a
 //! step, fused or not, that some schedule orders before it and some after.
@@ -51,7 +58,36 @@
 //!
 //! Tests compare the set of outcomes with that of a search without any reduction, for small programs and random ones.
 
+use crate::machine::Machine;
 use crate::state::{Context, Next, State};
+
+/// Who does a step: a context, and where tasks share CPUs as they like the task, a bit each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who {
+    pub(crate) context: u64,
+    /// None in an interrupt handler, and where contexts say it all.
+    pub(crate) task: u32,
+}
+
+/// Whose steps cannot come before the next one of the running place.
+#[derive(Clone, Copy, Debug)]
+struct Mine {
+    contexts: u64,
+    /// The running task.
+    task: u32,
+    /// The timer may take the CPU from it right now.
+    preemptible: bool,
+}
+
+/// Handlers of all places.
+const HANDLERS: u64 = {
+    let (mut handlers, mut place) = (0, 0);
+    while place < Machine::MAX_PLACES {
+        handlers |= (Context::IRQ | Context::NMI) << (Context::KINDS * place);
+        place += 1;
+    }
+    handlers
+};
 
 /// What is known of one word.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,8 +95,29 @@ struct Word {
     readers: u64,
     writers: u64,
     freers: u64,
+    reading_tasks: u32,
+    writing_tasks: u32,
     /// A step was fused because there was no conflict.
     relied: bool,
+}
+
+impl Word {
+    /// Whether nobody whose step could come before one of mine, which writes the word or reads it, conflicts with it.
+    #[inline]
+    fn is_quiet(&self, writes: bool, mine: Mine) -> bool {
+        let contexts = self.writers | if writes { self.readers } else { 0 };
+        let tasks = self.writing_tasks | if writes { self.reading_tasks } else { 0 };
+        let task_is_alone = tasks & !mine.task == 0 && contexts & HANDLERS == 0;
+        (!mine.preemptible && contexts & !mine.contexts == 0) || (mine.task != 0 && task_is_alone)
+    }
+
+    /// Whether somebody else than `who` conflicts with a step of theirs that writes the word or reads it.
+    #[inline]
+    fn conflicts(&self, writes: bool, who: Who) -> bool {
+        let contexts = self.writers | if writes { self.readers } else { 0 };
+        let tasks = self.writing_tasks | if writes { self.reading_tasks } else { 0 };
+        contexts & !who.context != 0 || (who.task != 0 && tasks & !who.task != 0)
+    }
 }
 
 /// Who touches what, over a whole search.
@@ -77,12 +134,14 @@ pub(crate) struct Summary {
     wrong: bool,
     /// Whether the search starts again then. A random one does not: it has only been less fine than it could.
     pub(crate) restarts: bool,
+    /// Whether tasks share CPUs as they like, so that it matters which one did a step.
+    pub(crate) tells_tasks: bool,
 }
 
 impl Summary {
-    pub(crate) fn new(words: usize, active: bool, restarts: bool) -> Summary {
+    pub(crate) fn new(words: usize, active: bool, restarts: bool, tells_tasks: bool) -> Summary {
         // The last is no word: it stands for what full fences share under `weak`.
-        Summary { words: vec![Word::default(); words + 1], active, restarts, ..Summary::default() }
+        Summary { words: vec![Word::default(); words + 1], active, restarts, tells_tasks, ..Summary::default() }
     }
 
     /// Whether the search must start again.
@@ -101,45 +160,43 @@ impl Summary {
     }
 
     #[inline]
-    pub(crate) fn read(&mut self, word: usize, context: u64) {
+    pub(crate) fn read(&mut self, word: usize, who: Who) {
         if self.active {
             let word = &mut self.words[word];
-            if word.readers & context == 0 {
-                word.readers |= context;
-                self.wrong |= word.relied && word.writers & !context != 0;
+            if word.readers & who.context == 0 || who.task & !word.reading_tasks != 0 {
+                word.readers |= who.context;
+                word.reading_tasks |= who.task;
+                self.wrong |= word.relied && word.conflicts(false, who);
             }
         }
     }
 
     #[inline]
-    pub(crate) fn write(&mut self, word: usize, context: u64) {
+    pub(crate) fn write(&mut self, word: usize, who: Who) {
         if self.active {
             let word = &mut self.words[word];
-            if word.writers & context == 0 {
-                word.writers |= context;
-                self.wrong |= word.relied && (word.readers | word.writers) & !context != 0;
+            if word.writers & who.context == 0 || who.task & !word.writing_tasks != 0 {
+                word.writers |= who.context;
+                word.writing_tasks |= who.task;
+                self.wrong |= word.relied && word.conflicts(true, who);
             }
         }
     }
 
     /// An object came or went: whoever looks at one of its words can tell.
-    pub(crate) fn free(&mut self, words: core::ops::Range<usize>, context: u64) {
+    pub(crate) fn free(&mut self, words: core::ops::Range<usize>, who: Who) {
         if self.active {
             for index in words {
-                let word = &mut self.words[index];
-                if word.freers & context == 0 {
-                    word.freers |= context;
-                    word.writers |= context;
-                    self.wrong |= word.relied && (word.readers | word.writers) & !context != 0;
-                }
+                self.write(index, who);
+                self.words[index].freers |= who.context;
             }
         }
     }
 
     /// A full fence is read and written by each other one.
-    pub(crate) fn full_fence(&mut self, context: u64) {
+    pub(crate) fn full_fence(&mut self, who: Who) {
         if self.active {
-            self.write(self.words.len() - 1, context);
+            self.write(self.words.len() - 1, who);
         }
     }
 
@@ -161,14 +218,16 @@ impl Summary {
     }
 
     /// The contexts of the running place that can come in between its steps no more than the running one itself.
-    fn mine(state: &State) -> u64 {
+    fn mine(state: &State) -> Mine {
         let me = state.running;
         let place = &state.places[me];
-        match (place.in_nmi, place.irqs_on) {
+        let contexts = match (place.in_nmi, place.irqs_on) {
             (true, _) => Self::own(me),
             (false, false) => Self::own(me) & !(Context::NMI << (Context::KINDS * me)),
             (false, true) => state.context_bit(),
-        }
+        };
+        let preemptible = state.summary.tells_tasks && place.irqs_on && place.preempt_count == 0;
+        Mine { contexts, task: state.who().task, preemptible }
     }
 
     /// Whether a drain of this CPU to this word can be done at once.
@@ -192,29 +251,24 @@ impl State {
         let place = &self.places[me];
         let mine = Summary::mine(self);
         match place.next {
-            Next::Load { word, .. } => {
-                let word = &mut self.summary.words[word];
-                let quiet = word.writers & !mine == 0;
-                word.relied |= quiet;
-                quiet
-            }
+            Next::Load { word, .. } => self.is_quiet(word, false, mine),
             Next::Store { word, local } if buffers && !local && !place.agent => {
                 let has_room = !self.buffer_is_full(me);
                 let word = &mut self.summary.words[word];
-                let own_handler = Summary::own(me) & !mine;
-                let quiet = has_room && (word.readers | word.writers) & own_handler == 0 && word.freers & !mine == 0;
+                let own_handler = Summary::own(me) & !mine.contexts;
+                let nobody_here = (word.readers | word.writers) & own_handler == 0;
+                let quiet = has_room
+                    && word.freers & !mine.contexts == 0
+                    && if mine.preemptible { word.is_quiet(true, mine) } else { nobody_here };
                 word.relied |= quiet;
                 quiet
             }
             Next::Store { word, .. } | Next::Rmw { word } => {
                 let empty = place.buffer.is_empty() || matches!(place.next, Next::Store { .. });
-                let word = &mut self.summary.words[word];
-                let quiet = empty && (word.readers | word.writers) & !mine == 0;
-                word.relied |= quiet;
-                quiet
+                empty && self.is_quiet(word, true, mine)
             }
             Next::Fence => place.buffer.is_empty(),
-            Next::FullRmw { word } => self.is_quiet(word, mine) && self.fence_fuses(true, mine),
+            Next::FullRmw { word } => self.is_quiet(word, true, mine) && self.fence_fuses(true, mine),
             Next::Order { full } => self.fence_fuses(full, mine),
             Next::IrqOn => true,
             Next::IrqOff | Next::PreemptOff => self.is_silent(),
@@ -222,10 +276,11 @@ impl State {
         }
     }
 
-    /// Whether nobody else touches a word.
-    fn is_quiet(&mut self, word: usize, mine: u64) -> bool {
+    /// Whether nobody can notice when the next step, which writes a word or reads it, is done.
+    #[inline]
+    fn is_quiet(&mut self, word: usize, writes: bool, mine: Mine) -> bool {
         let word = &mut self.summary.words[word];
-        let quiet = (word.readers | word.writers) & !mine == 0;
+        let quiet = word.is_quiet(writes, mine);
         word.relied |= quiet;
         quiet
     }
@@ -241,8 +296,8 @@ impl State {
 
     /// Whether a fence under `weak` can be done at once: no interrupt, which brings a view, and no other full fence could
     /// come before it.
-    fn fence_fuses(&mut self, full: bool, mine: u64) -> bool {
+    fn fence_fuses(&mut self, full: bool, mine: Mine) -> bool {
         let last = self.summary.words.len() - 1;
-        (!full || self.is_quiet(last, mine)) && self.is_silent()
+        (!full || self.is_quiet(last, true, mine)) && self.is_silent()
     }
 }

@@ -6,8 +6,9 @@
 use core::panic::Location;
 use std::collections::VecDeque;
 
+use crate::machine::Machine;
 use crate::mix::{fold, term};
-use crate::reduce::Summary;
+use crate::reduce::{Summary, Who};
 use crate::verdict::Verdict;
 
 /// What a place is about to do.
@@ -98,10 +99,14 @@ struct Flow {
     irqs_on: u32,
     /// A non-maskable interrupt waits, and none is being handled.
     nmis: u32,
+    /// A timer may interrupt the task that runs.
+    ticks: u32,
+    /// Preemption is disabled.
+    atomic: u32,
 }
 
 /// What can happen next: a bit for each place that can do its step, then one for each interrupt, then one for each
-/// drain, then one for each non-maskable interrupt.
+/// drain, then one for each non-maskable interrupt or tick of the timer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ready(u64);
 
@@ -382,6 +387,19 @@ impl State {
         }
     }
 
+    /// Counts how often preemption is disabled on the running CPU.
+    pub(crate) fn add_preempt_count(&mut self, by: i32) {
+        let place = &mut self.places[self.running];
+        place.preempt_count = place.preempt_count.wrapping_add_signed(by);
+        let atomic = place.preempt_count > 0;
+        self.flow.atomic = self.flow.atomic & !(1 << self.running) | u32::from(atomic) << self.running;
+    }
+
+    /// Turns the timer of the running CPU on or off.
+    pub(crate) fn tick(&mut self, on: bool) {
+        self.flow.ticks = self.flow.ticks & !(1 << self.running) | u32::from(on) << self.running;
+    }
+
     /// Says what the running place is about to do.
     #[inline]
     pub(crate) fn announce(&mut self, next: Next) {
@@ -484,7 +502,8 @@ impl State {
     /// All that can happen now.
     #[inline]
     pub(crate) fn ready(&self) -> Ready {
-        let Flow { plain, drained, stores, mut special, buffered, full, pending, irqs_on, nmis } = self.flow;
+        let Flow { plain, drained, stores, mut special, buffered, full, pending, irqs_on, nmis, ticks, atomic } =
+            self.flow;
         let mut steps = plain & !(drained & buffered) & !(stores & full);
         while special != 0 {
             let id = special.trailing_zeros();
@@ -493,7 +512,7 @@ impl State {
         }
         // An interrupt finds the buffer drained: its entry is a barrier.
         let irqs = pending & irqs_on & !buffered;
-        let nmis = nmis & !buffered;
+        let nmis = (nmis | ticks & irqs_on & !atomic) & !buffered;
         Ready(
             u64::from(steps)
                 | u64::from(irqs) << Ready::IRQS
@@ -516,6 +535,9 @@ impl State {
             Ready::DRAINS..Ready::NMIS => Action::Drain((bit - Ready::DRAINS) as u8),
             _ => {
                 let place = bit - Ready::NMIS;
+                if self.flow.nmis & 1 << place == 0 {
+                    return Action::Irq(place as u8, Machine::TICK);
+                }
                 Action::Nmi(place as u8, self.places[place as usize].pending_nmis.trailing_zeros() as u8)
             }
         }
@@ -548,12 +570,21 @@ impl State {
         kind << (Context::KINDS * self.running)
     }
 
+    /// Who runs, for the summary.
+    #[inline]
+    pub(crate) fn who(&self) -> Who {
+        let place = &self.places[self.running];
+        let is_task = self.summary.tells_tasks && !place.in_handler();
+        Who { context: self.context_bit(), task: u32::from(is_task) << place.task }
+    }
+
     /// A hash of everything that the future depends on, apart from memory and objects.
     pub(crate) fn hash(&self, portable: impl Fn(u64) -> u64) -> u64 {
         let mut hash = self.findings;
         for (id, place) in self.places.iter().enumerate() {
             let flags = u64::from(place.irqs_on)
                 | u64::from(place.online) << 1
+                | u64::from(self.flow.ticks >> id & 1) << 2
                 | u64::from(place.in_irq) << 8
                 | u64::from(place.preempt_count) << 16
                 | u64::from(place.pending) << 32;

@@ -317,8 +317,8 @@ impl Machine {
         self.point(Next::Load { word, local: false });
         {
             let mut state = self.state.borrow_mut();
-            let context = state.context_bit();
-            state.summary.read(word, context);
+            let who = state.who();
+            state.summary.read(word, who);
             state.observe(sort::LOAD, word as u64);
         }
         self.restart_if_wrong();
@@ -345,8 +345,8 @@ impl Machine {
             let forwarded =
                 state.me().buffer.iter().rev().find(|&&(stored, _)| stored == word).map(|&(_, value)| value);
             let value = forwarded.unwrap_or_else(|| self.arena.read(word));
-            let context = state.context_bit();
-            state.summary.read(word, context);
+            let who = state.who();
+            state.summary.read(word, who);
             state.watch(word);
             state.observe(sort::LOAD + (word as u64) * 16, self.arena.portable(value));
             value
@@ -360,8 +360,8 @@ impl Machine {
     fn load_quietly(&self, word: usize) -> usize {
         if self.quiet.get() == Quiet::Inspecting {
             let mut state = self.state.borrow_mut();
-            let context = state.context_bit();
-            state.summary.read(word, context);
+            let who = state.who();
+            state.summary.read(word, who);
         }
         self.arena.read(word) as usize
     }
@@ -389,8 +389,8 @@ impl Machine {
         {
             let mut state = self.state.borrow_mut();
             let state = &mut *state;
-            let context = state.context_bit();
-            state.summary.write(word, context);
+            let who = state.who();
+            state.summary.write(word, who);
             state.observe(sort::STORE + (word as u64) * 16, self.arena.portable(value as u64));
             let me = state.running;
             if self.config.memory == MemoryModel::Tso && !order.local && !state.places[me].agent {
@@ -450,11 +450,11 @@ impl Machine {
             let state = &mut *state;
             let old = self.arena.read(word);
             let new = if dropped { None } else { apply(old as usize) };
-            let context = state.context_bit();
-            state.summary.read(word, context);
+            let who = state.who();
+            state.summary.read(word, who);
             state.watch(word);
             if let Some(new) = new {
-                state.summary.write(word, context);
+                state.summary.write(word, who);
                 self.commit(state, word, new as u64);
             }
             state.observe(sort::RMW + (word as u64) * 16 + ((rmw as u64) << 60), self.arena.portable(old));
@@ -611,11 +611,31 @@ impl Machine {
                 return T::from_bits(self.look_weakly(index) as usize);
             }
             let mut state = self.state.borrow_mut();
-            let context = state.context_bit();
-            state.summary.read(index, context);
+            let who = state.who();
+            state.summary.read(index, who);
             state.observe(sort::LOAD + (index as u64) * 16, self.arena.portable(self.arena.read(index)));
         }
         word.peek()
+    }
+
+    /// Reads and writes a word in one step, fully ordered, whatever [`choose`](Self::choose) says meanwhile: what a
+    /// scheduler picks from its queue.
+    #[track_caller]
+    pub fn update<T: crate::word::Bits>(&self, word: &crate::word::SimWord<T>, f: impl FnOnce(T) -> T) {
+        let index = self.index(core::ptr::from_ref(word).addr(), Location::caller());
+        self.point(Next::Rmw { word: index });
+        let old = self.arena.read(index);
+        {
+            let mut state = self.state.borrow_mut();
+            let who = state.who();
+            state.summary.read(index, who);
+            state.summary.write(index, who);
+            state.observe(sort::RMW + (index as u64) * 16, self.arena.portable(old));
+        }
+        let new = f(T::from_bits(old as usize)).to_bits() as u64;
+        self.commit(&mut self.state.borrow_mut(), index, new);
+        self.restart_if_wrong();
+        self.trace(|name| format!("update {name}: {} -> {}", self.show(old), self.show(new)), index, Order::LOCAL);
     }
 
     /// Runs `f` as one step, at a moment when every other CPU could be stopped: none has preemption or interrupts off, or
@@ -647,7 +667,7 @@ impl Machine {
                 state.take(vector);
                 state.me().in_irq += 1;
             }
-            if self.is_weak() {
+            if self.is_weak() && vector != Self::TICK {
                 let (me, task) = (state.running, state.places[state.running].task);
                 self.weak.borrow_mut().deliver(me, u32::from(vector) | u32::from(nmi) << 8, task);
             }
@@ -671,7 +691,9 @@ impl Machine {
             self.state.borrow_mut().me().in_irq -= 1;
             // Softirqs, and the switch to another task if this one is preempted. It may come back on another CPU.
             if let Some(exit) = self.irq_exit.borrow().clone() {
-                exit();
+                exit(vector);
+                // If it has turned them on, what comes in between comes after the return as well.
+                self.state.borrow_mut().set_irqs(false);
                 self.drain_all();
             }
         }
@@ -842,11 +864,13 @@ impl Machine {
     }
 
     pub(crate) fn heap_step(&self, words: core::ops::Range<usize>) {
-        self.point(Next::Heap);
+        if self.quiet.get() == Quiet::No {
+            self.point(Next::Heap);
+        }
         let mut state = self.state.borrow_mut();
-        let context = state.context_bit();
+        let who = state.who();
         let first = words.start as u64;
-        state.summary.free(words, context);
+        state.summary.free(words, who);
         state.observe(sort::HEAP, first);
         drop(state);
         self.restart_if_wrong();

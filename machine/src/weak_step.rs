@@ -35,8 +35,8 @@ impl Machine {
         self.check(word, Access::Read, at);
         let acquire = self.strength(order).acquire;
         let mut state = self.state.borrow_mut();
-        let (context, me) = (state.context_bit(), state.running);
-        state.summary.read(word, context);
+        let (who, me) = (state.who(), state.running);
+        state.summary.read(word, who);
         state.watch(word);
         self.weak.borrow_mut().touch(me, word, false);
         let (value, age) = if order.local {
@@ -58,8 +58,8 @@ impl Machine {
     /// An agent's hardware reads a word as part of the step under way.
     pub(crate) fn look_weakly(&self, word: usize) -> u64 {
         let mut state = self.state.borrow_mut();
-        let (context, me) = (state.context_bit(), state.running);
-        state.summary.read(word, context);
+        let (who, me) = (state.who(), state.running);
+        state.summary.read(word, who);
         let readable = self.weak.borrow().readable(me, word).min(MOST) as u8;
         let Some(age) = self.pick_age(&mut state, word, &ages(readable)) else {
             drop(state);
@@ -130,8 +130,8 @@ impl Machine {
         self.check(word, Access::Write, at);
         let strength = self.strength(order);
         let mut state = self.state.borrow_mut();
-        let (context, me) = (state.context_bit(), state.running);
-        state.summary.write(word, context);
+        let (who, me) = (state.who(), state.running);
+        state.summary.write(word, who);
         self.weak.borrow_mut().touch(me, word, false);
         if order.local {
             self.commit(&mut state, word, value);
@@ -174,8 +174,8 @@ impl Machine {
         self.point(if strength.full { Next::FullRmw { word } } else { Next::Rmw { word } });
         self.check(word, Access::Write, at);
         let mut state = self.state.borrow_mut();
-        let (context, me) = (state.context_bit(), state.running);
-        state.summary.read(word, context);
+        let (who, me) = (state.who(), state.running);
+        state.summary.read(word, who);
         state.watch(word);
         self.weak.borrow_mut().touch(me, word, false);
         let newest = self.arena.read(word);
@@ -220,10 +220,10 @@ impl Machine {
 
     /// The writing half of a read-modify-write, with what it reads.
     fn exchange(&self, state: &mut State, word: usize, new: u64, strength: Strength) {
-        let (context, me) = (state.context_bit(), state.running);
-        state.summary.write(word, context);
+        let (who, me) = (state.who(), state.running);
+        state.summary.write(word, who);
         if strength.full {
-            state.summary.full_fence(context);
+            state.summary.full_fence(who);
             self.weak.borrow_mut().full_fence(me);
         }
         self.weak.borrow_mut().read(me, word, 0, strength.acquire);
@@ -241,10 +241,10 @@ impl Machine {
         let full = at.order == Ordering::SeqCst;
         self.point(Next::Order { full });
         let mut state = self.state.borrow_mut();
-        let (context, me) = (state.context_bit(), state.running);
+        let (who, me) = (state.who(), state.running);
         let mut weak = self.weak.borrow_mut();
         if full {
-            state.summary.full_fence(context);
+            state.summary.full_fence(who);
             weak.full_fence(me);
         } else {
             if at.order != Ordering::Release {

@@ -162,7 +162,7 @@ fn handlers_know_where_they_run() {
         in_nmi();
         word.store(2, Relaxed);
     });
-    machine.on_irq_exit(move || {
+    machine.on_irq_exit(move |_| {
         if !Machine::with(Machine::context).in_softirq {
             Machine::with(|machine| machine.softirq(&in_softirq));
         }

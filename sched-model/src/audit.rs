@@ -27,7 +27,7 @@ where
     pub(crate) fn audit(&self, machine: &Machine) {
         self.check_forbidden(machine);
         let mut waiting = 0;
-        for slot in 0..=self.program.mms.len() {
+        for slot in 0..self.slots {
             let object = machine.slot(self.mms, slot);
             if !machine.is_live(object.as_ptr()) {
                 continue;

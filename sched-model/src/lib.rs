@@ -13,6 +13,7 @@ pub mod mutants;
 pub mod platform;
 pub mod program;
 mod report;
+pub mod roam;
 pub mod rule_mutants;
 mod sched;
 mod script;

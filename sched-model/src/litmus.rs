@@ -14,6 +14,7 @@
 //! kthread kworker                      # a kernel thread
 //! word X Y                             # words of user memory, 0 at the start
 //! spinlock mm_lock                     # a lock of the kernel's
+//! roam                                 # no scripts: tasks do all that they can, wherever; `roam 3`: with so many execs
 //! cid A                                # CPUs keep an id of this mm, as rseq's mm_cid
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
 //! check pinned-roots                   # a root that a CPU has loaded must not be unpinned when its last user goes
@@ -79,7 +80,7 @@ use lazytlb_machine::{Kind, Machine, MemoryModel};
 
 use crate::model::Setting;
 use crate::mutants::Mutant;
-use crate::program::{InInterrupt, Program, Source, Statement, TaskDecl};
+use crate::program::{InInterrupt, Program, Roam, Source, Statement, TaskDecl};
 use crate::strategies::{Rules, Strategy};
 
 /// A litmus test.
@@ -189,6 +190,8 @@ const MOST_MMS: usize = 16;
 const MOST_TASKS: usize = 32;
 /// What a machine can have; one is kept for the worker.
 const MOST_PLACES: usize = Machine::MAX_PLACES - 1;
+/// More than any search could come to the end of.
+const MOST_EXECS: usize = 1000;
 /// A CPU has so many vectors for them.
 const MOST_ARRIVING: usize = 30;
 
@@ -376,11 +379,12 @@ impl Reader {
                 let title: Vec<&str> = title.iter().map(|word| word.text).collect();
                 self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
             }
+            "roam" => self.litmus.program.roam = Some(Roam { execs: execs(line, &rest)? }),
             _ if self.kernel_header(line, key, &rest)? => {}
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, except, word, spinlock, cid, check, drop, relax, mutant, bug, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, roam, except, word, spinlock, cid, check, drop, relax, mutant, bug, or cpu", key.text),
                 ));
             }
         }
@@ -589,11 +593,13 @@ impl Reader {
         if self.litmus.memories.is_empty() {
             // More CPUs have more to choose from under `weak` than a suite has time for; a test may ask for it. What a cached
             // translation is there nobody has said.
-            let fits = self.litmus.program.cpus() <= 2 && !self.litmus.program.accesses();
+            let program = &self.litmus.program;
+            let fits = program.cpus() <= 2 && !program.accesses() && program.roam.is_none();
             self.litmus.memories = MemoryModel::ALL.to_vec();
             self.litmus.memories.retain(|&memory| memory != MemoryModel::Weak || fits);
         }
         self.check_users().map_err(|message| at_end(&message))?;
+        self.check_roam().map_err(|message| at_end(&message))?;
         self.check_mutant().map_err(|message| at_end(&message))?;
         Ok(self.litmus)
     }
@@ -614,6 +620,24 @@ impl Reader {
         Ok(())
     }
 
+    /// Where tasks roam there are no scripts, and memory is ordered as the scheduler's queue is there.
+    fn check_roam(&self) -> Result<(), String> {
+        let Litmus { program, memories, .. } = &self.litmus;
+        if program.roam.is_none() {
+            return Ok(());
+        }
+        if program.scripts.iter().any(|script| !script.is_empty()) || program.start.iter().any(Option::is_some) {
+            return Err("where tasks roam, CPUs are `cpu idle` and have no statements".into());
+        }
+        if program.tasks.is_empty() || program.mms.is_empty() {
+            return Err("nobody can roam without a task and an mm".into());
+        }
+        if memories.contains(&MemoryModel::Weak) {
+            return Err("tasks roam under sc and tso only".into());
+        }
+        Ok(())
+    }
+
     /// Every address space must come from somewhere: a task has it, a script holds it, or an exec makes it, once.
     fn check_users(&self) -> Result<(), String> {
         let program = &self.litmus.program;
@@ -622,6 +646,7 @@ impl Reader {
             let tasks = program.tasks.iter().filter(|task| task.mm == Some(mm)).count();
             let (users, references) = program.held[mm];
             match (execs, tasks + users + references) {
+                (0, 0) if program.roam.is_some() => {}
                 (0, 0) => {
                     return Err(format!(
                         "mm `{name}` has no user: no task has it, no script holds it, no exec makes it"
@@ -636,6 +661,18 @@ impl Reader {
             }
         }
         Ok(())
+    }
+}
+
+/// How many execs `roam` allows.
+fn execs(line: &Line<'_>, rest: &[Word<'_>]) -> Result<Option<usize>, LitmusError> {
+    match rest {
+        [] => Ok(None),
+        [execs] => match execs.text.parse() {
+            Ok(execs @ 1..=MOST_EXECS) => Ok(Some(execs)),
+            _ => Err(line.error(execs.column, format!("expected how many execs, 1 to {MOST_EXECS}"))),
+        },
+        [_, extra, ..] => Err(line.error(extra.column, "`roam` takes one number")),
     }
 }
 

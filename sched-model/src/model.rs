@@ -174,6 +174,7 @@ impl Model {
             memory: setting.memory,
             dropped: setting.dropped.clone(),
             relaxed: setting.relaxed.clone(),
+            ticks: program.roam.is_some(),
             // As much as the program needs: memory that nobody uses costs time in each execution all the same.
             bytes: 8192 + 2048 * (program.mms.len() + program.cpus() + 1) + 512 * program.tasks.len(),
             ..Config::default()

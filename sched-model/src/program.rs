@@ -113,6 +113,15 @@ pub struct Program {
     pub checks_active_mm: bool,
     /// What the rest of the kernel has.
     pub kernel: Kernel,
+    /// Instead of scripts: whatever tasks can do, in whatever order.
+    pub roam: Option<Roam>,
+}
+
+/// Tasks that do all that they can, for ever, on whatever CPU is free: see [`roam`](crate::roam).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Roam {
+    /// How often an address space is made, all tasks together; as often as they like if not said.
+    pub execs: Option<usize>,
 }
 
 impl Program {
@@ -177,7 +186,8 @@ impl Program {
     /// A number that changes with everything that shapes an execution of the program.
     pub fn fingerprint(&self) -> u64 {
         // FNV-1a over the printed form: stable from build to build, which std's hasher does not promise.
-        let text = format!("{self:?}");
+        // What is not there stays out, so that schedules fit that were kept before there was such a thing.
+        let text = format!("{self:?}").replace(", roam: None", "");
         text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }

@@ -42,11 +42,11 @@ impl Runqueue {
         }
     }
 
-    fn lock(&self) {
+    pub(crate) fn lock(&self) {
         Sim.spin_until(|| self.lock.compare_exchange(0, 1, Acquire, Relaxed).ok());
     }
 
-    fn unlock(&self) {
+    pub(crate) fn unlock(&self) {
         self.lock.store(0, Release);
     }
 }
@@ -98,18 +98,31 @@ where
             Machine::with(|machine| machine.irq_restore(true));
             return had;
         }
+        self.switch_to(task, next);
+        had
+    }
+
+    /// Gives the CPU to a task that is ours by now, and returns when this one runs again. Context: interrupts off, the run
+    /// queue locked; interrupts are on when it returns.
+    pub(crate) fn switch_to(&self, task: usize, next: usize) {
+        let cpu = Machine::with(Machine::this_cpu);
         // SAFETY: the caller has disabled them.
         let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
         // SAFETY: `task` runs here, and `next` is ours.
         unsafe { self.switcher.context_switch(&irqs_off, &self.tasks[task], &self.tasks[next]) };
         self.switch_mm_cid(cpu, next);
-        rq.prev.set(task);
-        self.scheduled[next].on_cpu.store(1, Relaxed);
-        self.scheduled[next].cpu.store(cpu, Relaxed);
+        self.rqs[cpu].prev.set(task);
+        match self.queue {
+            // All that it needs when it comes back is with the CPU.
+            Some(_) => Machine::with(|machine| machine.checkpoint(1, false)),
+            None => {
+                self.scheduled[next].on_cpu.store(1, Relaxed);
+                self.scheduled[next].cpu.store(cpu, Relaxed);
+            }
+        }
         self.kernel.current[cpu].set(next);
         Machine::with(|machine| machine.switch_to(machine.task(next)));
         self.finish_switch();
-        had
     }
 
     /// The first thing on a new stack. Interrupts are still off: the flag belongs to the CPU.
@@ -118,7 +131,11 @@ where
         let rq = &self.rqs[Machine::with(Machine::this_cpu)];
         // SAFETY: `schedule` runs with interrupts off.
         let prev = self.switcher.finish_task_switch(&unsafe { IrqsOff::assume(Lab::NEW) });
-        self.scheduled[rq.prev.get()].on_cpu.store(0, Release);
+        let prev_task = rq.prev.get();
+        match self.queue {
+            Some(queue) => self.put_back(queue, prev_task),
+            None => self.scheduled[prev_task].on_cpu.store(0, Release),
+        }
         rq.unlock();
         Machine::with(|machine| {
             machine.preempt_disable();
@@ -165,6 +182,10 @@ where
     /// An interrupt has come.
     pub(crate) fn interrupt(&self, vector: u8) {
         let cpu = Machine::with(Machine::this_cpu);
+        if vector == Machine::TICK {
+            // What it asks for is done on the way out.
+            return;
+        }
         if vector == CALL_VECTOR {
             // SAFETY: the machine runs handlers with interrupts off.
             self.switcher.on_ipi(&unsafe { IrqsOff::assume(Lab::NEW) });
@@ -186,7 +207,10 @@ where
     }
 
     /// The end of an interrupt: softirqs, then preemption. Context: interrupts off.
-    pub(crate) fn irq_exit(&self) {
+    pub(crate) fn irq_exit(&self, vector: u8) {
+        if vector == Machine::TICK {
+            return self.preempted_by_tick();
+        }
         if Machine::with(Machine::context).in_softirq {
             return;
         }

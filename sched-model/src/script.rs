@@ -22,6 +22,9 @@ where
 {
     /// A task's life: it does what its CPU's script says, on whatever CPU it is.
     pub(crate) fn run(&self, task: usize, booted: bool) {
+        if let Some(queue) = self.queue {
+            self.roam(queue, task, booted);
+        }
         if !booted {
             self.finish_switch();
         }

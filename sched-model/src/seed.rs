@@ -26,6 +26,7 @@ pub fn program(checks_active_mm: bool) -> Program {
         isolated: vec![],
         checks_active_mm,
         kernel: Default::default(),
+        roam: None,
     };
     // CPU 1: its thread of A exits, the CPU borrows A for its idle task, and later goes on to a kernel thread.
     // CPU 0: the last thread of A exits.

@@ -14,6 +14,7 @@ use lazytlb_machine::{Cache, Machine, ObjectKind, SimLocal};
 use crate::kernel::KernelState;
 use crate::platform::{Lab, MmData, address, set_up_cpu};
 use crate::program::{Program, Statement};
+use crate::roam::Queue;
 use crate::sched::{Runqueue, Scheduled};
 use crate::strategies::Accounted;
 use crate::tables::{Table, TableCaches, Tables};
@@ -37,6 +38,8 @@ where
     pub(crate) program: Program,
     pub(crate) switcher: &'static Switcher<Lab<R>, S>,
     pub(crate) mms: Cache<Mm<Lab<R>, S>>,
+    /// How many mms there can be at a time.
+    pub(crate) slots: usize,
     pub(crate) tables: TableCaches,
     /// The mm that each name stands for; null before it is made.
     pub(crate) named: &'static [SimLocal<*mut Mm<Lab<R>, S>>],
@@ -54,6 +57,8 @@ where
     pub(crate) held: &'static [SimLocal<usize>],
     /// What the rest of the kernel keeps.
     pub(crate) kernel: KernelState,
+    /// The run queue of all CPUs, where tasks roam.
+    pub(crate) queue: Option<&'static Queue>,
 }
 
 impl<R: 'static, S> World<R, S>
@@ -79,7 +84,7 @@ where
         unsafe { init_mm.write(new_mm(init_root, 0)) };
 
         // Execs make new mms: a name can be made once more while its former mm is still borrowed.
-        let slots = program.mms.len() + 1;
+        let slots = program.mms.len() + usize::from(program.roam.is_none());
         let mms = machine.create_cache("mm_struct", ObjectKind::Mm, slots, |slot| new_mm(init_root, slot + 1));
         let tables = TableCaches::new(machine, slots);
         let named: *const [_] =
@@ -96,6 +101,7 @@ where
             program: program.clone(),
             switcher,
             mms,
+            slots,
             tables,
             arriving: (0..program.cpus()).map(|cpu| program.arriving(cpu)).collect(),
             worker: switcher.strategy().needs_worker().then(|| Worker::place(machine, program.cpus())),
@@ -111,6 +117,7 @@ where
             // SAFETY: as above.
             held: unsafe { &*held },
             kernel: KernelState::place(machine, program),
+            queue: program.roam.map(|_| Queue::place(machine, program)),
         });
         world.make_first_mms(machine);
         world.boot();
@@ -123,7 +130,8 @@ where
         let execs: Vec<usize> = (program.scripts.iter().flatten())
             .filter_map(|statement| if let Statement::Exec(mm) = statement { Some(*mm) } else { None })
             .collect();
-        for mm in (0..program.mms.len()).filter(|mm| !execs.contains(mm)) {
+        let is_made_later = |mm: &usize| execs.contains(mm) || (program.roam.is_some() && program.held[*mm] == (0, 0));
+        for mm in (0..program.mms.len()).filter(|mm| !is_made_later(mm)) {
             let object = machine.alloc_at_setup(self.mms);
             let user = self.init_mm(object, self.tables.alloc(|cache| machine.alloc_at_setup(cache)));
             self.named[mm].poke(object.as_ptr());
@@ -214,9 +222,9 @@ where
         machine.on_interrupt(move |vector| handles.interrupt(vector));
         let handles = Rc::clone(world);
         machine.on_nmi(move |vector| handles.interrupt(vector));
-        if program.arriving_any() {
+        if program.arriving_any() || program.roam.is_some() {
             let exits = Rc::clone(world);
-            machine.on_irq_exit(move || exits.irq_exit());
+            machine.on_irq_exit(move |vector| exits.irq_exit(vector));
         }
         if program.preempts() {
             let resched = Rc::clone(world);

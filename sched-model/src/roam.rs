@@ -1,0 +1,205 @@
+//! Tasks that roam: no scripts, but all that tasks can do, in whatever order, on whatever CPU.
+//!
+//! The whole switch path at the size of a model: one run queue for all CPUs; a CPU takes any task of it, at any step that
+//! lets a timer's interrupt in, and its idle task if there is none; a task takes a new address space in exchange for its
+//! own (exec), takes a user of its own and puts it, or gives it up and dies. When all tasks are dead the execution is over
+//! and everything must be accounted for. There is no bound on how long that takes: a search ends because it comes back to
+//! states that it has seen.
+//!
+//! That is what Catalin Marinas' `ctxsw.tla` (kernel-tla, 2018) says of Linux in PlusCal, here with the library's own code:
+//! with page tables, the architecture's flushes and their interrupts, and store buffers where there are.
+
+use core::panic::Location;
+
+use lazytlb_core::memory::{AtomicWord, Label, Memory, Ordering::*};
+use lazytlb_core::mm::{ARef, MmWithUser};
+use lazytlb_core::platform::Platform;
+use lazytlb_machine::{Machine, ObjectKind, Sim, SimWord};
+
+use crate::platform::{Lab, MmData, peek};
+use crate::program::Program;
+use crate::strategies::Accounted;
+use crate::world::World;
+
+/// The run queue of all CPUs, and how many execs are left.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// Tasks that wait for a CPU, a bit each, and from bit [`DEAD`] on those that are dead.
+    tasks: SimWord<usize>,
+    execs: SimWord<usize>,
+}
+
+const DEAD: u32 = 32;
+
+impl Queue {
+    /// All tasks of a program wait.
+    pub(crate) fn place(machine: &Machine, program: &Program) -> &'static Queue {
+        let waiting = (1 << program.tasks.len()) - 1;
+        let execs = program.roam.and_then(|roam| roam.execs).unwrap_or(usize::MAX);
+        let queue = Queue { tasks: AtomicWord::new(waiting), execs: AtomicWord::new(execs) };
+        let queue: *const Queue = machine.place("queue", ObjectKind::Other, queue);
+        // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
+        unsafe { &*queue }
+    }
+}
+
+/// What a task does next. The first is what a search does first: it makes for short executions.
+const CHOICES: [Choice; 3] = [Choice::Die, Choice::TakeAndPut, Choice::Exec];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Choice {
+    Die,
+    TakeAndPut,
+    Exec,
+}
+
+impl<R: 'static, S> World<R, S>
+where
+    Lab<R>: Platform<MmData = MmData>,
+    S: Accounted<Lab<R>>,
+{
+    fn is_idle(&self, task: usize) -> bool {
+        task >= self.program.tasks.len()
+    }
+
+    /// A task's life where tasks roam.
+    pub(crate) fn roam(&self, queue: &Queue, task: usize, booted: bool) -> ! {
+        if !booted {
+            self.finish_switch();
+        }
+        if self.is_idle(task) {
+            self.roam_idle(queue, task)
+        }
+        loop {
+            let choice = Machine::with(|machine| {
+                machine.checkpoint(0, true);
+                CHOICES[usize::from(machine.choose(CHOICES.len() as u8))]
+            });
+            match choice {
+                Choice::Die => self.die(queue, task),
+                Choice::TakeAndPut => self.take_and_put(task),
+                Choice::Exec => self.exec_if_there_is_room(queue, task),
+            }
+        }
+    }
+
+    /// An idle task gives its CPU away as soon as there is a task, and rests when all are dead.
+    fn roam_idle(&self, queue: &Queue, task: usize) -> ! {
+        let all = (1 << self.program.tasks.len()) - 1;
+        loop {
+            Machine::with(|machine| machine.checkpoint(0, true));
+            let tasks = Sim.spin_until(|| {
+                let tasks = queue.tasks.load(Acquire);
+                (tasks & all != 0 || tasks >> DEAD == all).then_some(tasks)
+            });
+            if tasks & all == 0 {
+                loop {
+                    Machine::with(Machine::idle);
+                }
+            }
+            Machine::with(|machine| machine.irq_save(Label::NONE));
+            self.schedule_any(queue, task);
+        }
+    }
+
+    fn die(&self, queue: &Queue, task: usize) -> ! {
+        if peek(|| self.tasks[task].mm()).is_some() {
+            // SAFETY: it runs.
+            unsafe { self.switcher.exit_mm(&self.tasks[task]) };
+        }
+        Machine::with(|machine| {
+            machine.update(&queue.tasks, |tasks| tasks | 1 << (DEAD as usize + task));
+            machine.irq_save(Label::NONE);
+        });
+        self.schedule_any(queue, task);
+        unreachable!("a dead task is not put back into the queue");
+    }
+
+    /// A user of its own mm is taken and put.
+    fn take_and_put(&self, task: usize) {
+        if let Some(mm) = peek(|| self.tasks[task].mm()) {
+            // SAFETY: the running task has a user of it.
+            let user = unsafe { mm.as_ptr().cast::<MmWithUser<Lab<R>, S>>().as_ref() }.map(ARef::from);
+            // It knows its own mm, and that it holds a user more.
+            Machine::with(|machine| machine.checkpoint(2, false));
+            drop(user);
+        }
+    }
+
+    /// A new mm takes the place of the task's own, if there is memory for one.
+    fn exec_if_there_is_room(&self, queue: &Queue, task: usize) {
+        let at = Location::caller();
+        let new = Machine::with(|machine| {
+            if queue.execs.peek() == 0 {
+                return None;
+            }
+            let object = machine.alloc(self.mms, at)?;
+            if queue.execs.peek() != usize::MAX {
+                queue.execs.poke(queue.execs.peek() - 1);
+            }
+            let slot = (0..self.slots).find(|&slot| machine.slot(self.mms, slot) == object)?;
+            self.named[slot].poke(object.as_ptr());
+            // Each mm's tables are beside it: where it is says where they are.
+            let tables = machine.quietly(|| {
+                self.tables.alloc(|cache| {
+                    machine.prefer(cache, slot);
+                    machine.alloc(cache, at).expect("there are tables for each mm")
+                })
+            });
+            // It knows which mm it has made.
+            machine.checkpoint(3 + slot as u64, false);
+            // Nobody else sees it yet, so building it is no step.
+            Some(machine.quietly(|| self.init_mm(object, tables)))
+        });
+        if let Some(new) = new {
+            // SAFETY: it runs.
+            unsafe { self.switcher.exec_mmap(&self.tasks[task], new) };
+        }
+    }
+
+    /// The timer has interrupted a task. Context: interrupts off; on when it returns, on whatever CPU.
+    pub(crate) fn preempted_by_tick(&self) {
+        if let Some(queue) = self.queue {
+            let current = Machine::with(Machine::current_task).index();
+            self.schedule_any(queue, current);
+        }
+    }
+
+    /// Switches to any task of the queue, or to the idle task if there is none. Context: interrupts off; they are on when it
+    /// returns.
+    fn schedule_any(&self, queue: &Queue, task: usize) {
+        let cpu = Machine::with(Machine::this_cpu);
+        let mut next = self.program.idle(cpu);
+        Machine::with(|machine| {
+            machine.update(&queue.tasks, |tasks| {
+                let waiting = (0..self.program.tasks.len()).filter(|task| tasks & 1 << task != 0);
+                let count = waiting.clone().count() as u8;
+                if count == 0 {
+                    return tasks;
+                }
+                next = waiting.clone().nth(machine.choose(count).into()).unwrap_or(next);
+                tasks & !(1 << next)
+            });
+        });
+        if next == task {
+            Machine::with(|machine| machine.irq_restore(true));
+            return;
+        }
+        self.rqs[cpu].lock();
+        Machine::with(|machine| machine.tick(!self.is_idle(next)));
+        self.switch_to(task, next);
+    }
+
+    /// A task has left its CPU: it waits for one again, unless it is dead.
+    pub(crate) fn put_back(&self, queue: &Queue, task: usize) {
+        if self.is_idle(task) {
+            return;
+        }
+        Machine::with(|machine| {
+            machine.update(&queue.tasks, |tasks| {
+                let dead = tasks >> (DEAD as usize + task) & 1;
+                tasks | (1 - dead) << task
+            });
+        });
+    }
+}
