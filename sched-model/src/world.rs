@@ -11,6 +11,7 @@ use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_core::switcher::{Switcher, Task};
 use lazytlb_machine::{Cache, Machine, ObjectKind, SimLocal};
 
+use crate::invariants::Books;
 use crate::kernel::KernelState;
 use crate::platform::{Lab, MmData, address, set_up_cpu};
 use crate::program::{Program, Statement};
@@ -54,6 +55,8 @@ where
     pub(crate) held: &'static [SimLocal<usize>],
     /// What the rest of the kernel keeps.
     pub(crate) kernel: KernelState,
+    /// What invariants are told from.
+    pub(crate) books: Books,
 }
 
 impl<R: 'static, S> World<R, S>
@@ -111,6 +114,7 @@ where
             // SAFETY: as above.
             held: unsafe { &*held },
             kernel: KernelState::place(machine, program),
+            books: Books::place(machine, program, Self::words_of_users(machine, mms, slots)),
         });
         world.make_first_mms(machine);
         world.boot();
@@ -222,6 +226,7 @@ where
             let resched = Rc::clone(world);
             machine.on_preempt_enable(move || resched.preempt_schedule());
         }
+        Self::watch_invariants(world, machine);
         let switcher = world.switcher;
         let ends = Rc::clone(world);
         machine.at_end(move |machine| ends.audit(machine));
