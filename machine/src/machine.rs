@@ -570,8 +570,13 @@ impl Machine {
         self.state.borrow().places[cpu].in_irq > 0
     }
 
-    /// Says that the caller may sleep: a verdict if it must not here, which begins with `rule`.
-    pub fn might_sleep(&self, rule: &str) {
+    /// Says that the caller may sleep: a verdict if it must not here.
+    pub fn might_sleep(&self) {
+        self.might_sleep_by("");
+    }
+
+    /// As [`might_sleep`](Self::might_sleep); the verdict begins with the name of a rule.
+    pub fn might_sleep_by(&self, rule: &str) {
         let Context { in_nmi, in_hardirq, in_softirq, preempt_disabled, irqs_disabled } = self.context();
         if in_nmi || in_hardirq || in_softirq || preempt_disabled || irqs_disabled {
             let function = self.function();

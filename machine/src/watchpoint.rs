@@ -137,7 +137,8 @@ impl Machine {
     }
 
     pub(crate) fn tell(&self, seen: Seen) {
-        let told: Option<*const dyn Fn(&Machine, Seen)> = self.watchpoints.told.borrow().as_deref().map(|told| told as _);
+        let told: Option<*const dyn Fn(&Machine, Seen)> =
+            self.watchpoints.told.borrow().as_deref().map(|told| told as _);
         if let Some(told) = told {
             // SAFETY: it is set before executions, and stays. A counted pointer would be lost with the stack.
             let told = unsafe { &*told };

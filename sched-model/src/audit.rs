@@ -34,16 +34,20 @@ where
             }
             // SAFETY: in the arena, and allocated.
             let mm: &Mm<Lab<R>, S> = unsafe { object.as_ref() };
-            let (count, expected) = (mm.core().count(), self.expected_count(machine, mm, object.as_ptr().addr(), |_| true));
+            let (count, expected) =
+                (mm.core().count(), self.expected_count(machine, mm, object.as_ptr().addr(), |_| true));
             let name = self.name_of(object.as_ptr().addr());
             self.check_contents(machine, mm, &name);
             if expected == 0 && count == 0 && self.may_wait(object.as_ptr().addr()) {
                 waiting += 1;
             } else if expected == 0 {
-                machine.fail(Kind::Leak, format!("I5: {name} is alive with a count of {count}, and nobody can free it"));
-            } else if count != expected {
                 machine
-                    .fail(Kind::Assertion, format!("I5: {name} has a count of {count}; {expected} can be accounted for"));
+                    .fail(Kind::Leak, format!("I5: {name} is alive with a count of {count}, and nobody can free it"));
+            } else if count != expected {
+                machine.fail(
+                    Kind::Assertion,
+                    format!("I5: {name} has a count of {count}; {expected} can be accounted for"),
+                );
             }
         }
         let counted = peek(|| {

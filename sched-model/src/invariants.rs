@@ -17,8 +17,9 @@
 //!   is that no borrow is *kept* for a task that does not run: a CPU that runs a user, or is on `init_mm`, publishes no
 //!   borrow, and a CPU that runs a user has none parked. Asked together with I2, of the CPU's own words.
 //! * **I4**, borrows begin with a user: when `rq->curr` or `task.mm` changes so that a CPU goes on without the mm that its
-//!   task had. `users` is written by others, so it is read in a step of its own ([`Machine::look_step`]), before which they
-//!   can go.
+//!   task had. `users` is written by others. Where the task has adopted the mm, and relies on a user of somebody else, it is
+//!   read in a step of its own ([`Machine::look_step`]), before which they can go. A task's own user only the task puts: it
+//!   is looked at all the same, and whoever puts it without owning it brings `users` below zero when the task puts it.
 //! * **I5**, the count: at each step that lowers it, it is at least what can be accounted for at that moment: one for the
 //!   users, one for each reference of a script or an adopting task, one for each counted borrow of a CPU that is not in the
 //!   middle of a switch, one for each parked, one for each in a `drop_mm`. More is no mistake then: a switch, an exit and a
@@ -232,7 +233,11 @@ where
     S: Accounted<Lab<R>>,
 {
     /// The addresses of `users` of all slots for mms.
-    pub(crate) fn words_of_users(machine: &Machine, mms: lazytlb_machine::Cache<Mm<Lab<R>, S>>, slots: usize) -> Vec<usize> {
+    pub(crate) fn words_of_users(
+        machine: &Machine,
+        mms: lazytlb_machine::Cache<Mm<Lab<R>, S>>,
+        slots: usize,
+    ) -> Vec<usize> {
         let address_of_users = |slot| {
             // SAFETY: in the arena; slots are initialised once and for all.
             let mm = unsafe { machine.slot(mms, slot).as_ref() };
@@ -277,12 +282,14 @@ where
             Seen::Stored { tag, before, after } => match Word::of(tag) {
                 (Word::Curr, _) => {
                     self.check_own_if_on(machine);
-                    self.check_beginning(machine, self.mm_of(before as usize), self.mm_of(after as usize));
+                    if let (Some(task), None) = (self.task_at(before), self.mm_at_task(self.task_at(after))) {
+                        self.check_beginning(machine, task, address(self.mm_at_task(Some(task))));
+                    }
                 }
                 (Word::TaskMm, task) => {
                     self.check_own_if_on(machine);
-                    if task == machine.current_task().index() {
-                        self.check_beginning(machine, mm_from(before), mm_from(after));
+                    if after == 0 {
+                        self.check_beginning(machine, task, before as usize);
                     }
                 }
                 (Word::ActiveMm, cpu) => {
@@ -309,10 +316,13 @@ where
         }
     }
 
-    /// The mm of the task at an address.
-    fn mm_of(&self, task: usize) -> Option<MmPtr<Lab<R>>> {
-        let task = self.tasks.iter().find(|&other| core::ptr::from_ref(other).addr() == task)?;
-        peek(|| task.mm())
+    /// The task at an address.
+    fn task_at(&self, at: u64) -> Option<usize> {
+        self.tasks.iter().position(|task| core::ptr::from_ref(task).addr() == at as usize)
+    }
+
+    fn mm_at_task(&self, task: Option<usize>) -> Option<MmPtr<Lab<R>>> {
+        peek(|| self.tasks[task?].mm())
     }
 
     fn published(&self, machine: &Machine, cpu: usize) -> Published<Lab<R>> {
@@ -358,16 +368,20 @@ where
         }
     }
 
-    /// The running CPU goes on without the mm that its task had, if it had one: I4.
-    fn check_beginning(&self, machine: &Machine, before: Option<MmPtr<Lab<R>>>, after: Option<MmPtr<Lab<R>>>) {
-        let (Some(mm), None) = (before, after) else { return };
+    /// The running CPU goes on without the mm at `at` that a task of it had, if it had one: I4.
+    fn check_beginning(&self, machine: &Machine, task: usize, at: usize) {
         if !self.switcher.strategy().borrows() {
             return;
         }
-        let at = mm.as_ptr().addr();
         let slot = (0..=self.program.mms.len()).find(|&slot| machine.slot(self.mms, slot).as_ptr().addr() == at);
-        if slot.is_some_and(|slot| machine.look_step(self.books.users_at[slot]) == 0) {
-            let message = format!("cpu{} begins to borrow {}, which has no users", machine.this_cpu(), self.name_of(at));
+        let Some(slot) = slot else { return };
+        let users = match self.books.adopted[task].peek() {
+            0 => peek(|| self.mm_at(machine, slot).core().users()),
+            _ => machine.look_step(self.books.users_at[slot]),
+        };
+        if users == 0 {
+            let message =
+                format!("cpu{} begins to borrow {}, which has no users", machine.this_cpu(), self.name_of(at));
             fail(machine, Invariant::I4, &message);
         }
     }
@@ -449,9 +463,11 @@ where
     /// At the end: I10.
     pub(crate) fn check_contents(&self, machine: &Machine, mm: &Mm<Lab<R>, S>, name: &str) {
         let at = core::ptr::from_ref(mm).addr();
-        let of_tasks = self.tasks.iter().enumerate().filter(|&(task, words)| {
-            address(peek(|| words.mm())) == at && self.books.adopted[task].peek() == 0
-        });
+        let of_tasks = self
+            .tasks
+            .iter()
+            .enumerate()
+            .filter(|&(task, words)| address(peek(|| words.mm())) == at && self.books.adopted[task].peek() == 0);
         let of_scripts = (0..self.named.len()).filter(|&named| self.named[named].peek().addr() == at);
         let owned = of_tasks.count() + of_scripts.map(|named| self.books.users[named].peek()).sum::<usize>();
         let users = mm.core().users();
@@ -460,11 +476,4 @@ where
             fail(machine, Invariant::I10, &message);
         }
     }
-}
-
-fn mm_from<R>(word: u64) -> Option<MmPtr<Lab<R>>>
-where
-    Lab<R>: Platform,
-{
-    MmPtr::new(core::ptr::with_exposed_provenance_mut(word as usize))
 }

@@ -247,7 +247,7 @@ macro_rules! platform {
 
             #[track_caller]
             unsafe fn unmap_all(self, mm: &MmCore<Self>) {
-                Machine::try_with(|machine| machine.might_sleep("I12: "));
+                Machine::try_with(|machine| machine.might_sleep_by("I12: "));
                 // SAFETY: the root table is in the arena; whether it is allocated is what the machine checks.
                 let root: &Table = unsafe { &*core::ptr::with_exposed_provenance(mm.root().0) };
                 root.clear();

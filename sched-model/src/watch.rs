@@ -142,7 +142,7 @@ impl Watch {
     /// Frees the root table and the mm.
     pub(crate) fn free_mm(&self, mm: NonNull<()>, root: Root, at: &'static Location<'static>) {
         if self.freeing_sleeps {
-            Machine::with(|machine| machine.might_sleep("I11: "));
+            Machine::with(|machine| machine.might_sleep_by("I11: "));
         }
         if let Some(root) = NonNull::new(core::ptr::with_exposed_provenance_mut(root.0)) {
             self.free_table(root, at);

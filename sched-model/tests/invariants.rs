@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use common::{bundled, explore, kinds};
 use lazytlb_machine::{Kind, MemoryModel, Verdict};
-use lazytlb_sched_model::{Invariant, Litmus, Rules, Setting, Strategy};
+use lazytlb_sched_model::{Invariant, Litmus, Rules, Strategy};
 
 fn test(name: &str) -> Litmus {
     bundled().into_iter().find(|litmus| litmus.program.name == name).unwrap_or_else(|| panic!("no test {name}"))
@@ -61,11 +61,44 @@ fn each_invariant_is_broken_by_some_bug_and_named() {
             let shows = |verdict: &&Verdict| verdict.kind == kind && verdict.message.starts_with(message);
             let shown: Vec<&Verdict> = found.iter().filter(shows).collect();
             if shown.is_empty() || shown.iter().any(|verdict| Invariant::shown_by(verdict) != Some(invariant)) {
-                wrong.push(format!("{invariant}: {name} {strategy} {rules} {memory}: no {kind} `{message}` in {found:?}"));
+                wrong.push(format!(
+                    "{invariant}: {name} {strategy} {rules} {memory}: no {kind} `{message}` in {found:?}"
+                ));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let broken: BTreeSet<Invariant> = BROKEN.iter().map(|&(invariant, ..)| invariant).collect();
     assert_eq!(broken, Invariant::ALL.into(), "an invariant that nothing breaks says nothing");
+}
+
+/// A broken invariant ends nothing: what comes of it is found as well.
+#[test]
+fn a_broken_invariant_hides_nothing() {
+    let litmus = test("s03-borrow-not-counted");
+    let exploration = explore(&litmus, &litmus.setting(Strategy::Refcount, Rules::Broadcast, MemoryModel::Sc));
+    assert_eq!(kinds(&exploration), [Kind::Invariant, Kind::HardwareReaches].into());
+}
+
+/// A put by another CPU that falls right before the borrow begins is found, though nothing of what that CPU does there is
+/// shared but what the check reads.
+#[test]
+fn what_others_do_before_a_borrow_begins_is_seen() {
+    let litmus = test("i04-borrow-without-a-user");
+    for memory in MemoryModel::ALL {
+        let setting = litmus.setting(Strategy::Unprotected, Rules::Broadcast, memory);
+        let found = explore(&litmus, &setting).found;
+        assert!(found.iter().any(|found| Invariant::shown_by(&found.verdict) == Some(Invariant::I4)), "{memory}");
+    }
+}
+
+/// Names and sentences are there for all, once each.
+#[test]
+fn invariants_have_names_and_sentences() {
+    let names: BTreeSet<&str> = Invariant::ALL.iter().map(|invariant| invariant.name()).collect();
+    let sentences: BTreeSet<&str> = Invariant::ALL.iter().map(|invariant| invariant.sentence()).collect();
+    assert_eq!((names.len(), sentences.len()), (12, 12));
+    for (index, invariant) in Invariant::ALL.iter().enumerate() {
+        assert_eq!(invariant.to_string(), format!("I{}", index + 1));
+    }
 }
