@@ -43,11 +43,14 @@ pub enum Seen {
 /// Loads are told too.
 const LOADS: u16 = 1 << 15;
 
+/// Who is told.
+type Told = dyn Fn(&Machine, Seen);
+
 /// The words that are watched.
 pub(crate) struct Watchpoints {
     /// For each word, one more than its tag; 0 if it is not watched.
     tags: Box<[Cell<u16>]>,
-    told: Hook<dyn Fn(&Machine, Seen)>,
+    told: Hook<Told>,
 }
 
 thread_local! {
@@ -137,8 +140,7 @@ impl Machine {
     }
 
     pub(crate) fn tell(&self, seen: Seen) {
-        let told: Option<*const dyn Fn(&Machine, Seen)> =
-            self.watchpoints.told.borrow().as_deref().map(|told| told as _);
+        let told: Option<*const Told> = self.watchpoints.told.borrow().as_deref().map(|told| told as _);
         if let Some(told) = told {
             // SAFETY: it is set before executions, and stays. A counted pointer would be lost with the stack.
             let told = unsafe { &*told };
