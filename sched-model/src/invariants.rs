@@ -9,7 +9,7 @@
 //! The reduction explores only some orders of steps ([`lazytlb_machine`]'s `reduce.rs`), so each check has to say why none
 //! that breaks its invariant is left out:
 //!
-//! * **I1**, hardware: [`Watch`](crate::watch), at each free of a table and each load of a root; and the machine's walkers.
+//! * **I1**, hardware: `watch.rs`, at each free of a table and each load of a root; and the machine's walkers.
 //!   The verdict is `hardware-reaches`.
 //! * **I2**, `active_mm`: when interrupts come on, and at each store into `rq->curr`, `task.mm` or `active_mm` while they
 //!   are on. These words are written by the CPU itself, so nobody's steps in between matter.
@@ -24,7 +24,7 @@
 //!   users, one for each reference of a script or an adopting task, one for each counted borrow of a CPU that is not in the
 //!   middle of a switch, one for each parked, one for each in a `drop_mm`. More is no mistake then: a switch, an exit and a
 //!   reclaimer take a reference before they name it, and forget a name before they drop. At the end, when nobody is in the
-//!   middle of anything, it is equal ([`World::audit`]). Who else reads these words does not matter: a count that is too
+//!   middle of anything, it is equal (`audit.rs`). Who else reads these words does not matter: a count that is too
 //!   low stays too low by whatever is done right later, so an order that is not explored ends in the same wrong account.
 //! * **I6**, the mask: at the step in which `count` reaches zero, and under `UsersOnly` `users`. What it reads is noted
 //!   ([`Machine::inspect`]); the step is a choice point.
