@@ -129,7 +129,7 @@ fn replay(runs: &[Run], file: &Path) -> Result<bool> {
     let schedule: Schedule = text.parse().map_err(|error| BadInput::new(format!("{name}:{error}")))?;
     let model = Model::new(&run.test.litmus.program, &run.setting);
     let recording = model.replay(&schedule).map_err(|error| BadInput::new(format!("{name}:{error}")))?;
-    let found = recording.verdicts.iter().max_by_key(|verdict| !verdict.kind.is_finding());
+    let found = recording.verdicts.iter().max_by_key(|verdict| verdict.kind.gravity());
     match found {
         Some(verdict) => {
             let found = Found { verdict: verdict.clone(), schedule };

@@ -203,10 +203,10 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
         // A sample can only show that something is wrong.
         _ if claimed && effort.search != How::Exhaustive => !failed,
         _ if claimed => verdict == Verdict::Pass,
-        Some(told) => kinds == told.kinds.iter().copied().collect(),
+        Some(told) => told.is_met_by(&kinds),
         None => true,
     };
-    let worst = result.found.iter().max_by_key(|found| !found.verdict.kind.is_finding());
+    let worst = result.found.iter().max_by_key(|found| found.verdict.kind.gravity());
     let shortest = worst.filter(|_| failed).map(|found| model.shrink(found));
     let report = match &shortest {
         Some(found) if reports => Some(full_report(run, &model, found)?),
@@ -220,7 +220,7 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
         verdict,
         claimed,
         expected,
-        kinds: kinds.iter().map(|kind| kind.name()).collect(),
+        kinds: shown(&kinds, claimed).map(Kind::name).collect(),
         executions: result.executions,
         states: result.states,
         complete: result.complete,
@@ -229,6 +229,12 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
         schedule: shortest.map(|found| found.schedule.to_string()),
         report,
     })
+}
+
+/// What is shown of what was found: where something came of a broken invariant, that, unless nothing should be found.
+fn shown(kinds: &BTreeSet<Kind>, claimed: bool) -> impl Iterator<Item = Kind> {
+    let all = claimed || kinds.len() == 1;
+    kinds.iter().copied().filter(move |&kind| all || kind != Kind::Invariant)
 }
 
 fn full_report(run: &Run, model: &Model, found: &Found) -> Result<String> {

@@ -26,6 +26,7 @@ use crate::reduce::Summary;
 use crate::schedule::Schedule;
 use crate::state::{Action, End, Next, Place, State, Task};
 use crate::verdict::{Kind, Verdict};
+use crate::watchpoint::Watchpoints;
 use crate::weak::Weak;
 
 /// How stores reach memory.
@@ -171,6 +172,8 @@ pub struct Machine {
     pub(crate) report: RefCell<Option<String>>,
     /// Histories and views, under [`MemoryModel::Weak`].
     pub(crate) weak: RefCell<Weak>,
+    /// The words whose accesses are told.
+    pub(crate) watchpoints: Watchpoints,
     /// The words of each slot of each cache.
     slots: RefCell<Vec<Range<usize>>>,
     /// Accesses take the slow path: memory is weak, or something is planted.
@@ -204,6 +207,8 @@ pub(crate) enum Quiet {
     Unnoticed,
     /// They are not, and what is read matters.
     Inspecting,
+    /// They are not, and the running CPU's own stores are seen before they are in memory.
+    Own,
 }
 
 thread_local! {
@@ -262,6 +267,7 @@ impl Machine {
         assert!((1..=Self::MAX_PLACES).contains(&config.cpus), "a machine has 1 to {} CPUs", Self::MAX_PLACES);
         let arena = Arena::new(config.bytes);
         let kasan = Kasan::new(Geometry { base: BASE, len: arena.len(), quarantine: config.quarantine });
+        let words = arena.len() / WORD;
         let planted = config.dropped.len() + config.relaxed.len();
         Machine {
             arena,
@@ -283,6 +289,7 @@ impl Machine {
             log: RefCell::default(),
             report: RefCell::default(),
             weak: RefCell::default(),
+            watchpoints: Watchpoints::new(words),
             slots: RefCell::default(),
             unusual: config.memory == MemoryModel::Weak || planted > 0,
             met: RefCell::new(vec![false; planted]),
@@ -330,6 +337,15 @@ impl Machine {
         let result = f();
         self.quiet.set(before);
         self.restart_if_wrong();
+        result
+    }
+
+    /// As [`quietly`](Self::quietly), for a look at what the running CPU alone writes: it sees its own stores, whether they
+    /// are in memory or not.
+    pub fn as_this_cpu_sees<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = self.quiet.replace(Quiet::Own);
+        let result = f();
+        self.quiet.set(before);
         result
     }
 
@@ -562,12 +578,27 @@ impl Machine {
         }
     }
 
+    /// Whether interrupts are on, on any CPU.
+    pub fn irqs_are_on(&self, cpu: usize) -> bool {
+        self.state.borrow().places[cpu].irqs_on
+    }
+
+    /// Whether a CPU is in a hardware interrupt.
+    pub fn is_in_irq(&self, cpu: usize) -> bool {
+        self.state.borrow().places[cpu].in_irq > 0
+    }
+
     /// Says that the caller may sleep: a verdict if it must not here.
     pub fn might_sleep(&self) {
+        self.might_sleep_by("");
+    }
+
+    /// As [`might_sleep`](Self::might_sleep); the verdict begins with the name of a rule.
+    pub fn might_sleep_by(&self, rule: &str) {
         let Context { in_nmi, in_hardirq, in_softirq, preempt_disabled, irqs_disabled } = self.context();
         if in_nmi || in_hardirq || in_softirq || preempt_disabled || irqs_disabled {
             let function = self.function();
-            self.fail(Kind::SleepingWhileAtomic, format!("{function} may sleep, and must not here"));
+            self.fail(Kind::SleepingWhileAtomic, format!("{rule}{function} may sleep, and must not here"));
         }
     }
 

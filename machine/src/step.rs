@@ -21,6 +21,7 @@ use crate::policy::{Pick, Policy};
 use crate::schedule::Event;
 use crate::state::{Action, Call, End, Next, State};
 use crate::verdict::{Kind, Verdict};
+use crate::watchpoint::Seen;
 
 /// How an access is ordered, with its label and whether the word is local.
 #[derive(Clone, Copy, Debug)]
@@ -353,17 +354,30 @@ impl Machine {
         };
         self.restart_if_wrong();
         self.trace(|name| format!("load {name} -> {}", self.show(value)), word, order);
+        self.tell_load(word);
         value as usize
     }
 
     #[cold]
     fn load_quietly(&self, word: usize) -> usize {
-        if self.quiet.get() == Quiet::Inspecting {
-            let mut state = self.state.borrow_mut();
-            let who = state.who();
-            state.summary.read(word, who);
+        match self.quiet.get() {
+            Quiet::Inspecting => {
+                let mut state = self.state.borrow_mut();
+                let who = state.who();
+                state.summary.read(word, who);
+            }
+            Quiet::Own => return self.own_view(word) as usize,
+            Quiet::Unnoticed | Quiet::No => {}
         }
         self.arena.read(word) as usize
+    }
+
+    /// What the running CPU reads if it reads what it stored last.
+    #[cold]
+    pub(crate) fn own_view(&self, word: usize) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let forwarded = state.me().buffer.iter().rev().find(|&&(stored, _)| stored == word).map(|&(_, value)| value);
+        forwarded.unwrap_or_else(|| self.arena.read(word))
     }
 
     #[inline]
@@ -386,6 +400,7 @@ impl Machine {
         }
         self.point(Next::Store { word, local: order.local });
         self.check(word, Access::Write, at);
+        let before = self.watched_before(word);
         {
             let mut state = self.state.borrow_mut();
             let state = &mut *state;
@@ -402,6 +417,7 @@ impl Machine {
         }
         self.restart_if_wrong();
         self.trace(|name| format!("store {name} = {}", self.show(value as u64)), word, order);
+        self.tell_store(word, before, value as u64);
     }
 
     /// Drains what only this CPU touches: nobody can tell when it reaches memory.
@@ -463,6 +479,7 @@ impl Machine {
         self.restart_if_wrong();
         let now = self.arena.read(word);
         self.trace(|name| format!("{rmw} {name}: {} -> {}", self.show(old), self.show(now)), word, order);
+        self.tell_store(word, self.watched(word).then_some(old), now);
         old as usize
     }
 
@@ -564,9 +581,12 @@ impl Machine {
             return;
         }
         self.point(Next::IrqOn);
-        let mut state = self.state.borrow_mut();
-        state.set_irqs(true);
-        state.observe(sort::IRQ_ON, 0);
+        {
+            let mut state = self.state.borrow_mut();
+            state.set_irqs(true);
+            state.observe(sort::IRQ_ON, 0);
+        }
+        self.tell(Seen::InterruptsOn);
     }
 
     /// Sends vector `vector` to the places of `mask`, the sender included if it is in. An offline CPU loses it.
@@ -701,6 +721,10 @@ impl Machine {
         state.set_irqs(were_on);
         let task = state.current();
         (task.history, task.interrupted) = interrupted;
+        drop(state);
+        if were_on {
+            self.tell(Seen::InterruptsOn);
+        }
     }
 
     /// Returning from an interrupt is a barrier.

@@ -9,6 +9,8 @@ use crate::mix::fold;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum Kind {
+    /// An invariant of the program does not hold. A finding, not an error: what comes of it is to be seen.
+    Invariant,
     /// A pointer to a freed object is still held. A finding, not an error: nobody has used it yet.
     Holds,
     /// Software accessed a freed object.
@@ -43,7 +45,8 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, errors and findings.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
+        Kind::Invariant,
         Kind::Holds,
         Kind::Dereferences,
         Kind::OutOfBounds,
@@ -63,12 +66,22 @@ impl Kind {
 
     /// Whether it is only a finding: the execution goes on, and whoever asked decides what it is worth.
     pub const fn is_finding(self) -> bool {
-        matches!(self, Kind::Holds)
+        matches!(self, Kind::Invariant | Kind::Holds)
+    }
+
+    /// How much it says of two things found in one execution: the greater one is shown.
+    pub const fn gravity(self) -> u8 {
+        match self {
+            Kind::Invariant => 0,
+            Kind::Holds => 1,
+            _ => 2,
+        }
     }
 
     /// Its name in reports and files.
     pub const fn name(self) -> &'static str {
         match self {
+            Kind::Invariant => "invariant",
             Kind::Holds => "holds",
             Kind::Dereferences => "dereferences",
             Kind::OutOfBounds => "out-of-bounds",

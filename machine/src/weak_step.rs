@@ -52,6 +52,7 @@ impl Machine {
         self.observe_word(state, sort::LOAD + (word as u64) * 16, value);
         let shown = |name: String| format!("load {name} -> {}{}", self.show(value), newer(age));
         self.trace(shown, word, order);
+        self.tell_load(word);
         value
     }
 
@@ -129,6 +130,7 @@ impl Machine {
         self.point(Next::Store { word, local: order.local });
         self.check(word, Access::Write, at);
         let strength = self.strength(order);
+        let before = self.watched_before(word);
         let mut state = self.state.borrow_mut();
         let (who, me) = (state.who(), state.running);
         state.summary.write(word, who);
@@ -140,6 +142,7 @@ impl Machine {
         }
         self.observe_word(state, sort::STORE + (word as u64) * 16, value);
         self.trace(|name| format!("store {name} = {}", self.show(value)), word, order);
+        self.tell_store(word, before, value);
     }
 
     /// Adds a store to the history of a word, and to memory.
@@ -207,6 +210,9 @@ impl Machine {
         let now = new.map_or(old, |new| new as u64);
         let shown = |name: String| format!("{rmw} {name}: {} -> {}{}", self.show(old), self.show(now), newer(age));
         self.trace(shown, word, order);
+        if new.is_some() {
+            self.tell_store(word, self.watched(word).then_some(old), now);
+        }
         old
     }
 

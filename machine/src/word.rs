@@ -11,6 +11,7 @@ use lazytlb_core::memory::{At, AtomicInt, AtomicWord, Label, LocalWord, Memory, 
 
 use crate::machine::with_running;
 use crate::step::{Order, Rmw};
+use crate::watchpoint;
 
 /// The memory of the machine that runs on this thread.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,6 +83,12 @@ impl<T: Bits> SimWord<T> {
         }
     }
 
+    /// Reads the word where no execution runs.
+    fn outside(&self) -> usize {
+        watchpoint::note_look(self.address());
+        self.cell.get()
+    }
+
     #[inline]
     #[track_caller]
     fn rmw(&self, rmw: Rmw, order: Order, apply: impl Fn(usize) -> Option<usize>) -> usize {
@@ -113,7 +120,7 @@ impl<T: Bits> AtomicWord<T> for SimWord<T> {
     fn load(&self, at: impl Into<At>) -> T {
         let caller = Location::caller();
         let bits = with_running(|machine| machine.load(self.address(), Order::of(at), caller));
-        T::from_bits(bits.unwrap_or_else(|| self.cell.get()))
+        T::from_bits(bits.unwrap_or_else(|| self.outside()))
     }
 
     #[inline]
@@ -200,7 +207,7 @@ impl<T: Bits> LocalWord<T> for SimLocal<T> {
     fn get(&self) -> T {
         let caller = Location::caller();
         let bits = with_running(|machine| machine.load(self.word.address(), Order::LOCAL, caller));
-        T::from_bits(bits.unwrap_or_else(|| self.word.cell.get()))
+        T::from_bits(bits.unwrap_or_else(|| self.word.outside()))
     }
 
     #[inline]

@@ -34,15 +34,20 @@ where
             }
             // SAFETY: in the arena, and allocated.
             let mm: &Mm<Lab<R>, S> = unsafe { object.as_ref() };
-            let (count, expected) = (mm.core().count(), self.expected_count(machine, mm, object.as_ptr().addr()));
+            let (count, expected) =
+                (mm.core().count(), self.expected_count(machine, mm, object.as_ptr().addr(), |_| true));
             let name = self.name_of(object.as_ptr().addr());
+            self.check_contents(machine, mm, &name);
             if expected == 0 && count == 0 && self.may_wait(object.as_ptr().addr()) {
                 waiting += 1;
             } else if expected == 0 {
-                machine.fail(Kind::Leak, format!("{name} is alive with a count of {count}, and nobody can free it"));
-            } else if count != expected {
                 machine
-                    .fail(Kind::Assertion, format!("{name} has a count of {count}; {expected} can be accounted for"));
+                    .fail(Kind::Leak, format!("I5: {name} is alive with a count of {count}, and nobody can free it"));
+            } else if count != expected {
+                machine.fail(
+                    Kind::Assertion,
+                    format!("I5: {name} has a count of {count}; {expected} can be accounted for"),
+                );
             }
         }
         let counted = peek(|| {
@@ -70,7 +75,14 @@ where
         })
     }
 
-    fn expected_count(&self, machine: &Machine, mm: &Mm<Lab<R>, S>, at: usize) -> usize {
+    /// The references to an mm that can be accounted for, borrows only of those CPUs that are not in the middle of a switch.
+    pub(crate) fn expected_count(
+        &self,
+        machine: &Machine,
+        mm: &Mm<Lab<R>, S>,
+        at: usize,
+        is_settled: impl Fn(usize) -> bool,
+    ) -> usize {
         let pointer = MmPtr::from(mm.core());
         let of_cpu = |cpu| {
             if !machine.is_online(cpu) {
@@ -79,7 +91,7 @@ where
             }
             let state = self.switcher.cpu(CpuId::new(cpu));
             let runs_user = self.current_mm(cpu) == Some(pointer);
-            let borrows = peek(|| state.active_mm()) == Some(pointer) && !runs_user;
+            let borrows = peek(|| state.active_mm()) == Some(pointer) && !runs_user && is_settled(cpu);
             let parked = peek(|| state.prev_mm()) == Some(pointer);
             // SAFETY: it is only read.
             let of_strategy = unsafe { state.strategy() };
@@ -92,7 +104,7 @@ where
         usize::from(mm.core().users() > 0) + (0..self.program.cpus()).map(of_cpu).sum::<usize>() + held
     }
 
-    fn current_mm(&self, cpu: usize) -> Option<MmPtr<Lab<R>>> {
+    pub(crate) fn current_mm(&self, cpu: usize) -> Option<MmPtr<Lab<R>>> {
         let curr = peek(|| self.switcher.cpu(CpuId::new(cpu)).curr());
         let task = self.tasks.iter().find(|&task| core::ptr::eq(task, curr))?;
         peek(|| task.mm())

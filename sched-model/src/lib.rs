@@ -6,6 +6,7 @@
 //! * [`seed`]: the bug that this project began with.
 
 mod audit;
+pub mod invariants;
 pub mod kernel;
 pub mod litmus;
 mod model;
@@ -25,6 +26,7 @@ mod watch;
 mod worker;
 mod world;
 
+pub use invariants::Invariant;
 pub use litmus::{Litmus, LitmusError};
 pub use model::{Model, Setting};
 pub use mutants::Mutant;

@@ -70,11 +70,12 @@
 //! step, whenever it likes, as speculating hardware does. Such a column stays empty.
 //!
 //! `expect STRATEGY MACHINE KIND...` says what must be found where a strategy does not claim to work; with no kinds, that
-//! nothing is. A strategy that claims a machine must pass there, whatever is expected of others.
+//! nothing is. Beside other kinds `invariant` need not be named. A strategy that claims a machine must pass there, whatever is expected of others.
 
 mod kernel;
 
 use core::fmt;
+use std::collections::BTreeSet;
 
 use lazytlb_machine::{Kind, Machine, MemoryModel};
 
@@ -151,6 +152,19 @@ impl Litmus {
     /// What is expected to be found under a strategy on a machine, if the test says so.
     pub fn expectation(&self, strategy: Strategy, rules: Rules) -> Option<&Expectation> {
         self.expected.iter().find(|one| (one.strategy, one.rules) == (strategy, rules))
+    }
+}
+
+impl Expectation {
+    /// Whether just that was found. A broken invariant is where something begins: it need not be named beside what comes of
+    /// it, but must be found where it is.
+    pub fn is_met_by(&self, found: &BTreeSet<Kind>) -> bool {
+        let named: BTreeSet<Kind> = self.kinds.iter().copied().collect();
+        let mut found = found.clone();
+        if !named.is_empty() && !named.contains(&Kind::Invariant) {
+            found.remove(&Kind::Invariant);
+        }
+        found == named
     }
 }
 

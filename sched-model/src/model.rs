@@ -20,7 +20,8 @@ use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14};
 
 use crate::mutants::{
-    BackupFirst, CountAfterGive, DropInInterrupt, JudgeBeforeTaking, Mutant, NoSecondLook, StaleSlot, WildcardHolds,
+    BackupFirst, CountAfterGive, DropInInterrupt, EmptiedEarly, JudgeBeforeTaking, LooksTooSoon, Mutant, NoSecondLook,
+    StaleSlot, WildcardHolds,
 };
 use crate::platform::{Lab, MmData, SLOTS, TRIM, set_up, watched};
 use crate::program::Program;
@@ -136,6 +137,8 @@ impl Model {
             Some(Mutant::WildcardHolds) => on.call(General::<WildcardHolds>::new()),
             Some(Mutant::NoSecondLook) => on.call(General::<NoSecondLook>::new()),
             Some(Mutant::DropInInterrupt) => on.call(Convert::<DropInInterrupt>::new()),
+            Some(Mutant::EmptiedEarly) => on.call(Convert::<EmptiedEarly>::new()),
+            Some(Mutant::LooksTooSoon) => on.call(LooksTooSoon),
             _ => setting.strategy.with(on),
         }
     }

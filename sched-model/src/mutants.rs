@@ -6,13 +6,17 @@ use core::fmt;
 use core::ptr::{NonNull, null_mut};
 use core::str::FromStr;
 
+use lazytlb_core::cpumask::{Among, CpuId};
+use lazytlb_core::lazy_tlb::{Freeing, Host, LazyTlb};
 use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
-use lazytlb_core::platform::Platform;
+use lazytlb_core::platform::{IpisInterrupt, Platform};
+use lazytlb_hazard::HazardIpi;
 use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
 use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, wildcard};
+use lazytlb_hazard::slot::LazySlot;
 
 use crate::platform::{Lab, MmData};
-use crate::strategies::{Rules, UnknownName, by_name};
+use crate::strategies::{Accounted, Published, Rules, UnknownName, by_name};
 
 /// What is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -33,6 +37,10 @@ pub enum Mutant {
     WildcardHolds,
     /// [`DropInInterrupt`].
     DropInInterrupt,
+    /// [`EmptiedEarly`].
+    EmptiedEarly,
+    /// [`LooksTooSoon`].
+    LooksTooSoon,
     /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
     SkipsLazies,
     /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
@@ -55,7 +63,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 17] = [
+    pub const ALL: [Mutant; 19] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -64,6 +72,8 @@ impl Mutant {
         Mutant::NoSecondLook,
         Mutant::WildcardHolds,
         Mutant::DropInInterrupt,
+        Mutant::EmptiedEarly,
+        Mutant::LooksTooSoon,
         Mutant::SkipsLazies,
         Mutant::LeavesAndEnters,
         Mutant::OthersAreLazy,
@@ -86,6 +96,8 @@ impl Mutant {
             Mutant::NoSecondLook => "no-second-look",
             Mutant::WildcardHolds => "wildcard-holds",
             Mutant::DropInInterrupt => "drop-in-interrupt",
+            Mutant::EmptiedEarly => "emptied-early",
+            Mutant::LooksTooSoon => "looks-too-soon",
             Mutant::SkipsLazies => "skips-lazies",
             Mutant::LeavesAndEnters => "leaves-and-enters",
             Mutant::OthersAreLazy => "others-are-lazy",
@@ -108,7 +120,9 @@ impl Mutant {
             | Mutant::BackupFirst
             | Mutant::NoSecondLook
             | Mutant::WildcardHolds
-            | Mutant::DropInInterrupt => None,
+            | Mutant::DropInInterrupt
+            | Mutant::EmptiedEarly
+            | Mutant::LooksTooSoon => None,
             Mutant::SkipsLazies => Some(Rules::X86Linux612),
             Mutant::LeavesAndEnters => Some(Rules::Plain),
             Mutant::OthersAreLazy
@@ -236,5 +250,60 @@ where
             // SAFETY: the reference was counted for whoever takes it out of drop_mm.
             drop(unsafe { ARef::from_raw(mm) });
         }
+    }
+}
+
+/// The slot is emptied before the MMU has left, in the first switch already, and filled again before interrupts come on (I7).
+#[derive(Clone, Copy, Debug)]
+pub struct EmptiedEarly;
+
+impl<P: Platform> ConvertSteps<P> for EmptiedEarly {
+    fn publish(slot: &HazardSlot<P>, mm: *mut MmCore<P>) {
+        slot.lazy().publish(mm);
+        slot.lazy().unpublish();
+        slot.lazy().publish(mm);
+    }
+}
+
+/// Each end of a borrow looks through all slots, whether or not anything is to be freed (I7).
+#[derive(Clone, Copy, Debug)]
+pub struct LooksTooSoon;
+
+impl<P: IpisInterrupt> LazyTlb<P> for LooksTooSoon {
+    type CpuState = LazySlot<P>;
+    type MmState = ();
+    type Shared = ();
+
+    fn name(&self) -> &'static str {
+        "looks-too-soon"
+    }
+
+    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, shared: &(), mm: &MmCore<P>) {
+        LazyTlb::<P>::mmgrab_lazy_tlb(&UNFENCED, platform, this, shared, mm);
+    }
+
+    fn leave_lazy_tlb(&self, platform: P, this: &LazySlot<P>) {
+        LazyTlb::<P>::leave_lazy_tlb(&UNFENCED, platform, this);
+    }
+
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        // SAFETY: it is freed by who this says, and only then.
+        let core = unsafe { mm.as_ref() };
+        host.evict_lazies(core, Among::All, |cpu| host.cpu_state(cpu).scan() == mm.as_ptr());
+        Freeing::Now
+    }
+
+    fn borrow_is_over(&self, host: &impl Host<P, Self>) {
+        for cpu in 0..host.platform().nr_cpu_ids() {
+            host.cpu_state(CpuId::new(cpu)).scan();
+        }
+    }
+}
+
+const UNFENCED: HazardIpi = HazardIpi { fences: false };
+
+impl<P: IpisInterrupt> Accounted<P> for LooksTooSoon {
+    fn publishes(&self, cpu: &LazySlot<P>) -> Published<P> {
+        Published::slot(cpu.lazy_mm())
     }
 }

@@ -247,7 +247,7 @@ macro_rules! platform {
 
             #[track_caller]
             unsafe fn unmap_all(self, mm: &MmCore<Self>) {
-                Machine::try_with(Machine::might_sleep);
+                Machine::try_with(|machine| machine.might_sleep_by("I12: "));
                 // SAFETY: the root table is in the arena; whether it is allocated is what the machine checks.
                 let root: &Table = unsafe { &*core::ptr::with_exposed_provenance(mm.root().0) };
                 root.clear();
@@ -275,8 +275,9 @@ macro_rules! platform {
 
             #[track_caller]
             fn warn(self, warning: Warning) {
+                let rule = if warning == Warning::WrongContext { "I11: " } else { "" };
                 Machine::with(|machine| {
-                    machine.fail(Kind::Warning, format!("{warning}, in {}", machine.function()));
+                    machine.fail(Kind::Warning, format!("{rule}{warning}, in {}", machine.function()));
                 });
             }
 

@@ -71,6 +71,7 @@ where
                 let user = NonNull::from(self.mm(mm)).cast::<MmWithUser<Lab<R>, S>>();
                 // SAFETY: the program holds a user of it until the end.
                 let user = unsafe { user.as_ref() };
+                self.books.adopts(task, true);
                 // SAFETY: the task runs.
                 unsafe { self.switcher.kthread_use_mm(current, user) };
                 self.held[mm].poke(self.held[mm].peek() + 1);
@@ -86,6 +87,7 @@ where
                 }
                 // SAFETY: it runs.
                 unsafe { self.switcher.kthread_unuse_mm(current) };
+                self.books.adopts(task, false);
             }
             Statement::Mmput(mm) => self.mmput(mm),
             Statement::Mmdrop(mm) => self.mmdrop(mm),
@@ -133,6 +135,7 @@ where
 
     fn go_offline(&self) {
         self.switcher.sched_cpu_wait_empty();
+        self.waits_empty();
         // A CPU goes while all others are stopped, so nobody waits for it who has just seen it online.
         Machine::with(|machine| machine.stop_machine(|machine| machine.set_online(machine.this_cpu(), false)));
     }
@@ -141,6 +144,7 @@ where
         Machine::with(|machine| {
             let were_on = machine.irq_save(Label::NONE);
             machine.set_online(machine.this_cpu(), true);
+            self.books.is_empty(machine.this_cpu(), false);
             // SAFETY: just disabled.
             let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
             // SAFETY: tasks stay in the arena.
@@ -198,6 +202,7 @@ where
     fn revive(&self, task: usize, mm: usize) {
         let current = &self.tasks[task];
         if let Some(user) = self.mm(mm).mmget_not_zero() {
+            self.books.adopts(task, true);
             // SAFETY: the task runs.
             unsafe { self.switcher.kthread_use_mm(current, &user) };
             self.held[mm].poke(self.held[mm].peek() + 1);
@@ -206,10 +211,12 @@ where
             self.held[mm].poke(self.held[mm].peek() - 1);
             // SAFETY: the task runs.
             unsafe { self.switcher.kthread_unuse_mm(current) };
+            self.books.adopts(task, false);
         }
     }
 
     fn mmput(&self, mm: usize) {
+        self.books.puts(mm);
         // SAFETY: the script holds this user.
         drop(unsafe { ARef::<MmWithUser<Lab<R>, S>>::from_raw(NonNull::from(self.mm(mm)).cast()) });
     }

@@ -322,6 +322,56 @@ impl<P: Platform> LazyTlb<P> for Unprotected {
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), _mm: &MmCore<P>) {}
 }
 
+/// What a CPU tells reclaimers of what it borrows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Published<P: Platform> {
+    /// The strategy has nobody publish anything.
+    NotAtAll,
+    /// That it borrows nothing.
+    Nothing,
+    /// That it borrows, and not what.
+    Something,
+    /// What it borrows, or the wildcard of a CPU that is about to.
+    Mm(MmPtr<P>),
+}
+
+impl<P: Platform> Published<P> {
+    /// What a slot says.
+    pub(crate) fn slot(mm: Option<MmPtr<P>>) -> Self {
+        mm.map_or(Published::Nothing, Published::Mm)
+    }
+
+    /// What a mark says.
+    fn mark(borrows: bool) -> Self {
+        if borrows { Published::Something } else { Published::Nothing }
+    }
+
+    /// Whether a reclaimer of `mm` would find a borrower here; whoever publishes nothing at all is found in other ways.
+    pub fn covers(self, mm: MmPtr<P>) -> bool {
+        match self {
+            Published::NotAtAll | Published::Something => true,
+            Published::Nothing => false,
+            Published::Mm(published) => published == mm,
+        }
+    }
+
+    /// Whether a reclaimer would find a borrower here, of whatever.
+    pub fn is_something(self) -> bool {
+        matches!(self, Published::Something | Published::Mm(_))
+    }
+}
+
+/// When a strategy relies on `mm_cpumask` to hold every CPU whose `active_mm` is the mm.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NeedsMask {
+    /// Never.
+    Never,
+    /// When the last user goes.
+    WithoutUsers,
+    /// When the last reference goes.
+    WithoutReferences,
+}
+
 /// What a strategy's books look like from outside: how many references to an mm a CPU accounts for, and which mms may
 /// wait to be freed.
 ///
@@ -336,6 +386,17 @@ pub trait Accounted<P: Platform>: LazyTlb<P> {
     fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, borrows: bool) -> usize {
         let _ = (cpu, mm, borrows);
         0
+    }
+
+    /// What a CPU tells reclaimers, whose state `cpu` is.
+    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+        let _ = cpu;
+        Published::NotAtAll
+    }
+
+    /// When it relies on the mask.
+    fn needs_mask(&self) -> NeedsMask {
+        NeedsMask::Never
     }
 
     /// How many mms wait to be freed.
@@ -376,13 +437,29 @@ impl<P: Worker> Accounted<P> for RefcountDeferred {
     }
 }
 
-impl<P: CanShoot> Accounted<P> for Shootdown {}
+impl<P: CanShoot> Accounted<P> for Shootdown {
+    fn needs_mask(&self) -> NeedsMask {
+        NeedsMask::WithoutReferences
+    }
+}
 
-impl<P: CanShoot> Accounted<P> for UsersOnly {}
+impl<P: CanShoot> Accounted<P> for UsersOnly {
+    fn needs_mask(&self) -> NeedsMask {
+        NeedsMask::WithoutUsers
+    }
+}
 
-impl<P: CanShoot> Accounted<P> for LazyFix {}
+impl<P: CanShoot> Accounted<P> for LazyFix {
+    fn needs_mask(&self) -> NeedsMask {
+        NeedsMask::WithoutReferences
+    }
+}
 
 impl<P: CanShoot + Clock> Accounted<P> for ShootdownBatched {
+    fn needs_mask(&self) -> NeedsMask {
+        NeedsMask::WithoutReferences
+    }
+
     fn needs_worker(&self) -> bool {
         true
     }
@@ -396,11 +473,23 @@ impl<P: Platform, Steps: ConvertSteps<P>> Accounted<P> for Convert<Steps> {
     fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, _borrows: bool) -> usize {
         usize::from(cpu.drop_mm() == Some(mm))
     }
+
+    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+        Published::slot(cpu.lazy().lazy_mm())
+    }
 }
 
-impl<P: CanShoot> Accounted<P> for HazardIpi {}
+impl<P: CanShoot> Accounted<P> for HazardIpi {
+    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+        Published::slot(cpu.lazy_mm())
+    }
+}
 
 impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
+    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+        Published::slot(cpu.lazy_mm())
+    }
+
     fn needs_worker(&self) -> bool {
         true
     }
@@ -415,6 +504,10 @@ impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
 }
 
 impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
+    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+        Published::slot(cpu.held())
+    }
+
     fn waiting(&self, shared: &Self::Shared) -> usize {
         shared.len()
     }
@@ -425,6 +518,10 @@ impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
 }
 
 impl<P: Platform> Accounted<P> for EpochQs {
+    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+        Published::mark(cpu.borrows())
+    }
+
     fn waiting(&self, shared: &Self::Shared) -> usize {
         shared.waiting().len()
     }
@@ -435,6 +532,10 @@ impl<P: Platform> Accounted<P> for EpochQs {
 }
 
 impl<P: Platform> Accounted<P> for EpochPinned {
+    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+        Published::mark(cpu.borrows())
+    }
+
     fn waiting(&self, shared: &Self::Shared) -> usize {
         shared.waiting().len()
     }
@@ -474,6 +575,20 @@ impl<P: AnyPlatform> Accounted<P> for AnyLazyTlb {
 
     fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, borrows: bool) -> usize {
         each!(self, cpu, |strategy, part| Accounted::<P>::references(strategy, part, mm, borrows))
+    }
+
+    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+        each!(self, cpu, |strategy, part| Accounted::<P>::publishes(strategy, part))
+    }
+
+    fn needs_mask(&self) -> NeedsMask {
+        match self {
+            AnyLazyTlb::Shootdown(_) | AnyLazyTlb::ShootdownBatched(_) | AnyLazyTlb::LazyFix(_) => {
+                NeedsMask::WithoutReferences
+            }
+            AnyLazyTlb::UsersOnly(_) => NeedsMask::WithoutUsers,
+            _ => NeedsMask::Never,
+        }
     }
 
     fn waiting(&self, shared: &Self::Shared) -> usize {

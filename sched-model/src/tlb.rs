@@ -229,7 +229,7 @@ impl Mmus {
             let name = machine.name_of_ptr(frame);
             machine.report_rule("stale-translation", "User access through a translation to frame", frame, at);
             let what = if machine.is_live(frame) { "which is not its page" } else { "which is freed" };
-            machine.fail(Kind::StaleTranslation, format!("a task of {of} on cpu{cpu} accesses {name}, {what}"));
+            machine.fail(Kind::StaleTranslation, format!("I9: a task of {of} on cpu{cpu} accesses {name}, {what}"));
         });
     }
 
@@ -302,7 +302,7 @@ fn read_entry(
     if !machine.is_live(table) {
         machine.report_rule("hardware-reaches-freed-table", "Page walk of table", table, at);
         let name = machine.name_of_ptr(table);
-        machine.fail(Kind::HardwareReaches, format!("cpu{cpu}'s {who} reads the freed {name}"));
+        machine.fail(Kind::HardwareReaches, format!("I1: cpu{cpu}'s {who} reads the freed {name}"));
     }
     // SAFETY: in the arena, and allocated.
     machine.look(unsafe { &*table }.first())

@@ -113,7 +113,7 @@ impl Watch {
             Machine::with(|machine| {
                 machine.report_rule("hardware-reaches-freed-table", "Page walk of table", table, at);
                 let name = machine.name_of_ptr(table);
-                machine.fail(Kind::HardwareReaches, format!("cpu{cpu}'s page walk reaches the freed {name}"));
+                machine.fail(Kind::HardwareReaches, format!("I1: cpu{cpu}'s page walk reaches the freed {name}"));
             });
         }
     }
@@ -142,7 +142,7 @@ impl Watch {
     /// Frees the root table and the mm.
     pub(crate) fn free_mm(&self, mm: NonNull<()>, root: Root, at: &'static Location<'static>) {
         if self.freeing_sleeps {
-            Machine::with(Machine::might_sleep);
+            Machine::with(|machine| machine.might_sleep_by("I11: "));
         }
         if let Some(root) = NonNull::new(core::ptr::with_exposed_provenance_mut(root.0)) {
             self.free_table(root, at);

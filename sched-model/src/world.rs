@@ -11,6 +11,7 @@ use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_core::switcher::{Switcher, Task};
 use lazytlb_machine::{Cache, Machine, ObjectKind, SimLocal};
 
+use crate::invariants::Books;
 use crate::kernel::KernelState;
 use crate::platform::{Lab, MmData, address, set_up_cpu};
 use crate::program::{Program, Statement};
@@ -59,6 +60,8 @@ where
     pub(crate) kernel: KernelState,
     /// The run queue of all CPUs, where tasks roam.
     pub(crate) queue: Option<&'static Queue>,
+    /// What invariants are told from.
+    pub(crate) books: Books,
 }
 
 impl<R: 'static, S> World<R, S>
@@ -118,6 +121,7 @@ where
             held: unsafe { &*held },
             kernel: KernelState::place(machine, program),
             queue: program.roam.map(|_| Queue::place(machine, program)),
+            books: Books::place(machine, program, Self::words_of_users(machine, mms, slots)),
         });
         world.make_first_mms(machine);
         world.boot();
@@ -230,6 +234,7 @@ where
             let resched = Rc::clone(world);
             machine.on_preempt_enable(move || resched.preempt_schedule());
         }
+        Self::watch_invariants(world, machine);
         let switcher = world.switcher;
         let ends = Rc::clone(world);
         machine.at_end(move |machine| ends.audit(machine));

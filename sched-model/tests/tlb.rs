@@ -74,7 +74,7 @@ fn a_stale_translation_is_reported() {
     {
         assert!(report.contains(line), "{line}:\n{report}");
     }
-    assert!(report.contains("stale-translation: a task of mm A on cpu1 accesses frame["), "{report}");
+    assert!(report.contains("stale-translation: I9: a task of mm A on cpu1 accesses frame["), "{report}");
     assert!(report.contains("and caches frame["), "{report}");
 }
 

@@ -203,7 +203,7 @@ where
                     let users = machine.inspect(users);
                     if users > 0 {
                         let name = &self.program.mms[mm];
-                        let message = format!("the contents of mm {name} are still there: it has {users} users");
+                        let message = format!("I10: the contents of mm {name} are still there: it has {users} users");
                         machine.fail(Kind::Assertion, message);
                     }
                 });
@@ -301,6 +301,7 @@ where
 
     fn stop_taking_interrupts(&self) {
         Machine::with(|machine| machine.stop_machine(|machine| machine.set_online(machine.this_cpu(), false)));
+        self.waits_empty();
     }
 
     /// The scan of before 618758ed3a4f: kernel threads are not looked at.
