@@ -6,10 +6,12 @@ use core::fmt;
 use core::ptr::{NonNull, null_mut};
 use core::str::FromStr;
 
+use lazytlb_core::lazy_tlb::Host;
 use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
 use lazytlb_core::platform::Platform;
 use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
 use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, wildcard};
+use lazytlb_refcount::per_cpu::{ActivateSteps, OwnedMm, PerCpu};
 
 use crate::platform::{Lab, MmData};
 use crate::strategies::{Rules, UnknownName, by_name};
@@ -33,6 +35,8 @@ pub enum Mutant {
     WildcardHolds,
     /// [`DropInInterrupt`].
     DropInInterrupt,
+    /// [`DropBeforeLoad`].
+    DropBeforeLoad,
     /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
     SkipsLazies,
     /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
@@ -55,7 +59,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 17] = [
+    pub const ALL: [Mutant; 18] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -64,6 +68,7 @@ impl Mutant {
         Mutant::NoSecondLook,
         Mutant::WildcardHolds,
         Mutant::DropInInterrupt,
+        Mutant::DropBeforeLoad,
         Mutant::SkipsLazies,
         Mutant::LeavesAndEnters,
         Mutant::OthersAreLazy,
@@ -86,6 +91,7 @@ impl Mutant {
             Mutant::NoSecondLook => "no-second-look",
             Mutant::WildcardHolds => "wildcard-holds",
             Mutant::DropInInterrupt => "drop-in-interrupt",
+            Mutant::DropBeforeLoad => "drop-before-load",
             Mutant::SkipsLazies => "skips-lazies",
             Mutant::LeavesAndEnters => "leaves-and-enters",
             Mutant::OthersAreLazy => "others-are-lazy",
@@ -108,7 +114,8 @@ impl Mutant {
             | Mutant::BackupFirst
             | Mutant::NoSecondLook
             | Mutant::WildcardHolds
-            | Mutant::DropInInterrupt => None,
+            | Mutant::DropInInterrupt
+            | Mutant::DropBeforeLoad => None,
             Mutant::SkipsLazies => Some(Rules::X86Linux612),
             Mutant::LeavesAndEnters => Some(Rules::Plain),
             Mutant::OthersAreLazy
@@ -236,5 +243,16 @@ where
             // SAFETY: the reference was counted for whoever takes it out of drop_mm.
             drop(unsafe { ARef::from_raw(mm) });
         }
+    }
+}
+
+/// The mm that a CPU had loaded is dropped as soon as the next one has taken its place, and its tables are loaded still (C2).
+#[derive(Clone, Copy, Debug)]
+pub struct DropBeforeLoad;
+
+impl<P: Platform> ActivateSteps<P> for DropBeforeLoad {
+    fn release(host: &impl Host<P, PerCpu<Self>>, _this: &OwnedMm<P>, last: MmPtr<P>) {
+        // SAFETY: the CPU owned it, and its word names another mm now.
+        host.mmdrop(unsafe { CountRef::new(last) });
     }
 }

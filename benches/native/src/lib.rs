@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use lazytlb::{
     AnyLazyTlb, CpuId, CpuMask, EpochPinned, EpochQs, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi, LazyFix,
-    LazyTlb, NoLazy, Platform, Refcount, RefcountDeferred, Shootdown, ShootdownBatched, Task, UsersOnly,
+    LazyTlb, NoLazy, Platform, Refcount, RefcountDeferred, RefcountPerCpu, Shootdown, ShootdownBatched, Task,
+    UsersOnly,
 };
 use lazytlb_core::memory::{At, Label, Memory};
 use lazytlb_core::mm::MmCore;
@@ -240,6 +241,7 @@ pub fn strategies<const CPUS: usize>() -> Vec<(&'static str, Runner)> {
         ("no-lazy", runner::<CPUS, _>(NoLazy)),
         ("refcount", runner::<CPUS, _>(Refcount)),
         ("refcount-deferred", runner::<CPUS, _>(RefcountDeferred)),
+        ("refcount-per-cpu", runner::<CPUS, _>(RefcountPerCpu::new())),
         ("shootdown", runner::<CPUS, _>(Shootdown { debug_shoot_lazies: false })),
         ("shootdown-batched", runner::<CPUS, _>(ShootdownBatched::new())),
         ("users-only", runner::<CPUS, _>(UsersOnly)),
