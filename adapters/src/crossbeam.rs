@@ -80,6 +80,8 @@ struct Ripe<P: NativePlatform> {
 /// The mms whose grace period is over: whoever pushes may be in a switch, whoever takes may free.
 struct RipeList<P: NativePlatform> {
     first: AtomicPtr<Ripe<P>>,
+    /// How many looks of [`CrossbeamEpoch::look`] have become ripe themselves: it grows as long as the collector gets on.
+    looks: AtomicUsize,
 }
 
 impl<P: NativePlatform> RipeList<P> {
@@ -139,7 +141,7 @@ impl<P: NativePlatform> Epochs<P> {
 
 impl<P: NativePlatform> Slot for Epochs<P> {
     fn new() -> Self {
-        let ripe = Arc::new(RipeList { first: AtomicPtr::new(null_mut()) });
+        let ripe = Arc::new(RipeList { first: AtomicPtr::new(null_mut()), looks: AtomicUsize::new(0) });
         Epochs { collector: Collector::new(), waiting: AtomicUsize::new(0), ripe }
     }
 
@@ -188,6 +190,21 @@ pub struct CrossbeamEpoch {
 impl CrossbeamEpoch {
     /// The epoch must go on twice until what was deferred is ripe, and the first look may only find out that it can.
     const LOOKS: usize = 3;
+
+    /// Lets the collector run a few of the oldest things that were deferred, if their epochs are over.
+    ///
+    /// Much of that is the collector's own: what its queue leaves behind is deferred in turn, and an mm may stand behind hundreds of
+    /// such things. Each look leaves a mark in the same queue. As long as marks come out at the other end an mm that
+    /// waits is on its way; when none does, somebody is pinned, and looks again when it unpins.
+    fn look<P: NativePlatform>(host: &impl Host<P, Self>) {
+        let list = Arc::clone(&host.shared().ripe);
+        Self::with_local(host, |local| {
+            let guard = local.pin();
+            // SAFETY: it may run on any CPU: it owns a share of the list. Nothing in it is borrowed.
+            unsafe { guard.defer_unchecked(move || list.looks.fetch_add(1, Relaxed)) };
+            guard.flush();
+        });
+    }
 
     /// Uses the calling CPU's participant, interrupts off.
     fn with_local<P: NativePlatform>(host: &impl Host<P, Self>, action: impl FnOnce(&LocalHandle)) {
@@ -249,20 +266,19 @@ impl<P: NativePlatform> LazyTlb<P> for CrossbeamEpoch {
     }
 
     fn collect(&self, host: &impl Host<P, Self>) {
-        loop {
+        let shared = host.shared();
+        while shared.waiting() > 0 {
+            let before = shared.ripe.looks.load(Relaxed);
             for _ in 0..Self::LOOKS {
-                Self::with_local(host, |local| local.pin().flush());
+                Self::look(host);
             }
-            let mut freed = false;
-            for mm in host.shared().ripe.take() {
-                host.shared().waiting.fetch_sub(1, Relaxed);
+            for mm in shared.ripe.take() {
+                shared.waiting.fetch_sub(1, Relaxed);
                 // SAFETY: cleanup_lazy_tlbs was asked to free it, and it was deferred once. Who borrowed it was pinned before
                 // its last user was put, and is so no longer.
                 unsafe { host.free_mm(mm) };
-                freed = true;
             }
-            // A look takes a few bags at a time; there may be more.
-            if !freed {
+            if shared.ripe.looks.load(Relaxed) == before {
                 return;
             }
         }

@@ -125,8 +125,9 @@ where
                 // Nobody sends an interrupt to a CPU that is not there yet, nor is gone while others may wait for it.
                 let wait_for_all = |count: &AtomicUsize| {
                     count.fetch_add(1, SeqCst);
+                    // The worker has come for the last time: it might wait for a CPU that leaves this loop.
                     while count.load(SeqCst) < CPUS {
-                        cpu.idle_around();
+                        machine.platform.poll();
                         thread::yield_now();
                     }
                 };
@@ -140,8 +141,10 @@ where
     // One CPU is left, and the rest of the users.
     let cpu = machine.cpu(0);
     drop(pool);
+    // Nobody borrows any more, so one visit of the worker is enough, when all times that it was asked for have come.
+    machine.platform.time_passes(1_000_000);
     machine.switcher.collect();
-    cpu.idle_around();
+    cpu.offline();
     assert_eq!(machine.found(), Vec::<String>::new(), "{name}");
     assert_eq!(machine.left(), 0, "{name}: mms that were never freed");
 }

@@ -82,6 +82,11 @@ impl Threads {
         IRQS_OFF.set(false);
     }
 
+    /// The clock goes on.
+    pub(crate) fn time_passes(self, ticks: usize) {
+        self.0.jiffies.fetch_add(ticks, SeqCst);
+    }
+
     /// `init_mm`'s root has no number.
     fn is_alive(self, root: usize) -> bool {
         root == INIT_ROOT || self.0.alive.lock().unwrap()[root - 1].load(SeqCst)
@@ -367,10 +372,10 @@ impl<S: LazyTlb<Threads>> Cpu<S> {
 
     /// What comes to a CPU by itself: interrupts, and the worker, which is whoever comes first.
     pub(crate) fn idle_around(&self) {
-        let hardware = self.machine.platform.0;
-        hardware.jiffies.fetch_add(1, SeqCst);
-        self.machine.platform.poll();
-        if hardware.work_asked.swap(false, SeqCst) {
+        let platform = self.machine.platform;
+        platform.time_passes(1);
+        platform.poll();
+        if platform.0.work_asked.swap(false, SeqCst) {
             self.machine.switcher.collect();
         }
     }
