@@ -7,14 +7,14 @@
 use core::fmt;
 use core::str::FromStr;
 
-use lazytlb_core::cpumask::{Among, CpuId};
 use lazytlb_core::lazy_tlb::{Freeing, Host, LazyTlb};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr, Slot};
 use lazytlb_core::no_lazy::NoLazy;
+use lazytlb_core::part::{Part, PartOf};
 use lazytlb_core::platform::{Clock, Context};
 use lazytlb_epoch::{EpochPinned, EpochQs};
 use lazytlb_hazard::{GeneralHazard, HazardConvert, HazardDeadline, HazardIpi};
-use lazytlb_refcount::{Refcount, RefcountDeferred};
+use lazytlb_refcount::{Refcount, RefcountDeferred, RefcountPerCpu};
 use lazytlb_shootdown::{CanShoot, LazyFix, Shootdown, ShootdownBatched, UsersOnly};
 
 /// What the enum asks of its platform: what any of the strategies asks.
@@ -92,7 +92,7 @@ macro_rules! strategies {
             }
         }
 
-        $(impl<P: AnyPlatform> PartOf<P> for $variant {
+        $(impl<P: AnyPlatform> PartOf<AnyLazyTlb, P> for $variant {
             fn of_cpu(any: &AnyCpuState<P>) -> &Self::CpuState {
                 &any.$field
             }
@@ -130,6 +130,13 @@ macro_rules! strategies {
             }
 
             #[inline]
+            fn activate_mm(&self, host: &impl Host<P, Self>, this: &AnyCpuState<P>, mm: Option<&MmCore<P>>) {
+                match self {
+                    $(AnyLazyTlb::$variant(strategy) => strategy.activate_mm(&Part::new(host), &this.$field, mm),)*
+                }
+            }
+
+            #[inline]
             fn leave_lazy_tlb(&self, platform: P, this: &AnyCpuState<P>) {
                 match self {
                     $(AnyLazyTlb::$variant(strategy) => strategy.leave_lazy_tlb(platform, &this.$field),)*
@@ -159,26 +166,26 @@ macro_rules! strategies {
 
             fn mm_users_zero(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
                 match self {
-                    $(AnyLazyTlb::$variant(strategy) => strategy.mm_users_zero(&Part(host), mm),)*
+                    $(AnyLazyTlb::$variant(strategy) => strategy.mm_users_zero(&Part::new(host), mm),)*
                 }
             }
 
             fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
                 match self {
-                    $(AnyLazyTlb::$variant(strategy) => strategy.cleanup_lazy_tlbs(&Part(host), mm),)*
+                    $(AnyLazyTlb::$variant(strategy) => strategy.cleanup_lazy_tlbs(&Part::new(host), mm),)*
                 }
             }
 
             #[inline]
             fn borrow_is_over(&self, host: &impl Host<P, Self>) {
                 match self {
-                    $(AnyLazyTlb::$variant(strategy) => strategy.borrow_is_over(&Part(host)),)*
+                    $(AnyLazyTlb::$variant(strategy) => strategy.borrow_is_over(&Part::new(host)),)*
                 }
             }
 
             fn collect(&self, host: &impl Host<P, Self>) {
                 match self {
-                    $(AnyLazyTlb::$variant(strategy) => strategy.collect(&Part(host)),)*
+                    $(AnyLazyTlb::$variant(strategy) => strategy.collect(&Part::new(host)),)*
                 }
             }
 
@@ -204,6 +211,8 @@ strategies! {
     Refcount: "refcount", refcount, Refcount;
     /// A counted reference; where the last one may not be dropped a worker frees.
     RefcountDeferred: "refcount-deferred", refcount_deferred, RefcountDeferred;
+    /// A counted reference for what each CPU has loaded.
+    RefcountPerCpu: "refcount-per-cpu", refcount_per_cpu, RefcountPerCpu::new();
     /// An eviction round before the mm is freed.
     Shootdown: "shootdown", shootdown, Shootdown { debug_shoot_lazies: false };
     /// An eviction round before many mms are freed.
@@ -263,60 +272,6 @@ impl FromStr for AnyLazyTlb {
     /// A boot parameter.
     fn from_str(name: &str) -> Result<Self, UnknownStrategy> {
         AnyLazyTlb::ALL.iter().copied().find(|strategy| strategy.name() == name).ok_or(UnknownStrategy)
-    }
-}
-
-/// Where a strategy's states are among those of all.
-trait PartOf<P: AnyPlatform>: LazyTlb<P> {
-    fn of_cpu(any: &AnyCpuState<P>) -> &Self::CpuState;
-    fn of_mm(any: &AnyMmState<P>) -> &Self::MmState;
-    fn of_shared(any: &AnyShared<P>) -> &Self::Shared;
-}
-
-/// The host as one of the strategies sees it: with its own part of each state.
-struct Part<'a, H>(&'a H);
-
-impl<P: AnyPlatform, S: PartOf<P>, H: Host<P, AnyLazyTlb>> Host<P, S> for Part<'_, H> {
-    fn platform(&self) -> P {
-        self.0.platform()
-    }
-
-    fn cpu_state(&self, cpu: CpuId) -> &S::CpuState {
-        S::of_cpu(self.0.cpu_state(cpu))
-    }
-
-    fn mm_state<'a>(&self, mm: &'a MmCore<P>) -> &'a S::MmState {
-        S::of_mm(self.0.mm_state(mm))
-    }
-
-    fn shared(&self) -> &S::Shared {
-        S::of_shared(self.0.shared())
-    }
-
-    fn mmdrop(&self, reference: CountRef<P>) {
-        self.0.mmdrop(reference);
-    }
-
-    unsafe fn free_mm(&self, mm: MmPtr<P>) {
-        // SAFETY: the strategy's own word.
-        unsafe { self.0.free_mm(mm) };
-    }
-
-    fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
-        self.0.evict_lazies(mm, among, is_target);
-    }
-
-    fn evict_by_root(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
-        self.0.evict_by_root(mm, among, is_target);
-    }
-
-    unsafe fn evict_unused(&self, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {
-        // SAFETY: the strategy that the switch path runs promises it, though the enum does not.
-        unsafe { self.0.evict_unused(among, is_target) };
-    }
-
-    fn check_lazies_gone(&self, mm: &MmCore<P>) {
-        self.0.check_lazies_gone(mm);
     }
 }
 

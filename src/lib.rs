@@ -9,6 +9,7 @@
 //! | --- | --- | --- |
 //! | [`Refcount`] | two RMWs on a shared line | nothing more |
 //! | [`RefcountDeferred`] | two RMWs on a shared line | a worker, where the last reference may not be dropped |
+//! | [`RefcountPerCpu`] | nothing; a switch to another user costs two RMWs | nothing more |
 //! | [`Shootdown`] | one full barrier | an interrupt to each CPU of `mm_cpumask` |
 //! | [`ShootdownBatched`] | one full barrier | the same, once for many mms |
 //! | [`UsersOnly`] | one full barrier | nothing more, where the flush of the last mmput ends borrows |
@@ -37,5 +38,5 @@ pub use lazytlb_core::{
 };
 pub use lazytlb_epoch::{self as epoch, EpochPinned, EpochQs};
 pub use lazytlb_hazard::{self as hazard, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi};
-pub use lazytlb_refcount::{self as refcount, Refcount, RefcountDeferred};
+pub use lazytlb_refcount::{self as refcount, Refcount, RefcountDeferred, RefcountPerCpu};
 pub use lazytlb_shootdown::{self as shootdown, LazyFix, Shootdown, ShootdownBatched, UsersOnly};

@@ -8,7 +8,7 @@ use lazytlb::epoch::{EpochPinned, EpochQs};
 use lazytlb::hazard::deadline::Collector;
 use lazytlb::{
     AnyLazyTlb, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi, LazyTlb, NoLazy, Platform, Refcount,
-    RefcountDeferred, Shootdown, ShootdownBatched,
+    RefcountDeferred, RefcountPerCpu, Shootdown, ShootdownBatched,
 };
 use lazytlb_toy::{Free, HW, INIT_ROOT, Machine, Toy, on_cpu};
 
@@ -90,10 +90,12 @@ where
 fn an_exit_while_another_cpu_borrows() {
     exit_while_borrowed::<BroadcastFlush, _>(NoLazy, Frees::Promptly);
     exit_while_borrowed::<BroadcastFlush, _>(Refcount, Frees::AfterBorrowers);
+    exit_while_borrowed::<BroadcastFlush, _>(RefcountPerCpu::new(), Frees::AfterBorrowers);
     exit_while_borrowed::<BroadcastFlush, _>(HazardConvert::new(), Frees::AfterBorrowers);
     exit_while_borrowed::<BroadcastFlush, _>(Shootdown { debug_shoot_lazies: true }, Frees::Promptly);
     exit_while_borrowed::<IpiFlush, _>(NoLazy, Frees::Promptly);
     exit_while_borrowed::<IpiFlush, _>(Refcount, Frees::AfterBorrowers);
+    exit_while_borrowed::<IpiFlush, _>(RefcountPerCpu::new(), Frees::AfterBorrowers);
     exit_while_borrowed::<IpiFlush, _>(HazardConvert::new(), Frees::AfterBorrowers);
     exit_while_borrowed::<IpiFlush, _>(HazardIpi::new(), Frees::Promptly);
     for &strategy in AnyLazyTlb::ALL {
@@ -168,6 +170,7 @@ fn kthread_paths<S: LazyTlb<Broadcast>>(strategy: S) {
 fn kernel_threads_adopt_give_back_and_exec() {
     kthread_paths(NoLazy);
     kthread_paths(Refcount);
+    kthread_paths(RefcountPerCpu::new());
     kthread_paths(Shootdown { debug_shoot_lazies: true });
     kthread_paths(HazardConvert::new());
     AnyLazyTlb::ALL.iter().copied().for_each(kthread_paths);
@@ -205,6 +208,7 @@ fn hotplug<S: LazyTlb<Broadcast>>(strategy: S) {
 fn a_cpu_goes_offline_and_comes_back() {
     hotplug(NoLazy);
     hotplug(Refcount);
+    hotplug(RefcountPerCpu::new());
     hotplug(Shootdown::default());
     hotplug(HazardConvert::new());
     AnyLazyTlb::ALL.iter().copied().for_each(hotplug);

@@ -8,6 +8,7 @@
 //! | step | when | context |
 //! | --- | --- | --- |
 //! | [`mmgrab_lazy_tlb`](LazyTlb::mmgrab_lazy_tlb) | the CPU stops running a user of mm and keeps it loaded | interrupts off; the CPU still owns a user of mm |
+//! | [`activate_mm`](LazyTlb::activate_mm) | its MMU is about to be put on another mm, or on `init_mm` | interrupts off; the CPU owns a user of it |
 //! | [`leave_lazy_tlb`](LazyTlb::leave_lazy_tlb) | its MMU has left the borrowed mm | interrupts off |
 //! | [`mmdrop_lazy_tlb`](LazyTlb::mmdrop_lazy_tlb) | the borrow is over, mm may be gone already | process context, or the switch tail |
 //! | [`switch_tail`](LazyTlb::switch_tail) | end of every switch, and of every change of the current mm | interrupts off |
@@ -60,6 +61,20 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
     /// Context: interrupts off. The CPU still owns a user of `mm`, directly or through the task that it leaves; the
     /// caller gives that user up only afterwards.
     fn mmgrab_lazy_tlb(&self, platform: P, this: &Self::CpuState, shared: &Self::Shared, mm: &MmCore<P>);
+
+    /// The calling CPU, whose state `this` is, is about to load the tables of `mm`, whose user it is going to run; those of
+    /// `init_mm` where there is none. It may be on them already.
+    ///
+    /// For strategies that count what is loaded and not what is borrowed. What was loaded before is still loaded: what kept it
+    /// is to be released by [`switch_tail`](Self::switch_tail) and not here.
+    ///
+    /// Context: interrupts off; without `mm` also in the evict interrupt, so it must not drop, free, allocate, lock or log.
+    /// The caller owns a user of `mm`. [`switch_tail`](Self::switch_tail) follows in the same section where there is one, else
+    /// at the end of the CPU's next change of its mm.
+    #[inline]
+    fn activate_mm(&self, host: &impl Host<P, Self>, this: &Self::CpuState, mm: Option<&MmCore<P>>) {
+        let _ = (host, this, mm);
+    }
 
     /// The CPU's MMU has left the mm that it borrowed. After this step the hardware no longer needs the borrow.
     ///

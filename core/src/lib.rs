@@ -12,6 +12,7 @@
 //! * [`tlb`]: hardware whose cached translations carry a tag;
 //! * [`switcher`], [`paths`], [`teardown`]: the [`Switcher`], the switch path itself;
 //! * [`smp`]: calls to other CPUs;
+//! * [`part`]: strategies made of strategies;
 //! * [`waiting`]: mms that wait to be freed, for strategies that free later.
 //!
 //! A strategy is written once, generic over a platform; whatever runs it is another platform.
@@ -27,6 +28,7 @@ pub mod mm;
 pub mod mm_switch;
 pub mod native;
 pub mod no_lazy;
+pub mod part;
 pub mod paths;
 pub mod platform;
 pub mod smp;

@@ -243,6 +243,10 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// Context: the scheduler: run queue locked, interrupts off, on `prev`'s stack. After the stack switch the kernel
     /// calls [`finish_task_switch`](Self::finish_task_switch) on `next`'s.
     ///
+    /// Ordering: a full barrier lies between `prev`'s last user access and this call (Linux has it behind the lock of the run
+    /// queue, `smp_mb__after_spinlock`). A lock that is an acquire and no more is not enough for
+    /// [`membarrier`](Self::membarrier) on processors that let stores change places (pair L9).
+    ///
     /// # Safety
     /// `prev` runs on this CPU; `next` runs nowhere, and outlives its time as the running task.
     pub unsafe fn context_switch(&self, irqs_off: &IrqsOff<'_, P>, prev: &Task<P>, next: &Task<P>) {
@@ -373,6 +377,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     fn load_init_mm(&self, irqs_off: &IrqsOff<'_, P>, this: &Cpu<P, S>, prev: MmPtr<P>) {
         let init_mm = self.init_mm();
         this.active_mm.set(init_mm.ptr().as_ptr());
+        self.strategy.activate_mm(&Inside(self), &this.strategy, None);
         // SAFETY: this is the switch path, and init_mm is never freed.
         unsafe { P::Arch::switch_mm_irqs_off(&Inside(self), irqs_off, prev, init_mm.core()) };
     }
@@ -409,6 +414,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         // SAFETY: the task or the caller that brings `next` owns a user of it.
         let alive = unsafe { next.as_ref() };
         this.active_mm.set(next.as_ptr());
+        self.strategy.activate_mm(&Inside(self), &this.strategy, Some(alive));
         // SAFETY: this is the switch path; the user keeps `next` alive, and what follows it keeps a borrow alive.
         unsafe { P::Arch::switch_mm_irqs_off(&Inside(self), irqs_off, prev, alive) };
         if !P::Arch::SWITCH_MM_IS_BARRIER {

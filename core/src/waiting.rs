@@ -12,7 +12,7 @@
 //! | pair | the CPU that leaves | the one that frees |
 //! | --- | --- | --- |
 //! | `waiting.push` | borrow ends; full barrier ([`mmdrop_lazy_tlb`](crate::LazyTlb::mmdrop_lazy_tlb)); reads how many wait | counts the mm (`waiting.push`, full); reads who borrows |
-//! | `waiting.turn` | asks for a turn (full), is told that another collects | asks to end its turn (full), is told that it must look again |
+//! | `waiting.turn` | asks for a turn (full), is told that another collects | is told that it must look again (`waiting.turn_again`, full) |
 //!
 //! Either the CPU sees that something waits, or the other sees that the borrow has ended. A CPU that sees nothing waiting
 //! has paid one load of a word that is written only when mms die.
@@ -30,6 +30,9 @@ pub const PUSH: Label = Label::new("waiting.push");
 /// The RMWs that begin and end a turn at collecting. Full barriers: what was done before a turn was asked for is seen by
 /// the turn that answers it.
 pub const TURN: Label = Label::new("waiting.turn");
+/// The RMW that begins the look which somebody asked for meanwhile. Full barrier: the exchange that would have ended the turn
+/// has failed and ordered nothing, and this look must see what the askers did before they asked.
+pub const TURN_AGAIN: Label = Label::new("waiting.turn_again");
 
 /// In each mm: the next one that waits.
 pub struct Link<P: Platform> {
@@ -223,8 +226,7 @@ impl<P: Platform> Waiting<P> {
             if self.asked.compare_exchange_full(asked, 0, TURN).is_ok() {
                 return;
             }
-            // The exchange that failed ordered nothing. This one does: the next look sees what the askers had done.
-            self.asked.swap_full(1, TURN);
+            self.asked.swap_full(1, TURN_AGAIN);
             asked = 1;
         }
     }

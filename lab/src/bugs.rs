@@ -151,6 +151,9 @@ fn planted(litmus: &Litmus) -> String {
     if !litmus.dropped.is_empty() {
         parts.push(format!("without effect: {}", litmus.dropped.join(", ")));
     }
+    if !litmus.relaxed.is_empty() {
+        parts.push(format!("without order: {}", litmus.relaxed.join(", ")));
+    }
     match litmus.mutant {
         Some(Mutant::Caller) => parts.push("the program itself breaks a rule".to_owned()),
         Some(mutant) => parts.push(format!("a step of the strategy is another one: {mutant}")),

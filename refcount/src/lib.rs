@@ -1,15 +1,17 @@
-//! The reference-counting family: the borrow owns a reference to the mm.
+//! The reference-counting family: the borrow owns a reference to the mm, or the CPU does.
 //!
 //! [`Refcount`] is what Linux has done since July 1999 (2.3.13) and still does on every architecture but 64-bit server
 //! powerpc. It is the simplest scheme that is right, and the one whose price the others are measured against: one
 //! read-modify-write of a shared cache line for each switch between a user task and a kernel thread, and one for the
-//! switch back.
+//! switch back. [`RefcountPerCpu`] counts what each CPU has loaded instead.
 
 #![cfg_attr(not(test), no_std)]
 
 pub mod deferred;
+pub mod per_cpu;
 
 pub use deferred::RefcountDeferred;
+pub use per_cpu::RefcountPerCpu;
 
 use lazytlb_core::lazy_tlb::{KeepsMmAlive, LazyTlb};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr};

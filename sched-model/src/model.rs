@@ -13,6 +13,7 @@ use lazytlb_machine::{
 };
 
 use lazytlb_refcount::Refcount;
+use lazytlb_refcount::per_cpu::PerCpu;
 use lazytlb_shootdown::arm64::AsidRule;
 use lazytlb_shootdown::plain::PlainRule;
 use lazytlb_shootdown::power_radix::Radix;
@@ -20,8 +21,8 @@ use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14};
 
 use crate::mutants::{
-    BackupFirst, CountAfterGive, DropInInterrupt, EmptiedEarly, JudgeBeforeTaking, LooksTooSoon, Mutant, NoSecondLook,
-    StaleSlot, WildcardHolds,
+    BackupFirst, CountAfterGive, DropBeforeLoad, DropInInterrupt, EmptiedEarly, JudgeBeforeTaking, LooksTooSoon,
+    Mutant, NoSecondLook, StaleSlot, WildcardHolds,
 };
 use crate::platform::{Lab, MmData, SLOTS, TRIM, set_up, watched};
 use crate::program::Program;
@@ -139,6 +140,7 @@ impl Model {
             Some(Mutant::DropInInterrupt) => on.call(Convert::<DropInInterrupt>::new()),
             Some(Mutant::EmptiedEarly) => on.call(Convert::<EmptiedEarly>::new()),
             Some(Mutant::LooksTooSoon) => on.call(LooksTooSoon),
+            Some(Mutant::DropBeforeLoad) => on.call(PerCpu::<DropBeforeLoad>::new()),
             _ => setting.strategy.with(on),
         }
     }

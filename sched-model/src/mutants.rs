@@ -14,6 +14,7 @@ use lazytlb_hazard::HazardIpi;
 use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
 use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, wildcard};
 use lazytlb_hazard::slot::LazySlot;
+use lazytlb_refcount::per_cpu::{ActivateSteps, OwnedMm, PerCpu};
 
 use crate::platform::{Lab, MmData};
 use crate::strategies::{Accounted, Published, Rules, UnknownName, by_name};
@@ -41,6 +42,8 @@ pub enum Mutant {
     EmptiedEarly,
     /// [`LooksTooSoon`].
     LooksTooSoon,
+    /// [`DropBeforeLoad`].
+    DropBeforeLoad,
     /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
     SkipsLazies,
     /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
@@ -63,7 +66,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 19] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -74,6 +77,7 @@ impl Mutant {
         Mutant::DropInInterrupt,
         Mutant::EmptiedEarly,
         Mutant::LooksTooSoon,
+        Mutant::DropBeforeLoad,
         Mutant::SkipsLazies,
         Mutant::LeavesAndEnters,
         Mutant::OthersAreLazy,
@@ -98,6 +102,7 @@ impl Mutant {
             Mutant::DropInInterrupt => "drop-in-interrupt",
             Mutant::EmptiedEarly => "emptied-early",
             Mutant::LooksTooSoon => "looks-too-soon",
+            Mutant::DropBeforeLoad => "drop-before-load",
             Mutant::SkipsLazies => "skips-lazies",
             Mutant::LeavesAndEnters => "leaves-and-enters",
             Mutant::OthersAreLazy => "others-are-lazy",
@@ -122,7 +127,8 @@ impl Mutant {
             | Mutant::WildcardHolds
             | Mutant::DropInInterrupt
             | Mutant::EmptiedEarly
-            | Mutant::LooksTooSoon => None,
+            | Mutant::LooksTooSoon
+            | Mutant::DropBeforeLoad => None,
             Mutant::SkipsLazies => Some(Rules::X86Linux612),
             Mutant::LeavesAndEnters => Some(Rules::Plain),
             Mutant::OthersAreLazy
@@ -305,5 +311,16 @@ const UNFENCED: HazardIpi = HazardIpi { fences: false };
 impl<P: IpisInterrupt> Accounted<P> for LooksTooSoon {
     fn publishes(&self, cpu: &LazySlot<P>) -> Published<P> {
         Published::slot(cpu.lazy_mm())
+    }
+}
+
+/// The mm that a CPU had loaded is dropped as soon as the next one has taken its place, and its tables are loaded still (C2).
+#[derive(Clone, Copy, Debug)]
+pub struct DropBeforeLoad;
+
+impl<P: Platform> ActivateSteps<P> for DropBeforeLoad {
+    fn release(host: &impl Host<P, PerCpu<Self>>, _this: &OwnedMm<P>, last: MmPtr<P>) {
+        // SAFETY: the CPU owned it, and its word names another mm now.
+        host.mmdrop(unsafe { CountRef::new(last) });
     }
 }

@@ -13,6 +13,10 @@ use crate::program::{Source, Statement};
 use crate::strategies::Accounted;
 use crate::world::World;
 
+/// The lock of a run queue. Full barrier, as Linux has it (`smp_mb__after_spinlock` in `__schedule`): membarrier needs one
+/// between a user's last access and the store that says that the CPU runs it no more.
+const RQ_LOCK: Label = Label::new("sched.rq_lock");
+
 /// What the scheduler keeps for each CPU.
 #[derive(Debug)]
 pub(crate) struct Runqueue {
@@ -43,7 +47,7 @@ impl Runqueue {
     }
 
     pub(crate) fn lock(&self) {
-        Sim.spin_until(|| self.lock.compare_exchange(0, 1, Acquire, Relaxed).ok());
+        Sim.spin_until(|| self.lock.compare_exchange_full(0, 1, RQ_LOCK).ok());
     }
 
     pub(crate) fn unlock(&self) {

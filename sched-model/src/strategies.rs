@@ -13,7 +13,8 @@ use lazytlb_hazard::convert::{Convert, ConvertSteps};
 use lazytlb_hazard::deadline::Collector;
 use lazytlb_hazard::general::{General, GeneralSteps};
 use lazytlb_hazard::{GeneralHazard, HazardConvert, HazardDeadline, HazardIpi};
-use lazytlb_refcount::{Refcount, RefcountDeferred};
+use lazytlb_refcount::per_cpu::{ActivateSteps, PerCpu};
+use lazytlb_refcount::{Refcount, RefcountDeferred, RefcountPerCpu};
 use lazytlb_shootdown::{CanShoot, LazyFix, Shootdown, ShootdownBatched, UsersOnly};
 
 /// Makes the list of strategies: the one place that has all of them.
@@ -62,6 +63,8 @@ strategies! {
     Refcount: "refcount", Refcount;
     /// [`RefcountDeferred`].
     RefcountDeferred: "refcount-deferred", RefcountDeferred;
+    /// [`RefcountPerCpu`].
+    RefcountPerCpu: "refcount-per-cpu", RefcountPerCpu::new();
     /// [`Shootdown`].
     Shootdown: "shootdown", Shootdown { debug_shoot_lazies: false };
     /// [`Shootdown`] with its debug round.
@@ -117,8 +120,8 @@ macro_rules! at_boot {
     )*};
 }
 
-at_boot!(NoLazy Refcount RefcountDeferred Shootdown ShootdownBatched UsersOnly LazyFix HazardConvert HazardIpi);
-at_boot!(HazardDeadline GeneralHazard EpochQs EpochPinned);
+at_boot!(NoLazy Refcount RefcountDeferred RefcountPerCpu Shootdown ShootdownBatched UsersOnly LazyFix);
+at_boot!(HazardConvert HazardIpi HazardDeadline GeneralHazard EpochQs EpochPinned);
 
 /// Something that is done with a strategy, whichever it is.
 pub trait WithStrategy<P: Platform> {
@@ -437,6 +440,12 @@ impl<P: Worker> Accounted<P> for RefcountDeferred {
     }
 }
 
+impl<P: Platform, Steps: ActivateSteps<P>> Accounted<P> for PerCpu<Steps> {
+    fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, _borrows: bool) -> usize {
+        cpu.references(mm)
+    }
+}
+
 impl<P: CanShoot> Accounted<P> for Shootdown {
     fn needs_mask(&self) -> NeedsMask {
         NeedsMask::WithoutReferences
@@ -549,8 +558,8 @@ impl<P: Platform> Accounted<P> for EpochPinned {
 macro_rules! each {
     ($any:expr, $($state:ident)?, |$strategy:ident, $part:ident| $body:expr) => {
         each!(@ $any, ($($state)?), $strategy, $part, $body;
-            NoLazy no_lazy, Refcount refcount, RefcountDeferred refcount_deferred, Shootdown shootdown,
-            ShootdownBatched shootdown_batched, UsersOnly users_only, LazyFix lazyfix, HazardConvert hazard_convert,
+            NoLazy no_lazy, Refcount refcount, RefcountDeferred refcount_deferred, RefcountPerCpu refcount_per_cpu,
+            Shootdown shootdown, ShootdownBatched shootdown_batched, UsersOnly users_only, LazyFix lazyfix, HazardConvert hazard_convert,
             HazardIpi hazard_ipi, HazardDeadline hazard_deadline, GeneralHazard general_hazard, EpochQs epoch_qs,
             EpochPinned epoch_pinned)
     };

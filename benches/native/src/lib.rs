@@ -14,8 +14,10 @@ use std::time::Instant;
 
 use lazytlb::{
     AnyLazyTlb, CpuId, CpuMask, EpochPinned, EpochQs, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi, LazyFix,
-    LazyTlb, NoLazy, Platform, Refcount, RefcountDeferred, Shootdown, ShootdownBatched, Task, UsersOnly,
+    LazyTlb, NoLazy, Platform, Refcount, RefcountDeferred, RefcountPerCpu, Shootdown, ShootdownBatched, Task,
+    UsersOnly,
 };
+use lazytlb_adapters::{ArcPerCpu, CrossbeamEpoch};
 use lazytlb_core::memory::{At, Label, Memory};
 use lazytlb_core::mm::MmCore;
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange};
@@ -230,7 +232,7 @@ impl<const CPUS: usize, S: LazyTlb<Bare<CPUS>>> Bench<CPUS, S> {
 /// What is timed, without its types.
 type Runner = Box<dyn Fn(HotPath, u64) -> Duration>;
 
-/// Every strategy of the library on a machine of `CPUS` CPUs, chosen by type, and one chosen at boot.
+/// Every strategy of the library on a machine of `CPUS` CPUs, chosen by type, the adapters, and one chosen at boot.
 pub fn strategies<const CPUS: usize>() -> Vec<(&'static str, Runner)> {
     fn runner<const CPUS: usize, S: LazyTlb<Bare<CPUS>>>(strategy: S) -> Runner {
         let bench = Bench::<CPUS, S>::new(strategy);
@@ -240,6 +242,7 @@ pub fn strategies<const CPUS: usize>() -> Vec<(&'static str, Runner)> {
         ("no-lazy", runner::<CPUS, _>(NoLazy)),
         ("refcount", runner::<CPUS, _>(Refcount)),
         ("refcount-deferred", runner::<CPUS, _>(RefcountDeferred)),
+        ("refcount-per-cpu", runner::<CPUS, _>(RefcountPerCpu::new())),
         ("shootdown", runner::<CPUS, _>(Shootdown { debug_shoot_lazies: false })),
         ("shootdown-batched", runner::<CPUS, _>(ShootdownBatched::new())),
         ("users-only", runner::<CPUS, _>(UsersOnly)),
@@ -251,6 +254,8 @@ pub fn strategies<const CPUS: usize>() -> Vec<(&'static str, Runner)> {
         ("general-hazard", runner::<CPUS, _>(GeneralHazard::new())),
         ("epoch-qs", runner::<CPUS, _>(EpochQs::default())),
         ("epoch-pinned", runner::<CPUS, _>(EpochPinned::default())),
+        ("crossbeam-epoch", runner::<CPUS, _>(CrossbeamEpoch::default())),
+        ("arc-per-cpu", runner::<CPUS, _>(ArcPerCpu)),
         ("boot-time refcount", runner::<CPUS, _>(AnyLazyTlb::Refcount(Refcount))),
     ]
 }
