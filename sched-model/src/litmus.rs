@@ -72,6 +72,7 @@
 //! nothing is. A strategy that claims a machine must pass there, whatever is expected of others.
 
 mod kernel;
+mod print;
 
 use core::fmt;
 
