@@ -7,8 +7,8 @@
 //!
 //! | what | is accepted where |
 //! | --- | --- |
-//! | any task | runs on one CPU, and on a second one after one `migrate` |
-//! | `migrate` | the other CPU has left the task for good, and no preemption of it was asked for before |
+//! | any task | runs on one CPU; one that is running at the start may move once, by `migrate`, for good |
+//! | `migrate` | no preemption was asked for, on this CPU or on the other one while the task was there |
 //! | `preempt` | from there on any task that the CPU was told to run may be running, and what was begun may be half done |
 //! | `exit`, `access`, `store-user`, `load-user` | the task has an address space; one that was adopted is not exited |
 //! | `exec` | the task has one, or is a kernel thread that never had |
@@ -74,7 +74,7 @@ pub fn check(program: &Program) -> Result<(), Misuse> {
 
 /// Who may run a task, and what is known of an address space before anything runs.
 struct Facts {
-    /// The CPU that each task begins on, if any runs it.
+    /// The CPU that runs each task, at the start if it moves; none if it never runs there.
     home: Vec<Option<usize>>,
     /// The CPU that takes it over, and the statement there.
     moves: Vec<Option<(usize, usize)>>,
@@ -100,16 +100,23 @@ impl Facts {
             }
         }
         for (cpu, script) in program.scripts.iter().enumerate() {
-            let switched_to = script.iter().filter_map(|statement| match *statement {
+            let moves_to = |task: usize| moves[task].map(|(to, _): (usize, usize)| to);
+            if program.start[cpu].is_some_and(|task| moves_to(task) == Some(cpu)) {
+                return Err("a task moves to where it is");
+            }
+            let told = script.iter().filter_map(|statement| match *statement {
                 Statement::Switch(task) | Statement::Preempt(task) if task < tasks => Some(task),
                 _ => None,
             });
-            for task in switched_to.chain(program.start[cpu]) {
-                let comes_here = moves[task].is_some_and(|(to, _)| to == cpu);
-                match home[task] {
-                    _ if comes_here => {}
-                    Some(other) if other != cpu => return Err("a task runs on two CPUs"),
-                    _ => home[task] = Some(cpu),
+            let told: Vec<usize> = told.collect();
+            // Who takes it over may come first.
+            if told.iter().any(|&task| moves_to(task).is_some_and(|to| to != cpu)) {
+                return Err("a CPU is told to run a task that moves away");
+            }
+            let runs_here = told.into_iter().filter(|&task| moves_to(task).is_none()).chain(program.start[cpu]);
+            for task in runs_here {
+                if home[task].replace(cpu).is_some_and(|other| other != cpu) {
+                    return Err("a task runs on two CPUs");
                 }
             }
             let arriving = program.arriving(cpu);
@@ -433,13 +440,13 @@ impl<'a> Checker<'a> {
     fn migrate(&mut self, cpu: usize, task: usize) -> Step {
         only_if(!self.cpus[cpu].preempted, "who takes the task over may be preempted in that")?;
         if let Some(home) = self.facts.home[task] {
-            let mentions = |&one: &Statement| one == Statement::Switch(task) || one == Statement::Preempt(task);
-            let (state, script) = (&self.cpus[home], &self.program.scripts[home]);
-            let runs_there = state.running.contains(&task);
-            only_if(!(runs_there && state.preempted), "the task may be half done with what its CPU's script says")?;
-            let rest = script.get(state.next..).unwrap_or_default();
-            if rest.iter().any(mentions) || (runs_there && !rest.is_empty()) {
-                return Ok(Progress::Waits);
+            let state = &self.cpus[home];
+            if state.running.contains(&task) {
+                only_if(!state.preempted, "the task may be half done with what its CPU's script says")?;
+                // At its end it makes way.
+                if state.next < self.program.scripts[home].len() {
+                    return Ok(Progress::Waits);
+                }
             }
         }
         self.runs(cpu, task);
