@@ -42,8 +42,10 @@ impl Runqueue {
         }
     }
 
+    /// A full barrier, as Linux's `smp_mb__after_spinlock` makes it: sys_membarrier relies on one between the last user access
+    /// and the change of what the CPU runs (pair L9).
     fn lock(&self) {
-        Sim.spin_until(|| self.lock.compare_exchange(0, 1, Acquire, Relaxed).ok());
+        Sim.spin_until(|| self.lock.compare_exchange_full(0, 1, Label::NONE).ok());
     }
 
     fn unlock(&self) {
