@@ -3,8 +3,8 @@
 //! sys_membarrier (private expedited) interrupts the CPUs that run a user of the caller's mm and skips all others. To be
 //! skipped is safe because a CPU passes a full barrier each time it begins or ends to run such a user (pair L9):
 //!
-//! * between its last user access and the change of what it runs: `paths.membarrier`, and in a switch the kernel's own, with
-//!   the run queue's lock;
+//! * between its last user access and the change of what it runs: `paths.membarrier`, and in a switch the run queue's lock, which
+//!   the kernel must make a full barrier (Linux `smp_mb__after_spinlock`: to acquire it is not enough);
 //! * between that change and its first user access: `switcher.switch` or the MMU's own switch, and where no MMU moves, from a
 //!   kernel thread back to the same user, the end of the borrow: `lazy_tlb.membarrier`, or `mm.mmdrop` where a borrow owned a
 //!   count.

@@ -44,7 +44,8 @@ pub(crate) struct Arguments {
     list: bool,
 }
 
-fn memory(name: &str) -> Result<MemoryModel, String> {
+/// A memory model by its name.
+pub(crate) fn memory(name: &str) -> Result<MemoryModel, String> {
     let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
     found.ok_or_else(|| "there are: sc, tso, weak".to_owned())
 }

@@ -8,6 +8,7 @@ mod costs;
 mod litmus;
 mod progress;
 mod replay;
+mod soak;
 mod suite;
 
 use std::io::{self, Write};
@@ -49,6 +50,8 @@ enum Command {
     Bugs(bugs::Arguments),
     /// Replays a recorded scheduler trace and counts what each strategy would cost.
     Replay(replay::Arguments),
+    /// Runs random programs under every strategy that claims to stand them.
+    Soak(soak::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Litmus(arguments) => litmus::run(&arguments),
         Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

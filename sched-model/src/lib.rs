@@ -3,10 +3,13 @@
 //! * [`Program`]: what each CPU does; [`Statement`]s for every path of the switch path.
 //! * [`Strategy`], [`Rules`]: what it runs under; [`Strategy::claims`] says where a strategy must pass.
 //! * [`Model`]: the program on a machine; explore it, shrink what was found, replay it.
+//! * [`generate`], [`well_formed`], [`mod@shrink`]: random programs that a correct kernel could run, and what is left of one that
+//!   fails.
 //! * [`seed`]: the bug that this project began with.
 
 mod audit;
-pub mod invariants;
+pub mod generate;
+@@
 pub mod kernel;
 pub mod litmus;
 mod model;
@@ -19,10 +22,12 @@ pub mod rule_mutants;
 mod sched;
 mod script;
 pub mod seed;
+pub mod shrink;
 pub mod strategies;
 pub mod tables;
 pub mod tlb;
 mod watch;
+pub mod well_formed;
 mod worker;
 mod world;
 

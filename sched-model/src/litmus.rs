@@ -73,6 +73,7 @@
 //! nothing is. Beside other kinds `invariant` need not be named. A strategy that claims a machine must pass there, whatever is expected of others.
 
 mod kernel;
+mod print;
 
 use core::fmt;
 use std::collections::BTreeSet;
