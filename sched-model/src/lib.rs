@@ -9,7 +9,7 @@
 
 mod audit;
 pub mod generate;
-@@
+pub mod invariants;
 pub mod kernel;
 pub mod litmus;
 mod model;

@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::{Litmus, MAGIC};
 use crate::kernel::{KernelInterrupt, KernelStatement};
-use crate::program::{InInterrupt, Program, Source, Statement};
+use crate::program::{InInterrupt, Program, Roam, Source, Statement};
 use crate::strategies::Rules;
 
 /// The whole test: what is printed is read as an equal one.
@@ -28,7 +28,7 @@ fn line<T: fmt::Display>(f: &mut fmt::Formatter<'_>, key: &str, words: impl Into
 
 impl Litmus {
     fn header(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Program { name, mms, tasks, kernel, checks_active_mm, .. } = &self.program;
+        let Program { name, mms, tasks, kernel, checks_active_mm, roam, .. } = &self.program;
         line(f, "name", [name])?;
         if let Some((number, title)) = &self.bug {
             line(f, "bug", [number, title])?;
@@ -57,6 +57,11 @@ impl Litmus {
                 Some(mm) => line(f, "user", [&task.name, &mms[mm]])?,
                 None => line(f, "kthread", [&task.name])?,
             }
+        }
+        match roam {
+            Some(Roam { execs: None }) => writeln!(f, "roam")?,
+            Some(Roam { execs: Some(execs) }) => line(f, "roam", [execs])?,
+            None => {}
         }
         line(f, "cid", kernel.cid.map(|mm| &mms[mm]))
     }
