@@ -11,8 +11,8 @@
 //!
 //! * **I1**, hardware: `watch.rs`, at each free of a table and each load of a root; and the machine's walkers.
 //!   The verdict is `hardware-reaches`.
-//! * **I2**, `active_mm`: when interrupts come on, and at each store into `rq->curr`, `task.mm` or `active_mm` while they
-//!   are on. These words are written by the CPU itself, so nobody's steps in between matter.
+//! * **I2**, `active_mm`: when interrupts come on, and at each store into `rq->curr`, `task.mm`, `active_mm` or the parked
+//!   borrow while they are on. These words are written by the CPU itself, so nobody's steps in between matter.
 //! * **I3** as the tasks of section 1.2 have it holds by construction: `active_mm` lives with the CPU. What is left of it
 //!   is that no borrow is *kept* for a task that does not run: a CPU that runs a user, or is on `init_mm`, publishes no
 //!   borrow, and a CPU that runs a user has none parked. Asked together with I2, of the CPU's own words.
@@ -206,13 +206,15 @@ enum Word {
     Curr,
     TaskMm,
     ActiveMm,
+    PrevMm,
     Count,
     Users,
     Slot,
 }
 
 impl Word {
-    const ALL: [Word; 6] = [Word::Curr, Word::TaskMm, Word::ActiveMm, Word::Count, Word::Users, Word::Slot];
+    const ALL: [Word; 7] =
+        [Word::Curr, Word::TaskMm, Word::ActiveMm, Word::PrevMm, Word::Count, Word::Users, Word::Slot];
 
     fn tag(self, index: usize) -> u16 {
         (self as u16) << 8 | index as u16
@@ -253,6 +255,7 @@ where
             let cpu = switcher.cpu(CpuId::new(index));
             machine.watch_stores(Word::Curr.tag(index), || cpu.curr());
             machine.watch_stores(Word::ActiveMm.tag(index), || cpu.active_mm());
+            machine.watch_stores(Word::PrevMm.tag(index), || cpu.prev_mm());
             // SAFETY: it is only read.
             let of_strategy = unsafe { cpu.strategy() };
             machine.watch_accesses(Word::Slot.tag(index), || switcher.strategy().publishes(of_strategy));
@@ -298,6 +301,7 @@ where
                         self.check_empty(machine, cpu);
                     }
                 }
+                (Word::PrevMm, _) => self.check_own_if_on(machine),
                 (Word::Count, slot) => {
                     if after == 0 && self.switcher.strategy().needs_mask() == NeedsMask::WithoutReferences {
                         self.check_mask(machine, slot);
