@@ -17,6 +17,8 @@ use crate::well_formed::{check, duel};
 pub const MOST_CPUS: usize = 4;
 /// The most statements that each of its CPUs is given; what belongs together may be a few more.
 const MOST_STATEMENTS: usize = 7;
+/// The most address spaces, those included that are made by execs.
+const MOST_MMS: usize = 5;
 /// How often a statement is tried for each that is wanted: most places fit most statements not.
 const TRIES: usize = 8;
 
@@ -182,7 +184,7 @@ impl Maker {
             0..20 => one(Switch(task)),
             20..30 => one(Switch(idle)),
             30..40 => one(Exit),
-            40..43 => (vec![Exec(mms)], mms < 5),
+            40..43 if mms < MOST_MMS => (vec![Exec(mms)], true),
             43..47 if self.rng.bool() => (vec![Switch(task), UseMm(mm), UnuseMm], false),
             43..47 => (vec![UseMm(mm), Access, UnuseMm], false),
             47..52 => one(Mmput(mm)),

@@ -112,6 +112,7 @@ where
         let cpu = Machine::with(Machine::this_cpu);
         // SAFETY: the caller has disabled them.
         let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
+        self.put_mm_cid(cpu);
         // SAFETY: `task` runs here, and `next` is ours.
         unsafe { self.switcher.context_switch(&irqs_off, &self.tasks[task], &self.tasks[next]) };
         self.switch_mm_cid(cpu, next);

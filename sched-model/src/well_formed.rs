@@ -296,6 +296,7 @@ impl<'a> Checker<'a> {
                 self.now_has(cpu, Has::Nothing);
             }
             Exec(mm) => {
+                only_if(self.facts.made.get(mm) == Some(&true), "there is no such mm")?;
                 let can = |task: usize| match self.has[task] {
                     Has::Own(_) => !self.is_counted(self.has[task]),
                     Has::Nothing => self.is_kthread(task),

@@ -32,11 +32,17 @@ where
     Lab<R>: Platform<MmData = MmData>,
     S: Accounted<Lab<R>>,
 {
+    /// In a switch, before the switch path says what runs: no user uses the CPU's id from here on. Context: interrupts off.
+    pub(crate) fn put_mm_cid(&self, cpu: usize) {
+        if self.program.kernel.cid.is_some() {
+            self.kernel.cids_in_use[cpu].poke(0);
+        }
+    }
+
     /// In a switch, after the switch path has said what runs. Context: interrupts off.
     pub(crate) fn switch_mm_cid(&self, cpu: usize, next: usize) {
         let Some(mm) = self.program.kernel.cid else { return };
         let (id, in_use) = (&self.kernel.cids[cpu], &self.kernel.cids_in_use[cpu]);
-        in_use.poke(0);
         if address(peek(|| self.tasks[next].mm())) != self.named[mm].peek().addr() {
             return;
         }
