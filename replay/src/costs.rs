@@ -183,10 +183,10 @@ where
     /// Counts what `f` does.
     fn count(&mut self, path: Path, f: impl FnOnce(&mut Self)) {
         let before = swap_counts(Counts::default());
-        swap_counts(before.from_here());
+        swap_counts(before.carried_on());
         f(self);
         let counted = swap_counts(Counts::default());
-        swap_counts(counted.from_here());
+        swap_counts(counted.carried_on());
         self.counted.push((path, counted));
     }
 

@@ -64,7 +64,7 @@ impl Counts {
     }
 
     /// Nothing done yet; who has died and is not freed is still so.
-    pub(crate) fn from_here(&self) -> Counts {
+    pub(crate) fn carried_on(&self) -> Counts {
         Counts { zombies: self.zombies, summed_until: self.summed_until, ..Counts::default() }
     }
 

@@ -263,7 +263,7 @@ where
         for (index, task) in world.tasks.iter().enumerate() {
             machine.watch_stores(Word::TaskMm.tag(index), || task.mm());
         }
-        for slot in 0..=world.program.mms.len() {
+        for slot in 0..world.slots {
             let mm = world.mm_at(machine, slot);
             machine.watch_stores(Word::Count.tag(slot), || mm.core().count());
             machine.watch_stores(Word::Users.tag(slot), || mm.core().users());
@@ -377,7 +377,7 @@ where
         if !self.switcher.strategy().borrows() {
             return;
         }
-        let slot = (0..=self.program.mms.len()).find(|&slot| machine.slot(self.mms, slot).as_ptr().addr() == at);
+        let slot = (0..self.slots).find(|&slot| machine.slot(self.mms, slot).as_ptr().addr() == at);
         let Some(slot) = slot else { return };
         let users = match self.books.adopted[task].peek() {
             0 => peek(|| self.mm_at(machine, slot).core().users()),
@@ -441,7 +441,7 @@ where
             let object = machine.slot(self.mms, slot);
             machine.is_live(object.as_ptr()) && peek(|| self.mm_at(machine, slot).core().users()) == 0
         };
-        if !(0..=self.program.mms.len()).any(without_users) {
+        if !(0..self.slots).any(without_users) {
             let message = format!("cpu{} looks for borrowers while every mm has users", machine.this_cpu());
             fail(machine, Invariant::I7, &message);
         }
