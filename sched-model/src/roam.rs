@@ -130,13 +130,14 @@ where
     fn exec_if_there_is_room(&self, queue: &Queue, task: usize) {
         let at = Location::caller();
         let new = Machine::with(|machine| {
-            if queue.execs.peek() == 0 {
+            // What is left is taken before the allocation, at which others may come first.
+            let left = queue.execs.peek();
+            let after = if left == usize::MAX { left } else { left.checked_sub(1)? };
+            queue.execs.poke(after);
+            let Some(object) = machine.alloc(self.mms, at) else {
+                queue.execs.poke(left);
                 return None;
-            }
-            let object = machine.alloc(self.mms, at)?;
-            if queue.execs.peek() != usize::MAX {
-                queue.execs.poke(queue.execs.peek() - 1);
-            }
+            };
             let slot = (0..self.slots).find(|&slot| machine.slot(self.mms, slot) == object)?;
             self.named[slot].poke(object.as_ptr());
             // Each mm's tables are beside it: where it is says where they are.
