@@ -1,4 +1,4 @@
-//! The bundled litmus tests: every strategy passes where it claims to, complete, under every memory model; and where a
+//! The bundled litmus tests: every strategy passes where it claims to, complete, under TSO and weak; and where a
 //! test says what must be found elsewhere, that is found.
 
 mod common;
@@ -8,6 +8,7 @@ use std::thread;
 
 use common::{bundled, explore, kinds};
 use lazytlb_machine::Kind;
+use lazytlb_machine::MemoryModel::{self, Sc, Tso};
 use lazytlb_sched_model::{Litmus, Setting, Strategy};
 
 /// What is wrong with one run, if anything is.
@@ -33,7 +34,9 @@ fn strategies_pass_where_they_claim_to_and_show_elsewhere_what_is_expected() {
     let mut runs = Vec::new();
     for litmus in &tests {
         for &rules in &litmus.machines {
-            for &memory in &litmus.memories {
+            // What can happen under SC can happen under TSO as well; `lazytlb compare` runs both.
+            let covered = |&&memory: &&MemoryModel| memory != Sc || !litmus.memories.contains(&Tso);
+            for &memory in litmus.memories.iter().filter(covered) {
                 let strategies = Strategy::all().filter(|&strategy| litmus.is_run_under(strategy, rules, memory));
                 runs.extend(strategies.map(|strategy| (litmus, litmus.setting(strategy, rules, memory))));
             }
