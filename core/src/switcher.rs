@@ -241,9 +241,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// Switches the address space from `prev`'s to `next`'s; the kernel switches stacks afterwards.
     ///
     /// Context: the scheduler: run queue locked, interrupts off, on `prev`'s stack. After the stack switch the kernel
-    /// calls [`finish_task_switch`](Self::finish_task_switch) on `next`'s. Where [`membarrier`](Self::membarrier) is used, a
-    /// full barrier lies between `prev`'s last user access and this call: that of the run queue's lock, which must be more than
-    /// an acquire for that (Linux `smp_mb__after_spinlock`).
+    /// calls [`finish_task_switch`](Self::finish_task_switch) on `next`'s.
     ///
     /// Ordering: a full barrier lies between `prev`'s last user access and this call (Linux has it behind the lock of the run
     /// queue, `smp_mb__after_spinlock`). A lock that is an acquire and no more is not enough for

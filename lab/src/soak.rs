@@ -288,7 +288,7 @@ fn soak_program(arguments: &Arguments, pairs: &[Pair], index: u64) -> Tally {
             found.extend(result.found);
         }
         // What was found first of the worst.
-        let worst = found.into_iter().rev().max_by_key(|found| !found.verdict.kind.is_finding());
+        let worst = found.into_iter().rev().max_by_key(|found| found.verdict.kind.gravity());
         if let Some(found) = worst {
             counts.failed += 1;
             let failure = Failure { place: (index, place), found, setting, runs: 1 };

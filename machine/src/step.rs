@@ -315,6 +315,12 @@ impl Machine {
     /// Checks one byte, as KASAN's `kasan_check_byte`: a step that reads and does nothing with what it read.
     pub fn check_byte(&self, address: usize, at: &'static Location<'static>) {
         let Some(word) = self.arena.index(address) else { return };
+        self.load_step(word);
+        self.check(word, Access::Read, at);
+    }
+
+    /// A load of which the program does not get the value: others can go before it, and that it reads the word is known.
+    pub(crate) fn load_step(&self, word: usize) {
         self.point(Next::Load { word, local: false });
         {
             let mut state = self.state.borrow_mut();
@@ -323,7 +329,6 @@ impl Machine {
             state.observe(sort::LOAD, word as u64);
         }
         self.restart_if_wrong();
-        self.check(word, Access::Read, at);
     }
 
     #[inline]

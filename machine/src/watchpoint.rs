@@ -15,8 +15,6 @@ use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::machine::{Hook, Machine};
-use crate::state::Next;
-use crate::step::sort;
 
 /// What a model is told. `tag` is what it called the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,14 +150,7 @@ impl Machine {
     /// value is what is in memory.
     pub fn look_step(&self, address: usize) -> usize {
         let Some(word) = self.arena.index(address) else { return 0 };
-        self.point(Next::Load { word, local: false });
-        {
-            let mut state = self.state.borrow_mut();
-            let who = state.who();
-            state.summary.read(word, who);
-            state.observe(sort::LOAD, word as u64);
-        }
-        self.restart_if_wrong();
+        self.load_step(word);
         self.arena.read(word) as usize
     }
 }

@@ -10,7 +10,6 @@ use crate::kernel::{KernelInterrupt, KernelStatement};
 use crate::litmus::Litmus;
 use crate::program::{InInterrupt, Program, Source, Statement, TaskDecl};
 use crate::shrink::tidy;
-use crate::strategies::Rules;
 use crate::well_formed::{check, duel};
 
 /// The most CPUs that a random program has.
@@ -34,19 +33,7 @@ pub fn litmus(program: Program) -> Litmus {
     let mut memories = MemoryModel::ALL.to_vec();
     // What a cached translation is under `weak` nobody has said.
     memories.retain(|&memory| memory != MemoryModel::Weak || !program.accesses());
-    Litmus {
-        about: String::new(),
-        program,
-        machines: Rules::ALL.to_vec(),
-        memories,
-        except: Vec::new(),
-        dropped: Vec::new(),
-        relaxed: Vec::new(),
-        mutant: None,
-        bug: None,
-        allowed: Vec::new(),
-        expected: Vec::new(),
-    }
+    Litmus { memories, ..Litmus::of(program) }
 }
 
 struct Maker {

@@ -426,7 +426,7 @@ where
         let root = self.mmus.root(cpu);
         // SAFETY: the task has a user of it, or a reference.
         let of_task = self.current_mm(cpu).map(|mm| peek(|| unsafe { mm.as_ref() }.root()));
-        let left = [Some(self.switcher.init_mm().core()).map(|mm| peek(|| mm.root())), of_task];
+        let left = [Some(peek(|| self.switcher.init_mm().core().root())), of_task];
         if !left.into_iter().flatten().any(|allowed| allowed.0 == root) {
             fail(machine, Invariant::I7, &format!("cpu{cpu} publishes its borrow no more and its MMU is still on it"));
         }

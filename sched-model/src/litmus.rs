@@ -124,6 +124,23 @@ pub struct Expectation {
 }
 
 impl Litmus {
+    /// A program on all machines, of which nothing else is said; memory models not either.
+    pub(crate) fn of(program: Program) -> Litmus {
+        Litmus {
+            about: String::new(),
+            program,
+            machines: Rules::ALL.to_vec(),
+            memories: Vec::new(),
+            except: Vec::new(),
+            dropped: Vec::new(),
+            relaxed: Vec::new(),
+            mutant: None,
+            bug: None,
+            allowed: Vec::new(),
+            expected: Vec::new(),
+        }
+    }
+
     /// Whether a bug is planted: what it finds says nothing of the strategies.
     pub fn is_mutation(&self) -> bool {
         !self.dropped.is_empty() || !self.relaxed.is_empty() || self.mutant.is_some()
@@ -267,23 +284,7 @@ impl Litmus {
         if first.text.trim_end() != MAGIC {
             return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
         }
-        let mut reader = Reader {
-            litmus: Litmus {
-                about: String::new(),
-                program: Program::default(),
-                machines: Rules::ALL.to_vec(),
-                memories: Vec::new(),
-                except: Vec::new(),
-                dropped: Vec::new(),
-                relaxed: Vec::new(),
-                mutant: None,
-                bug: None,
-                allowed: Vec::new(),
-                expected: Vec::new(),
-            },
-            columns: 0,
-            in_header: true,
-        };
+        let mut reader = Reader { litmus: Litmus::of(Program::default()), columns: 0, in_header: true };
         let mut last = first.number;
         for line in lines {
             last = line.number;

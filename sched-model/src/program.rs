@@ -135,6 +135,11 @@ impl Program {
         self.tasks.len() + cpu
     }
 
+    /// Whether a task is some CPU's idle task.
+    pub fn is_idle(&self, task: usize) -> bool {
+        task >= self.tasks.len()
+    }
+
     /// What users and references the scripts must hold at the start so that each put and drop has one: filled in from
     /// the statements.
     pub fn hold_what_is_put(mut self) -> Program {

@@ -58,16 +58,12 @@ where
     Lab<R>: Platform<MmData = MmData>,
     S: Accounted<Lab<R>>,
 {
-    fn is_idle(&self, task: usize) -> bool {
-        task >= self.program.tasks.len()
-    }
-
     /// A task's life where tasks roam.
     pub(crate) fn roam(&self, queue: &Queue, task: usize, booted: bool) -> ! {
         if !booted {
             self.finish_switch();
         }
-        if self.is_idle(task) {
+        if self.program.is_idle(task) {
             self.roam_idle(queue, task)
         }
         loop {
@@ -187,13 +183,13 @@ where
             return;
         }
         self.rqs[cpu].lock();
-        Machine::with(|machine| machine.tick(!self.is_idle(next)));
+        Machine::with(|machine| machine.tick(!self.program.is_idle(next)));
         self.switch_to(task, next);
     }
 
     /// A task has left its CPU: it waits for one again, unless it is dead.
     pub(crate) fn put_back(&self, queue: &Queue, task: usize) {
-        if self.is_idle(task) {
+        if self.program.is_idle(task) {
             return;
         }
         Machine::with(|machine| {

@@ -50,7 +50,7 @@ impl Runqueue {
         Sim.spin_until(|| self.lock.compare_exchange_full(0, 1, RQ_LOCK).ok());
     }
 
-    pub(crate) fn unlock(&self) {
+    fn unlock(&self) {
         self.lock.store(0, Release);
     }
 }
@@ -88,10 +88,8 @@ where
     fn schedule(&self, task: usize, wanted: usize) -> bool {
         let cpu = Machine::with(Machine::this_cpu);
         // An idle task is that of the CPU where the switch happens: who asked for it may have been moved since.
-        let wanted = if wanted < self.program.tasks.len() { wanted } else { self.program.idle(cpu) };
+        let wanted = if self.program.is_idle(wanted) { self.program.idle(cpu) } else { wanted };
         let rq = &self.rqs[cpu];
-        // Each CPU has an idle task of its own, and the task may have come here since it was told to switch to its CPU's.
-        let wanted = if wanted >= self.program.tasks.len() { self.program.idle(cpu) } else { wanted };
         rq.lock();
         rq.preempted.poke(rq.preempted.peek() & !(1 << wanted));
         // Whoever sets `on_cpu` has the task. Linux has only one CPU's queue that it can be picked from.
@@ -254,7 +252,7 @@ where
             if next == current {
                 return;
             }
-            if current < self.program.tasks.len() {
+            if !self.program.is_idle(current) {
                 let preempted = &self.rqs[machine.this_cpu()].preempted;
                 preempted.poke(preempted.peek() | 1 << current);
             }

@@ -526,33 +526,25 @@ impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
     }
 }
 
-impl<P: Platform> Accounted<P> for EpochQs {
-    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
-        Published::mark(cpu.borrows())
-    }
+macro_rules! epochs {
+    ($($strategy:ident),*) => {
+        $(impl<P: Platform> Accounted<P> for $strategy {
+            fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
+                Published::mark(cpu.borrows())
+            }
 
-    fn waiting(&self, shared: &Self::Shared) -> usize {
-        shared.waiting().len()
-    }
+            fn waiting(&self, shared: &Self::Shared) -> usize {
+                shared.waiting().len()
+            }
 
-    fn waits_for(&self, cpu: &Self::CpuState, _borrows: bool, _isolated: bool) -> bool {
-        cpu.borrows()
-    }
+            fn waits_for(&self, cpu: &Self::CpuState, _borrows: bool, _isolated: bool) -> bool {
+                cpu.borrows()
+            }
+        })*
+    };
 }
 
-impl<P: Platform> Accounted<P> for EpochPinned {
-    fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
-        Published::mark(cpu.borrows())
-    }
-
-    fn waiting(&self, shared: &Self::Shared) -> usize {
-        shared.waiting().len()
-    }
-
-    fn waits_for(&self, cpu: &Self::CpuState, _borrows: bool, _isolated: bool) -> bool {
-        cpu.borrows()
-    }
-}
+epochs!(EpochQs, EpochPinned);
 
 /// Does something with whichever strategy it is, and with its part of each state.
 macro_rules! each {
