@@ -8,8 +8,10 @@
 //! The machine knows nothing of address spaces.
 
 mod arena;
+mod context;
 mod machine;
 mod mix;
+mod object;
 mod policy;
 mod record;
 mod reduce;
@@ -24,7 +26,8 @@ mod weak_step;
 mod word;
 
 pub use lazytlb_kasan::ObjectKind;
-pub use machine::{Cache, Config, Machine, MemoryModel, TaskId};
+pub use machine::{Config, Machine, MemoryModel, TaskId};
+pub use object::Cache;
 pub use record::LogLine;
 pub use schedule::{Schedule, ScheduleError};
 pub use search::{Exploration, Found, Limits, Outcome, Recording, Reduction, Search};

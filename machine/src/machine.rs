@@ -5,9 +5,7 @@
 
 use core::cell::{Cell, Ref, RefCell};
 use core::fmt;
-use core::marker::PhantomData;
 use core::ops::Range;
-use core::panic::Location;
 use core::ptr::NonNull;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::rc::Rc;
@@ -16,15 +14,14 @@ use std::sync::Once;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, Yielder};
 use lazytlb_core::memory::Label;
-use lazytlb_core::platform::Context;
-use lazytlb_kasan::{Addr, BadFree, CacheId, Geometry, Kasan, ObjectKind, Track};
+use lazytlb_kasan::{Addr, Geometry, Kasan};
 
 use crate::arena::{Arena, WORD};
 use crate::policy::{Dfs, Policy};
 use crate::record::LogLine;
 use crate::reduce::Summary;
 use crate::schedule::Schedule;
-use crate::state::{Action, End, Next, Place, State, Task};
+use crate::state::{Action, End, Place, State, Task};
 use crate::verdict::{Kind, Verdict};
 use crate::watchpoint::Watchpoints;
 use crate::weak::Weak;
@@ -119,22 +116,6 @@ impl TaskId {
     }
 }
 
-/// A cache of `T`s in the arena.
-#[derive(Debug)]
-pub struct Cache<T> {
-    pub(crate) id: CacheId,
-    size: usize,
-    _of: PhantomData<fn() -> T>,
-}
-
-impl<T> Clone for Cache<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Cache<T> {}
-
 type Body = Rc<dyn Fn()>;
 /// Something that the program sets.
 pub(crate) type Hook<F> = RefCell<Option<Rc<F>>>;
@@ -154,7 +135,7 @@ pub struct Machine {
     pub(crate) nmi_handler: Hook<dyn Fn(u8)>,
     pub(crate) irq_exit: Hook<dyn Fn(u8)>,
     /// Tasks are preempted.
-    preemption: Hook<dyn Fn()>,
+    pub(crate) preemption: Hook<dyn Fn()>,
     /// What happened in this execution.
     pub(crate) record: RefCell<Schedule>,
     pub(crate) actions: Cell<Vec<Action>>,
@@ -175,7 +156,7 @@ pub struct Machine {
     /// The words whose accesses are told.
     pub(crate) watchpoints: Watchpoints,
     /// The words of each slot of each cache.
-    slots: RefCell<Vec<Range<usize>>>,
+    pub(crate) slots: RefCell<Vec<Range<usize>>>,
     /// Accesses take the slow path: memory is weak, or something is planted.
     pub(crate) unusual: bool,
     /// The dropped labels that were met, and the relaxed ones.
@@ -247,7 +228,7 @@ pub(crate) fn with_running<R>(f: impl FnOnce(&Machine) -> R) -> Option<R> {
 }
 
 /// The address that the first byte of the arena is printed as.
-const BASE: Addr = Addr(0xffff_8881_0400_0000);
+pub(crate) const BASE: Addr = Addr(0xffff_8881_0400_0000);
 /// Untouched pages cost nothing, and the default panic hook needs some to print a backtrace.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -356,73 +337,6 @@ impl Machine {
 
     // Set-up.
 
-    /// Puts a structure into the arena for good.
-    ///
-    /// It is never dropped, and must own nothing that needs to be: every execution starts from the same words.
-    ///
-    /// # Panics
-    /// If the arena is full.
-    pub fn place<T>(&self, name: &'static str, kind: ObjectKind, value: T) -> &mut T {
-        let mut once = Some(value);
-        &mut self.place_slice(name, kind, 1, |_| once.take().expect("a slice of one"))[0]
-    }
-
-    /// Puts an array into the arena for good, each element made by `init`. As [`place`](Self::place).
-    ///
-    /// # Panics
-    /// If the arena is full.
-    #[expect(clippy::mut_from_ref, reason = "each call gives out another part of the arena, once")]
-    pub fn place_slice<T>(
-        &self,
-        name: &'static str,
-        kind: ObjectKind,
-        len: usize,
-        mut init: impl FnMut(usize) -> T,
-    ) -> &mut [T] {
-        let addr = self.kasan.borrow_mut().place_static_array(name, kind, size_of::<T>(), len, align_of::<T>());
-        let addr = addr.unwrap_or_else(|full| panic!("{name} does not fit into {} bytes: {full}", self.arena.len()));
-        let first: NonNull<T> = self.host(addr).cast();
-        for index in 0..len {
-            // SAFETY: the window reserved the bytes of `len` elements, aligned.
-            let element = unsafe { first.add(index) };
-            // SAFETY: as above; nobody else has this part of the arena.
-            unsafe { element.write(init(index)) };
-        }
-        // SAFETY: all elements are initialised, the arena outlives the borrow, and nobody else has this part of it.
-        unsafe { core::slice::from_raw_parts_mut(first.as_ptr(), len) }
-    }
-
-    /// Makes a cache of `slots` objects, each made by `init` once. None of them is allocated.
-    ///
-    /// # Panics
-    /// If the arena is full.
-    pub fn create_cache<T>(
-        &self,
-        name: &'static str,
-        kind: ObjectKind,
-        slots: usize,
-        mut init: impl FnMut(usize) -> T,
-    ) -> Cache<T> {
-        let id = self.kasan.borrow_mut().create_cache(name, kind, size_of::<T>(), align_of::<T>(), slots);
-        let id = id.unwrap_or_else(|full| panic!("{name} does not fit into {} bytes: {full}", self.arena.len()));
-        let cache = Cache { id, size: size_of::<T>(), _of: PhantomData };
-        for slot in 0..slots {
-            let addr = self.kasan.borrow().slot_addr(id, slot);
-            self.slots.borrow_mut().push(self.words(addr, cache.size));
-            // SAFETY: the window reserved the bytes of the slot, aligned, and nobody else has them.
-            unsafe { self.slot(cache, slot).write(init(slot)) };
-        }
-        cache
-    }
-
-    /// Where slot `index` of a cache is.
-    ///
-    /// # Panics
-    /// If there is no such slot.
-    pub fn slot<T>(&self, cache: Cache<T>, index: usize) -> NonNull<T> {
-        self.host(self.kasan.borrow().slot_addr(cache.id, index)).cast()
-    }
-
     /// A new task, which runs `body` when a CPU is switched to it.
     ///
     /// `body` is started afresh in each execution. What it keeps on its stack must not own memory: an execution that
@@ -527,196 +441,6 @@ impl Machine {
     /// Takes a CPU off or on. Not a step; an offline CPU loses interrupts.
     pub fn set_online(&self, cpu: usize, online: bool) {
         self.state.borrow_mut().places[cpu].online = online;
-    }
-
-    /// Disables preemption; nests. A step only where tasks can be preempted.
-    pub fn preempt_disable(&self) {
-        let can_be_preempted = self.config.ticks || self.preemption.borrow().is_some();
-        if can_be_preempted && self.state.borrow_mut().me().preempt_count == 0 {
-            self.point(Next::PreemptOff);
-        }
-        self.state.borrow_mut().add_preempt_count(1);
-    }
-
-    /// Enables preemption again. Not a step.
-    pub fn preempt_enable(&self) {
-        let (unbalanced, preemptible) = {
-            let mut state = self.state.borrow_mut();
-            let unbalanced = state.me().preempt_count == 0;
-            state.add_preempt_count(if unbalanced { 0 } else { -1 });
-            let place = state.me();
-            (unbalanced, place.preempt_count == 0 && place.irqs_on && !place.in_handler() && place.in_softirq == 0)
-        };
-        if unbalanced {
-            self.fail(Kind::WrongContext, "preempt_enable without preempt_disable");
-        }
-        if preemptible && let Some(resched) = self.preemption.borrow().clone() {
-            resched();
-        }
-    }
-
-    /// From now on, or from now on no more, a timer may interrupt the running CPU before any step at which its task can be
-    /// preempted: interrupt [`TICK`](Self::TICK). Not a step. Only on a machine with [`Config::ticks`], and turned off only with
-    /// interrupts off: what is disabled behind no step cannot come before it.
-    pub fn tick(&self, on: bool) {
-        let mut state = self.state.borrow_mut();
-        let me = state.running;
-        state.summary.kick(me);
-        state.tick(on);
-    }
-
-    /// Where the running code is.
-    pub fn context(&self) -> Context {
-        let mut state = self.state.borrow_mut();
-        let place = state.me();
-        Context {
-            in_nmi: place.in_nmi,
-            in_hardirq: place.in_irq > 0,
-            in_softirq: place.in_softirq > 0,
-            preempt_disabled: place.preempt_count > 0,
-            irqs_disabled: !place.irqs_on,
-        }
-    }
-
-    /// Whether interrupts are on, on any CPU.
-    pub fn irqs_are_on(&self, cpu: usize) -> bool {
-        self.state.borrow().places[cpu].irqs_on
-    }
-
-    /// Whether a CPU is in a hardware interrupt.
-    pub fn is_in_irq(&self, cpu: usize) -> bool {
-        self.state.borrow().places[cpu].in_irq > 0
-    }
-
-    /// Says that the caller may sleep: a verdict if it must not here.
-    pub fn might_sleep(&self) {
-        self.might_sleep_by("");
-    }
-
-    /// As [`might_sleep`](Self::might_sleep); the verdict begins with the name of a rule.
-    pub fn might_sleep_by(&self, rule: &str) {
-        let Context { in_nmi, in_hardirq, in_softirq, preempt_disabled, irqs_disabled } = self.context();
-        if in_nmi || in_hardirq || in_softirq || preempt_disabled || irqs_disabled {
-            let function = self.function();
-            self.fail(Kind::SleepingWhileAtomic, format!("{rule}{function} may sleep, and must not here"));
-        }
-    }
-
-    /// Allocates an object, as a step, or [`quietly`](Self::quietly) as part of one; its memory holds what it held before. `None` if there is no more. `at` is who
-    /// asked for it.
-    pub fn alloc<T>(&self, cache: Cache<T>, at: &'static Location<'static>) -> Option<NonNull<T>> {
-        let entry = self.kasan.borrow().next_free(cache.id)?;
-        self.heap_step(self.words(entry, cache.size));
-        let track = || self.track(at);
-        let addr = self.kasan.borrow_mut().alloc(cache.id, track).ok()?;
-        if let (true, Some(word)) = (self.is_weak(), self.arena_word(addr)) {
-            let me = self.this_cpu();
-            self.weak.borrow_mut().alloc(me, word);
-        }
-        self.note(|| format!("allocate {}", self.name_of_addr(addr)));
-        Some(self.host(addr).cast())
-    }
-
-    /// Allocates an object before the first execution.
-    ///
-    /// # Panics
-    /// If there is no more.
-    pub fn alloc_at_setup<T>(&self, cache: Cache<T>) -> NonNull<T> {
-        let addr = self.kasan.borrow_mut().alloc(cache.id, Track::default).expect("as many slots as the program needs");
-        self.host(addr).cast()
-    }
-
-    /// Frees an object, as a step. A double or invalid free ends the execution. `at` is who asked for it.
-    pub fn free<T>(&self, object: NonNull<T>, at: &'static Location<'static>) {
-        let addr = self.addr_of_host(object.as_ptr().addr());
-        let size = self.kasan.borrow().object_at(addr).map_or(0, |object| object.size);
-        self.heap_step(self.words(addr, size));
-        let track = || self.track(at);
-        let freed = self.kasan.borrow_mut().free(addr, track);
-        if let Err(bad) = freed {
-            self.write_report(lazytlb_kasan::Title::Free(bad), addr, at);
-            let kind = if bad == BadFree::DoubleFree { Kind::DoubleFree } else { Kind::InvalidFree };
-            self.fail(kind, format!("{bad} of {} in {}", self.name_of_addr(addr), self.function()));
-        }
-        if let (true, Some(word)) = (self.is_weak(), self.arena_word(addr)) {
-            self.free_weakly(word, addr, at);
-        }
-        if self.config.ticks {
-            self.forget(addr, size);
-        }
-        self.note(|| format!("free {}", self.name_of_addr(addr)));
-    }
-
-    /// What a freed object held, and when it was freed, tells states apart that nobody else can.
-    fn forget(&self, addr: Addr, size: usize) {
-        self.arena.undo(self.words(addr, size));
-        let cache = self.kasan.borrow().cache_at(addr);
-        if let Some(cache) = cache {
-            self.kasan.borrow_mut().settle(cache, None);
-        }
-    }
-
-    /// Has the next object that is allocated from a cache be at slot `index`, if that is free. Not a step.
-    pub fn prefer<T>(&self, cache: Cache<T>, index: usize) {
-        self.kasan.borrow_mut().settle(cache.id, Some(index));
-    }
-
-    /// Whether the object at this address is allocated. Not a step.
-    pub fn is_live<T>(&self, object: *const T) -> bool {
-        let Some(word) = self.arena.index(object.addr()) else { return true };
-        self.kasan.borrow().check(self.addr_of(word), 1, lazytlb_kasan::Access::Read).is_ok()
-    }
-
-    /// The name of the object that a pointer points into, such as `mm_struct[1]+8`.
-    pub fn name_of_ptr<T>(&self, pointer: *const T) -> String {
-        match self.arena.offset(pointer.addr() as u64) {
-            Some(offset) => self.name_of_addr(Addr(BASE.0 + offset as u64)),
-            None => format!("{:#x}", pointer.addr()),
-        }
-    }
-
-    // Addresses.
-
-    fn host(&self, addr: Addr) -> NonNull<u8> {
-        self.arena.at((addr.0 - BASE.0) as usize)
-    }
-
-    fn addr_of_host(&self, address: usize) -> Addr {
-        match self.arena.offset(address as u64) {
-            Some(offset) => Addr(BASE.0 + offset as u64),
-            None => Addr(address as u64),
-        }
-    }
-
-    #[inline]
-    pub(crate) fn addr_of(&self, word: usize) -> Addr {
-        Addr(BASE.0 + (word * WORD) as u64)
-    }
-
-    pub(crate) fn arena_word(&self, addr: Addr) -> Option<usize> {
-        let offset = addr.0.checked_sub(BASE.0)? as usize;
-        (offset < self.arena.len()).then_some(offset / WORD)
-    }
-
-    fn words(&self, addr: Addr, size: usize) -> Range<usize> {
-        match self.arena_word(addr) {
-            Some(first) => first..(first + size.div_ceil(WORD)).min(self.arena.len() / WORD),
-            None => 0..0,
-        }
-    }
-
-    pub(crate) fn poke(&self, address: usize, value: usize) {
-        match self.arena.index(address) {
-            Some(word) => {
-                if self.arena.write(word, value as u64) {
-                    self.state.borrow_mut().changed(word);
-                }
-                if self.is_weak() {
-                    self.weak.borrow_mut().forget(word, value as u64);
-                }
-            }
-            None => panic!("a simulated word outside the arena of the machine that runs"),
-        }
     }
 
     #[inline]

@@ -21,7 +21,6 @@ use crate::policy::{Pick, Policy};
 use crate::schedule::Event;
 use crate::state::{Action, Call, End, Next, State};
 use crate::verdict::{Kind, Verdict};
-use crate::watchpoint::Seen;
 
 /// How an access is ordered, with its label and whether the word is local.
 #[derive(Clone, Copy, Debug)]
@@ -568,58 +567,6 @@ impl Machine {
         task.history = task.round_start;
     }
 
-    /// Whether interrupts are on; turns them off.
-    pub fn irq_save(&self, label: Label) -> bool {
-        if self.is_dropped(label) {
-            return false;
-        }
-        self.point(Next::IrqOff);
-        let mut state = self.state.borrow_mut();
-        let was_on = state.set_irqs(false);
-        state.observe(sort::IRQ_OFF, u64::from(was_on));
-        was_on
-    }
-
-    /// Turns interrupts on again if they were on.
-    pub fn irq_restore(&self, were_on: bool) {
-        if !were_on {
-            return;
-        }
-        self.point(Next::IrqOn);
-        {
-            let mut state = self.state.borrow_mut();
-            state.set_irqs(true);
-            state.observe(sort::IRQ_ON, 0);
-        }
-        self.tell(Seen::InterruptsOn);
-    }
-
-    /// Sends vector `vector` to the places of `mask`, the sender included if it is in. An offline CPU loses it.
-    ///
-    /// Ordered after all earlier stores of the sender.
-    pub fn send_ipi(&self, mask: u64, vector: u8) {
-        self.point(Next::Ipi);
-        let mut state = self.state.borrow_mut();
-        for place in 0..state.places.len() {
-            if mask & 1 << place == 0 {
-                continue;
-            }
-            state.summary.kick(place);
-            if state.places[place].online {
-                if self.is_weak() {
-                    self.weak.borrow_mut().send(state.running, place, vector.into());
-                }
-                state.post(place, vector);
-            } else {
-                state.lost_ipis += 1;
-            }
-        }
-        state.observe(sort::IPI, mask);
-        drop(state);
-        self.restart_if_wrong();
-        self.note(|| format!("interrupt {vector} to mask {mask:#x}"));
-    }
-
     /// Runs `f` as one step of hardware, an agent's or that of the running task's CPU, which is no choice of its own: it
     /// may look at words by [`look`](Self::look) and write its own by [`SimLocal::poke`](crate::SimLocal::poke).
     pub fn agent_step(&self, f: impl FnOnce()) {
@@ -661,159 +608,6 @@ impl Machine {
         self.commit(&mut self.state.borrow_mut(), index, new);
         self.restart_if_wrong();
         self.trace(|name| format!("update {name}: {} -> {}", self.show(old), self.show(new)), index, Order::LOCAL);
-    }
-
-    /// Runs `f` as one step, at a moment when every other CPU could be stopped: none has preemption or interrupts off, or
-    /// is in an interrupt (Linux `stop_machine`).
-    pub fn stop_machine(&self, f: impl FnOnce(&Machine)) {
-        self.point(Next::Stop);
-        self.state.borrow_mut().observe(sort::STOP, 0);
-        if self.is_weak() {
-            self.weak.borrow_mut().stop();
-        }
-        f(self);
-    }
-
-    /// The running CPU takes an interrupt: its handler runs on the interrupted task's stack.
-    #[cold]
-    fn interrupt(&self, action: Action) {
-        let (vector, nmi) = match action {
-            Action::Irq(_, vector) => (vector, false),
-            Action::Nmi(_, vector) => (vector, true),
-            _ => return,
-        };
-        let (were_on, interrupted) = {
-            let mut state = self.state.borrow_mut();
-            self.record.borrow_mut().push(Event::Did(action));
-            let were_on = state.set_irqs(false);
-            if nmi {
-                state.enter_nmi(vector);
-            } else {
-                state.take(vector);
-                state.me().in_irq += 1;
-            }
-            if self.is_weak() && vector != Self::TICK {
-                let (me, task) = (state.running, state.places[state.running].task);
-                self.weak.borrow_mut().deliver(me, u32::from(vector) | u32::from(nmi) << 8, task);
-            }
-            let task = state.current();
-            let interrupted = (task.history, task.interrupted);
-            task.interrupted = fold(task.interrupted, task.history);
-            task.history = fold(sort::HANDLER, u64::from(vector) | u64::from(nmi) << 8);
-            (were_on, interrupted)
-        };
-        self.note(|| format!("{} {vector}", if nmi { "NMI" } else { "interrupt" }));
-        let handler = if nmi { &self.nmi_handler } else { &self.handler };
-        if let Some(handler) = handler.borrow().clone() {
-            self.enter_call(if nmi { "(NMI)" } else { "(interrupt)" }, Location::caller(), true);
-            handler(vector);
-            self.leave_call();
-        }
-        self.drain_all();
-        if nmi {
-            self.state.borrow_mut().leave_nmi();
-        } else {
-            self.state.borrow_mut().me().in_irq -= 1;
-            // Softirqs, and the switch to another task if this one is preempted. It may come back on another CPU.
-            if let Some(exit) = self.irq_exit.borrow().clone() {
-                exit(vector);
-                // If it has turned them on, what comes in between comes after the return as well.
-                self.state.borrow_mut().set_irqs(false);
-                self.drain_all();
-            }
-        }
-        let mut state = self.state.borrow_mut();
-        state.set_irqs(were_on);
-        let task = state.current();
-        (task.history, task.interrupted) = interrupted;
-        drop(state);
-        if were_on {
-            self.tell(Seen::InterruptsOn);
-        }
-    }
-
-    /// Returning from an interrupt is a barrier.
-    fn drain_all(&self) {
-        let empty = self.state.borrow_mut().me().buffer.is_empty();
-        if !empty {
-            self.point(Next::Fence);
-        }
-    }
-
-    /// Runs `f` as a softirq, on the way out of an interrupt: with interrupts on.
-    pub fn softirq(&self, f: impl FnOnce()) {
-        self.state.borrow_mut().me().in_softirq += 1;
-        self.irq_restore(true);
-        f();
-        self.irq_save(Label::NONE);
-        self.state.borrow_mut().me().in_softirq -= 1;
-    }
-
-    /// Runs `f`, which gives the CPU to another task although the running one had not asked for it, and returns when the
-    /// running one is switched to again, on whatever CPU. Interrupts are off.
-    pub fn preempted(&self, f: impl FnOnce()) {
-        let here = {
-            let mut state = self.state.borrow_mut();
-            state.me().preempted += 1;
-            state.running
-        };
-        f();
-        self.state.borrow_mut().places[here].preempted -= 1;
-    }
-
-    /// A device raises an interrupt of a CPU, or a non-maskable one. A step of whoever says so, but no barrier.
-    pub fn raise(&self, cpu: usize, vector: u8, nmi: bool) {
-        self.point(Next::Yield);
-        let mut state = self.state.borrow_mut();
-        if nmi {
-            state.post_nmi(cpu, vector);
-        } else {
-            state.summary.kick(cpu);
-            state.post(cpu, vector);
-        }
-        state.observe(sort::IPI, (cpu as u64) << 16 | u64::from(vector) << 8 | u64::from(nmi) | 1 << 32);
-        drop(state);
-        self.restart_if_wrong();
-        self.note(|| format!("a device raises {} {vector} of cpu{cpu}", if nmi { "NMI" } else { "interrupt" }));
-    }
-
-    /// Waits for an interrupt and returns when one was handled.
-    pub fn idle(&self) {
-        self.granted.set(false);
-        {
-            let mut state = self.state.borrow_mut();
-            let me = state.running;
-            state.announce(Next::Idle);
-            state.points += 1;
-            match self.pick(&mut state) {
-                None => {
-                    drop(state);
-                    self.suspend_for_ever()
-                }
-                Some(action) => {
-                    state.action = action;
-                    let mine = matches!(action, Action::Irq(..) | Action::Nmi(..)) && action.place() == me;
-                    drop(state);
-                    if !mine {
-                        self.suspend();
-                    }
-                }
-            }
-        }
-        let action = self.state.borrow().action;
-        self.interrupt(action);
-    }
-
-    /// The running task's body has returned: its CPU takes interrupts for ever.
-    pub(crate) fn body_is_over(&self) -> ! {
-        {
-            let mut state = self.state.borrow_mut();
-            let task = state.current();
-            task.history = sort::DONE;
-        }
-        loop {
-            self.idle();
-        }
     }
 
     /// Begins a statement: all local state of the running task is a function of `local`. `loops` says that an earlier
@@ -868,30 +662,6 @@ impl Machine {
         value
     }
 
-    /// Gives the running CPU to another task: its stack is run from where it stopped, or from its beginning. Returns
-    /// when some CPU, this or another, switches back.
-    pub fn switch_to(&self, task: crate::machine::TaskId) {
-        let mut state = self.state.borrow_mut();
-        let me = state.running;
-        let old = state.places[me].task;
-        if old == task.0 {
-            return;
-        }
-        if let Some(elsewhere) = state.tasks[task.0].place {
-            drop(state);
-            self.fail(Kind::WrongContext, format!("{} runs on cpu{elsewhere} already", self.task_name(task)));
-            return;
-        }
-        state.observe(sort::SWITCH, task.0 as u64);
-        state.tasks[old].place = None;
-        state.tasks[task.0].place = Some(me);
-        state.places[me].task = task.0;
-        self.switching.set(true);
-        drop(state);
-        self.note(|| format!("switch to {}", self.task_name(task)));
-        self.suspend();
-    }
-
     pub(crate) fn heap_step(&self, words: core::ops::Range<usize>) {
         if self.quiet.get() == Quiet::No {
             self.point(Next::Heap);
@@ -935,11 +705,11 @@ impl Machine {
         }
     }
 
-    fn enter_call(&self, function: &'static str, at: &'static Location<'static>, irq: bool) {
+    pub(crate) fn enter_call(&self, function: &'static str, at: &'static Location<'static>, irq: bool) {
         self.state.borrow_mut().current().calls.push(Call { function, at, irq });
     }
 
-    fn leave_call(&self) {
+    pub(crate) fn leave_call(&self) {
         self.state.borrow_mut().current().calls.pop();
     }
 

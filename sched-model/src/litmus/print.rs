@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use super::{Litmus, MAGIC};
+use super::Litmus;
+use super::parse::MAGIC;
 use crate::kernel::{KernelInterrupt, KernelStatement};
 use crate::program::{InInterrupt, Program, Roam, Source, Statement};
 use crate::strategies::Rules;

@@ -1,0 +1,513 @@
+//! Litmus tests from text, line by line; every error with its place.
+
+mod kernel;
+
+use core::fmt;
+
+use lazytlb_machine::{Kind, Machine, MemoryModel};
+
+use super::{Expectation, Litmus, LitmusError};
+use crate::mutants::Mutant;
+use crate::program::{InInterrupt, Program, Roam, Source, Statement, TaskDecl};
+use crate::strategies::{Rules, Strategy};
+
+pub(super) const MAGIC: &str = "lazytlb-litmus 1";
+/// More than any search could come to the end of.
+const MOST_MMS: usize = 16;
+/// Likewise; a task is a bit in a word.
+const MOST_TASKS: usize = 32;
+/// What a machine can have; one is kept for the worker.
+const MOST_PLACES: usize = Machine::MAX_PLACES - 1;
+/// More than any search could come to the end of.
+const MOST_EXECS: usize = 1000;
+/// A CPU has so many vectors for them.
+const MOST_ARRIVING: usize = 30;
+
+/// A word of a line, with where it begins.
+#[derive(Clone, Copy)]
+struct Word<'a> {
+    text: &'a str,
+    column: usize,
+}
+
+struct Line<'a> {
+    number: usize,
+    text: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn error(&self, column: usize, message: impl Into<String>) -> LitmusError {
+        // A tab is one column wide here, so that the caret stands right.
+        let text = self.text.replace('\t', " ");
+        LitmusError { line: self.number, column, message: message.into(), text }
+    }
+
+    /// The words of a part of the line; `part` is a slice of it.
+    fn words(&self, part: &'a str) -> impl Iterator<Item = Word<'a>> + use<'a> {
+        let (text, start) = (self.text, self.text.as_ptr().addr());
+        let (mut counted, mut column) = (0, 1);
+        part.split_whitespace().map(move |word| {
+            let begins = word.as_ptr().addr() - start;
+            column += text[counted..begins].chars().count();
+            counted = begins;
+            Word { text: word, column }
+        })
+    }
+
+    /// The column right behind a part.
+    fn end(&self, part: &str) -> usize {
+        let bytes = part.as_ptr().addr() + part.trim_end().len() - self.text.as_ptr().addr();
+        self.text[..bytes].chars().count() + 1
+    }
+}
+
+/// What has been read so far.
+struct Reader {
+    litmus: Litmus,
+    /// `switch idle` is known only when all tasks are.
+    columns: usize,
+    in_header: bool,
+}
+
+impl Litmus {
+    /// Reads a litmus test.
+    ///
+    /// # Errors
+    /// With line and column, if it is none.
+    pub fn parse(text: &str) -> Result<Litmus, LitmusError> {
+        let mut lines = text.lines().enumerate().map(|(index, text)| Line { number: index + 1, text });
+        let first = lines.next().unwrap_or(Line { number: 1, text: "" });
+        if first.text.trim_end() != MAGIC {
+            return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
+        }
+        let mut reader = Reader { litmus: Litmus::of(Program::default()), columns: 0, in_header: true };
+        let mut last = first.number;
+        for line in lines {
+            last = line.number;
+            reader.line(&line)?;
+        }
+        reader.finish(last)
+    }
+}
+
+impl Reader {
+    fn line(&mut self, line: &Line<'_>) -> Result<(), LitmusError> {
+        let (code, comment) = match line.text.split_once('#') {
+            Some((code, comment)) => (code, Some(comment)),
+            None => (line.text, None),
+        };
+        if let Some(comment) = comment
+            && code.trim().is_empty()
+            && self.in_header
+            && self.litmus.program.name.is_empty()
+        {
+            self.litmus.about.push_str(comment.trim());
+            self.litmus.about.push('\n');
+        }
+        if code.trim().is_empty() {
+            return Ok(());
+        }
+        let first = line.words(code).next().expect("it is not empty");
+        match first.text {
+            "cpu" => self.columns(line, code),
+            "allow" | "expect" | "forbid" => self.condition(line, code),
+            _ if self.columns > 0 => self.row(line, code),
+            _ => self.header(line, code),
+        }
+    }
+
+    fn header(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {
+        let mut words = line.words(code);
+        let key = words.next().expect("it is not empty");
+        let mut rest: Vec<Word<'_>> = words.collect();
+        let missing = |what: &str| line.error(line.end(code), format!("expected {what} after `{}`", key.text));
+        match key.text {
+            "name" => {
+                let [name] = rest[..] else { return Err(missing("one name")) };
+                self.litmus.program.name = name.text.to_owned();
+            }
+            "machine" => self.litmus.machines = parse_all(line, &rest, str::parse::<Rules>)?,
+            "memory" => {
+                let memory = |name: &str| {
+                    let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
+                    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso, weak"))
+                };
+                self.litmus.memories = parse_all(line, &rest, memory)?;
+            }
+            "mm" => {
+                for word in &rest {
+                    if self.litmus.program.mms.iter().any(|mm| mm == word.text) {
+                        return Err(line.error(word.column, format!("there is an mm `{}` already", word.text)));
+                    }
+                    if self.litmus.program.mms.len() == MOST_MMS {
+                        return Err(line.error(word.column, format!("a test has at most {MOST_MMS} mms")));
+                    }
+                    self.litmus.program.mms.push(word.text.to_owned());
+                }
+            }
+            "user" | "kthread" => {
+                let wanted = if key.text == "user" { 2 } else { 1 };
+                if rest.len() != wanted {
+                    return Err(missing(if wanted == 2 { "a task and its mm" } else { "one task" }));
+                }
+                let mm = if wanted == 2 { Some(self.mm(line, rest.remove(1))?) } else { None };
+                let task = rest[0];
+                if task.text == "idle" || self.task(task.text).is_some() {
+                    return Err(line.error(task.column, format!("there is a task `{}` already", task.text)));
+                }
+                if self.litmus.program.tasks.len() == MOST_TASKS {
+                    return Err(line.error(task.column, format!("a test has at most {MOST_TASKS} tasks")));
+                }
+                self.litmus.program.tasks.push(TaskDecl { name: task.text.to_owned(), mm });
+            }
+            "except" => {
+                if rest.is_empty() {
+                    return Err(missing("strategies"));
+                }
+                self.litmus.except = parse_all(line, &rest, str::parse)?;
+            }
+            "check" => match rest[..] {
+                [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
+                [Word { text: "freeing-sleeps", .. }] => self.litmus.program.kernel.freeing_sleeps = true,
+                [Word { text: "pinned-roots", .. }] => self.litmus.program.kernel.pins_roots = true,
+                _ => return Err(missing("`active_mm`, `pinned-roots` or `freeing-sleeps`")),
+            },
+            "drop" | "relax" => {
+                if rest.is_empty() {
+                    return Err(missing("labels"));
+                }
+                let labels = if key.text == "drop" { &mut self.litmus.dropped } else { &mut self.litmus.relaxed };
+                labels.extend(rest.iter().map(|word| word.text.to_owned()));
+            }
+            "mutant" => {
+                let [mutant] = rest[..] else { return Err(missing("one mutant")) };
+                self.litmus.mutant = Some(parse_one(line, mutant, str::parse)?);
+            }
+            "bug" => {
+                let [number, title @ ..] = &rest[..] else { return Err(missing("a number and a title")) };
+                if title.is_empty() {
+                    return Err(missing("a title"));
+                }
+                let title: Vec<&str> = title.iter().map(|word| word.text).collect();
+                self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
+            }
+            "roam" => self.litmus.program.roam = Some(Roam { execs: execs(line, &rest)? }),
+            _ if self.kernel_header(line, key, &rest)? => {}
+            _ => {
+                return Err(line.error(
+                    key.column,
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, roam, except, word, spinlock, cid, check, drop, relax, mutant, bug, or cpu", key.text),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn mm(&self, line: &Line<'_>, word: Word<'_>) -> Result<usize, LitmusError> {
+        let found = self.litmus.program.mms.iter().position(|mm| mm == word.text);
+        found.ok_or_else(|| line.error(word.column, format!("there is no mm `{}`", word.text)))
+    }
+
+    fn task(&self, name: &str) -> Option<usize> {
+        self.litmus.program.tasks.iter().position(|task| task.name == name)
+    }
+
+    /// `cpu TASK | cpu TASK`: what runs where at the start.
+    fn columns(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {
+        if self.columns > 0 {
+            return Err(line.error(1, "the columns are named already"));
+        }
+        self.in_header = false;
+        for cell in code.split('|') {
+            let words: Vec<Word<'_>> = line.words(cell).collect();
+            if let [Word { text: "walker", .. }, cpu] = words[..] {
+                let cpus = self.litmus.program.start.len();
+                let number = cpu.text.parse().ok().filter(|&number| number < cpus);
+                let number =
+                    number.ok_or_else(|| line.error(cpu.column, "expected the number of a CPU to the left"))?;
+                if self.litmus.program.walkers.contains(&number) {
+                    return Err(line.error(cpu.column, format!("CPU {number} has a walker already")));
+                }
+                self.litmus.program.walkers.push(number);
+                self.columns += 1;
+                continue;
+            }
+            let (words, isolated) = match words[..] {
+                [key, task, Word { text: "isolated", .. }] => (vec![key, task], true),
+                _ => (words, false),
+            };
+            if isolated {
+                self.litmus.program.isolated.push(self.litmus.program.start.len());
+            }
+            let [key @ Word { text: "cpu", .. }, task] = words[..] else {
+                return Err(line.error(line.end(cell), "expected `cpu` and the task that it runs at the start"));
+            };
+            if !self.litmus.program.walkers.is_empty() {
+                return Err(line.error(key.column, "CPUs come before walkers"));
+            }
+            let start = match task.text {
+                "idle" => None,
+                name => {
+                    let number = self.task(name);
+                    Some(number.ok_or_else(|| line.error(task.column, format!("there is no task `{name}`")))?)
+                }
+            };
+            if start.is_some() && self.litmus.program.start.contains(&start) {
+                return Err(line.error(task.column, format!("`{}` runs on another CPU already", task.text)));
+            }
+            self.litmus.program.start.push(start);
+            self.litmus.program.scripts.push(Vec::new());
+            self.columns += 1;
+        }
+        if self.columns > MOST_PLACES {
+            return Err(line.error(1, format!("a machine has at most {MOST_PLACES} CPUs and walkers")));
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {
+        for (cpu, cell) in code.split('|').enumerate() {
+            let words: Vec<Word<'_>> = line.words(cell).collect();
+            let Some(&first) = words.first() else { continue };
+            if cpu >= self.columns {
+                return Err(line.error(first.column, format!("there are only {} columns", self.columns)));
+            }
+            if cpu >= self.litmus.program.start.len() {
+                return Err(line.error(first.column, "a walker has no script"));
+            }
+            let statement = self.statement(line, cell, cpu, &words)?;
+            self.litmus.program.scripts[cpu].push(statement);
+            if self.litmus.program.arriving(cpu).len() > MOST_ARRIVING {
+                return Err(line.error(first.column, format!("a CPU has at most {MOST_ARRIVING} interrupts")));
+            }
+        }
+        Ok(())
+    }
+
+    fn statement(&self, line: &Line<'_>, cell: &str, cpu: usize, words: &[Word<'_>]) -> Result<Statement, LitmusError> {
+        let missing = |what: &str| Err(line.error(line.end(cell), format!("expected {what}")));
+        let key = words[0];
+        if let Some(statement) = self.kernel_statement(line, cell, words)? {
+            return Ok(statement);
+        }
+        let statement = match (key.text, &words[1..]) {
+            ("switch", [task]) if task.text == "idle" => Statement::Switch(self.litmus.program.tasks.len() + cpu),
+            ("switch", [task]) => match self.task(task.text) {
+                Some(number) => Statement::Switch(number),
+                None => return Err(line.error(task.column, format!("there is no task `{}`", task.text))),
+            },
+            ("switch", _) => return missing("one task, or `idle`"),
+            ("exit", []) => Statement::Exit,
+            ("exec", [mm]) => Statement::Exec(self.mm(line, *mm)?),
+            ("use", [mm]) => Statement::UseMm(self.mm(line, *mm)?),
+            ("unuse", []) => Statement::UnuseMm,
+            ("mmput", [mm]) => Statement::Mmput(self.mm(line, *mm)?),
+            ("mmdrop", [mm]) => Statement::Mmdrop(self.mm(line, *mm)?),
+            ("flush", [mm]) => Statement::Flush(self.mm(line, *mm)?, false),
+            ("flush", [mm, Word { text: "freed", .. }]) => Statement::Flush(self.mm(line, *mm)?, true),
+            ("munmap", [mm]) => Statement::Munmap(self.mm(line, *mm)?),
+            ("unmap", [mm]) => Statement::Unmap(self.mm(line, *mm)?),
+            ("revive", [mm]) => Statement::Revive(self.mm(line, *mm)?),
+            ("access", []) => Statement::Access,
+            ("exec" | "use" | "munmap" | "unmap" | "revive" | "mmput" | "mmdrop" | "flush", _) => {
+                return missing("one mm");
+            }
+            ("look", []) => Statement::LookIntoActiveMm,
+            ("offline", []) => Statement::Offline,
+            ("online", []) => Statement::Online,
+            ("deep-idle", []) => Statement::DeepIdle,
+            ("goto", [number]) => match number.text.parse::<usize>() {
+                Ok(target) if target >= 1 && target <= self.litmus.program.scripts[cpu].len() => {
+                    Statement::Goto(target - 1)
+                }
+                _ => return Err(line.error(number.column, "expected the number of an earlier statement of this CPU")),
+            },
+            ("irq" | "softirq" | "nmi", what) => {
+                let source = match key.text {
+                    "irq" => Source::Irq,
+                    "softirq" => Source::Softirq,
+                    _ => Source::Nmi,
+                };
+                Statement::Interrupt(source, self.in_interrupt(line, cell, what)?)
+            }
+            ("preempt" | "migrate", [task]) => {
+                let number = self.task(task.text);
+                let number =
+                    number.ok_or_else(|| line.error(task.column, format!("there is no task `{}`", task.text)))?;
+                if key.text == "preempt" { Statement::Preempt(number) } else { Statement::Migrate(number) }
+            }
+            ("preempt" | "migrate", _) => return missing("one task"),
+            ("exit" | "unuse" | "access" | "look" | "offline" | "online" | "deep-idle", [extra, ..]) => {
+                return Err(line.error(extra.column, format!("`{}` takes nothing", key.text)));
+            }
+            _ => {
+                return Err(line.error(
+                    key.column,
+                    format!(
+                        "unknown statement `{}`; expected switch, exit, exec, use, unuse, mmput, mmdrop, flush, munmap, unmap, access, revive, look, offline, online, deep-idle, irq, softirq, nmi, preempt, migrate, goto, {}",
+                        key.text,
+                        kernel::STATEMENTS
+                    ),
+                ));
+            }
+        };
+        Ok(statement)
+    }
+
+    /// What an interrupt does.
+    fn in_interrupt(&self, line: &Line<'_>, cell: &str, words: &[Word<'_>]) -> Result<InInterrupt, LitmusError> {
+        if let Some(what) = Self::kernel_interrupt(words) {
+            return Ok(what);
+        }
+        match words {
+            [Word { text: "look", .. }] => Ok(InInterrupt::LookIntoActiveMm),
+            [Word { text: "mmput", .. }, mm] => Ok(InInterrupt::Mmput(self.mm(line, *mm)?)),
+            [Word { text: "mmdrop", .. }, mm] => Ok(InInterrupt::Mmdrop(self.mm(line, *mm)?)),
+            _ => {
+                let column = words.first().map_or(line.end(cell), |first| first.column);
+                Err(line.error(column, format!("expected look, mmput MM, mmdrop MM, {}", kernel::IN_INTERRUPT)))
+            }
+        }
+    }
+
+    fn condition(&mut self, line: &Line<'_>, code: &str) -> Result<(), LitmusError> {
+        let mut words = line.words(code);
+        let key = words.next().expect("it is not empty");
+        let rest: Vec<Word<'_>> = words.collect();
+        if key.text == "allow" {
+            self.litmus.allowed.extend(parse_all(line, &rest, kind)?);
+            return Ok(());
+        }
+        if key.text == "forbid" {
+            return self.forbid(line, &rest);
+        }
+        let [strategy, rules, kinds @ ..] = &rest[..] else {
+            return Err(line.error(line.end(code), "expected a strategy, a machine, and what is found"));
+        };
+        self.litmus.expected.push(Expectation {
+            strategy: parse_one(line, *strategy, str::parse)?,
+            rules: parse_one(line, *rules, str::parse)?,
+            kinds: parse_all(line, kinds, kind)?,
+        });
+        Ok(())
+    }
+
+    fn finish(mut self, last: usize) -> Result<Litmus, LitmusError> {
+        let at_end =
+            |message: &str| LitmusError { line: last, column: 1, message: message.into(), text: String::new() };
+        if self.litmus.program.name.is_empty() {
+            return Err(at_end("the test has no name"));
+        }
+        if self.columns == 0 {
+            return Err(at_end("the test has no CPUs: expected a line such as `cpu TASK | cpu idle`"));
+        }
+        self.litmus.program = self.litmus.program.hold_what_is_put();
+        if self.litmus.memories.is_empty() {
+            // More CPUs have more to choose from under `weak` than a suite has time for; a test may ask for it. What a cached
+            // translation is there nobody has said.
+            let program = &self.litmus.program;
+            let fits = program.cpus() <= 2 && !program.accesses() && program.roam.is_none();
+            self.litmus.memories = MemoryModel::ALL.to_vec();
+            self.litmus.memories.retain(|&memory| memory != MemoryModel::Weak || fits);
+        }
+        self.check_users().map_err(|message| at_end(&message))?;
+        self.check_roam().map_err(|message| at_end(&message))?;
+        self.check_mutant().map_err(|message| at_end(&message))?;
+        Ok(self.litmus)
+    }
+
+    /// A rule with a step wrong is run under one strategy, in place of that rule.
+    fn check_mutant(&self) -> Result<(), String> {
+        let Some(mutant) = self.litmus.mutant.filter(|&mutant| mutant != Mutant::Caller) else { return Ok(()) };
+        let Some(rules) = mutant.rules() else {
+            return match self.litmus.machines.iter().find(|rules| !Rules::SIMPLE.contains(rules)) {
+                Some(rules) => Err(format!("mutant `{mutant}` is of a strategy and does not run on {rules}")),
+                None => Ok(()),
+            };
+        };
+        let elsewhere = self.litmus.expected.iter().any(|one| one.strategy != Strategy::Refcount);
+        if self.litmus.machines != [rules] || elsewhere {
+            return Err(format!("mutant `{mutant}` is of {rules}: expected `machine {rules}`, and only `refcount`"));
+        }
+        Ok(())
+    }
+
+    /// Where tasks roam there are no scripts, and memory is ordered as the scheduler's queue is there.
+    fn check_roam(&self) -> Result<(), String> {
+        let Litmus { program, memories, .. } = &self.litmus;
+        if program.roam.is_none() {
+            return Ok(());
+        }
+        if program.scripts.iter().any(|script| !script.is_empty()) || program.start.iter().any(Option::is_some) {
+            return Err("where tasks roam, CPUs are `cpu idle` and have no statements".into());
+        }
+        if program.tasks.is_empty() || program.mms.is_empty() {
+            return Err("nobody can roam without a task and an mm".into());
+        }
+        if memories.contains(&MemoryModel::Weak) {
+            return Err("tasks roam under sc and tso only".into());
+        }
+        Ok(())
+    }
+
+    /// Every address space must come from somewhere: a task has it, a script holds it, or an exec makes it, once.
+    fn check_users(&self) -> Result<(), String> {
+        let program = &self.litmus.program;
+        for (mm, name) in program.mms.iter().enumerate() {
+            let execs = program.scripts.iter().flatten().filter(|&&statement| statement == Statement::Exec(mm)).count();
+            let tasks = program.tasks.iter().filter(|task| task.mm == Some(mm)).count();
+            let (users, references) = program.held[mm];
+            match (execs, tasks + users + references) {
+                (0, 0) if program.roam.is_some() => {}
+                (0, 0) => {
+                    return Err(format!(
+                        "mm `{name}` has no user: no task has it, no script holds it, no exec makes it"
+                    ));
+                }
+                (0, _) if tasks + users == 0 => {
+                    return Err(format!("mm `{name}` has references but no user at the start"));
+                }
+                (0, _) | (1, 0) => {}
+                (1, _) => return Err(format!("mm `{name}` is made by an exec, so nobody can have it at the start")),
+                _ => return Err(format!("mm `{name}` is made by more than one exec")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many execs `roam` allows.
+fn execs(line: &Line<'_>, rest: &[Word<'_>]) -> Result<Option<usize>, LitmusError> {
+    match rest {
+        [] => Ok(None),
+        [execs] => match execs.text.parse() {
+            Ok(execs @ 1..=MOST_EXECS) => Ok(Some(execs)),
+            _ => Err(line.error(execs.column, format!("expected how many execs, 1 to {MOST_EXECS}"))),
+        },
+        [_, extra, ..] => Err(line.error(extra.column, "`roam` takes one number")),
+    }
+}
+
+fn kind(name: &str) -> Result<Kind, String> {
+    let found = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+    found.ok_or_else(|| {
+        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        format!("unknown verdict `{name}`; there are: {}", known.join(", "))
+    })
+}
+
+fn parse_one<T, E: fmt::Display>(
+    line: &Line<'_>,
+    word: Word<'_>,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<T, LitmusError> {
+    parse(word.text).map_err(|error| line.error(word.column, error.to_string()))
+}
+
+fn parse_all<T, E: fmt::Display>(
+    line: &Line<'_>,
+    words: &[Word<'_>],
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, LitmusError> {
+    words.iter().map(|&word| parse_one(line, word, &parse)).collect()
+}
