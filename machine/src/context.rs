@@ -176,6 +176,9 @@ impl Machine {
             let interrupted = (task.history, task.interrupted);
             task.interrupted = fold(task.interrupted, task.history);
             task.history = fold(sort::HANDLER, u64::from(vector) | u64::from(nmi) << 8);
+            // What comes in between may wait, too.
+            let wait = core::mem::take(&mut task.wait);
+            task.interrupted_waits.push(wait);
             (were_on, interrupted)
         };
         self.note(|| format!("{} {vector}", if nmi { "NMI" } else { "interrupt" }));
@@ -202,6 +205,7 @@ impl Machine {
         state.set_irqs(were_on);
         let task = state.current();
         (task.history, task.interrupted) = interrupted;
+        task.wait = task.interrupted_waits.pop().expect("pushed above");
         drop(state);
         if were_on {
             self.tell(Seen::InterruptsOn);

@@ -215,6 +215,33 @@ pub(crate) struct Call {
     pub(crate) irq: bool,
 }
 
+/// What a wait loop knows of what it waits for.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Wait {
+    /// The words read since its round began, while it watches.
+    pub(crate) reads: Vec<usize>,
+    pub(crate) watching: bool,
+    /// Whether one of them has changed since.
+    pub(crate) dirty: bool,
+    /// Whether one was read that was not the newest.
+    pub(crate) stale: bool,
+    /// The task has polled in vain with what was not the newest: this time it reads the newest.
+    pub(crate) newest: bool,
+    pub(crate) round_start: u64,
+}
+
+impl Wait {
+    fn changed(&mut self, word: usize) {
+        self.dirty |= self.watching && self.reads.contains(&word);
+    }
+
+    fn hash(&self) -> u64 {
+        let flags = u64::from(self.dirty) | u64::from(self.watching) << 1;
+        let reads = self.reads.iter().fold(0, |sum: u64, &word| sum.wrapping_add(term(word as u64, 1)));
+        if self.watching { flags ^ reads } else { flags }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) name: String,
@@ -225,16 +252,10 @@ pub(crate) struct Task {
     pub(crate) history: u64,
     /// Histories of what its interrupt handlers have interrupted.
     pub(crate) interrupted: u64,
-    /// The words read since the wait began, while it watches.
-    pub(crate) reads: Vec<usize>,
-    pub(crate) watching: bool,
-    /// Whether one of them has changed since.
-    pub(crate) dirty: bool,
-    /// Whether one was read that was not the newest.
-    pub(crate) stale: bool,
-    /// The task has polled in vain with what was not the newest: this time it reads the newest.
-    pub(crate) newest: bool,
-    pub(crate) round_start: u64,
+    /// The wait that it is in, if it is in one.
+    pub(crate) wait: Wait,
+    /// The waits that its interrupt handlers have interrupted, which wait themselves.
+    pub(crate) interrupted_waits: Vec<Wait>,
     pub(crate) calls: Vec<Call>,
 }
 
@@ -246,12 +267,8 @@ impl Task {
             place: None,
             history: 0,
             interrupted: 0,
-            reads: Vec::new(),
-            watching: false,
-            dirty: false,
-            stale: false,
-            newest: false,
-            round_start: 0,
+            wait: Wait::default(),
+            interrupted_waits: Vec::new(),
             calls: Vec::new(),
         }
     }
@@ -260,11 +277,8 @@ impl Task {
         self.place = None;
         self.history = term(id as u64, 0);
         self.interrupted = 0;
-        self.reads.clear();
-        self.watching = false;
-        self.dirty = false;
-        self.stale = false;
-        self.newest = false;
+        self.wait = Wait::default();
+        self.interrupted_waits.clear();
         self.calls.clear();
     }
 }
@@ -370,10 +384,9 @@ impl State {
     /// The running task has read a word: a waiting loop goes on when it changes.
     #[inline]
     pub(crate) fn watch(&mut self, word: usize) {
-        let handler = self.me().in_handler();
         let task = self.current();
-        if task.watching && !handler && !task.reads.contains(&word) {
-            task.reads.push(word);
+        if task.wait.watching && !task.wait.reads.contains(&word) {
+            task.wait.reads.push(word);
         }
     }
 
@@ -381,9 +394,8 @@ impl State {
     #[inline]
     pub(crate) fn changed(&mut self, word: usize) {
         for task in &mut self.tasks {
-            if task.watching && !task.dirty && task.reads.contains(&word) {
-                task.dirty = true;
-            }
+            task.wait.changed(word);
+            task.interrupted_waits.iter_mut().for_each(|wait| wait.changed(word));
         }
     }
 
@@ -486,7 +498,7 @@ impl State {
     fn can_go_on(&self, id: usize) -> bool {
         let place = &self.places[id];
         match place.next {
-            Next::Wait => self.tasks[place.task].dirty,
+            Next::Wait => self.tasks[place.task].wait.dirty,
             Next::Stop => place.buffer.is_empty() && self.others_can_be_stopped(id),
             _ => false,
         }
@@ -599,10 +611,9 @@ impl State {
             hash ^= term(id as u64, one);
         }
         for (id, task) in self.tasks.iter().enumerate() {
-            let mut one =
-                fold(fold(task.history, task.interrupted), u64::from(task.dirty) | u64::from(task.watching) << 1);
-            if task.watching {
-                one ^= task.reads.iter().fold(0, |sum: u64, &word| sum.wrapping_add(term(word as u64, 1)));
+            let mut one = fold(fold(task.history, task.interrupted), task.wait.hash());
+            for wait in &task.interrupted_waits {
+                one = fold(one, wait.hash());
             }
             hash ^= term(id as u64 + 1000, one);
         }

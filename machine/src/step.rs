@@ -512,17 +512,17 @@ impl Machine {
         let blocked = {
             let mut state = self.state.borrow_mut();
             let task = state.current();
-            let blocked = task.watching && !task.dirty && !task.stale;
-            task.watching = true;
+            let blocked = task.wait.watching && !task.wait.dirty && !task.wait.stale;
+            task.wait.watching = true;
             // Who has polled in vain with an old store reads the newest next: a loop that never does has no end.
-            task.newest = core::mem::take(&mut task.stale);
+            task.wait.newest = core::mem::take(&mut task.wait.stale);
             blocked
         };
         self.point(if blocked { Next::Wait } else { Next::Yield });
         let mut state = self.state.borrow_mut();
         let task = state.current();
-        task.dirty = false;
-        task.reads.clear();
+        task.wait.dirty = false;
+        task.wait.reads.clear();
         state.observe(sort::HINT, 0);
     }
 
@@ -530,11 +530,11 @@ impl Machine {
     pub(crate) fn begin_round(&self) {
         let mut state = self.state.borrow_mut();
         let task = state.current();
-        task.round_start = task.history;
-        task.watching = true;
-        task.dirty = false;
-        task.stale = false;
-        task.reads.clear();
+        task.wait.round_start = task.history;
+        task.wait.watching = true;
+        task.wait.dirty = false;
+        task.wait.stale = false;
+        task.wait.reads.clear();
         if self.is_weak() {
             let (me, task) = (state.running, state.places[state.running].task);
             self.weak.borrow_mut().begin_round(me, task);
@@ -548,23 +548,23 @@ impl Machine {
             let (me, id) = (state.running, state.places[state.running].task);
             let task = &mut state.tasks[id];
             if ready {
-                task.watching = false;
-                task.stale = false;
-                task.newest = false;
-                task.reads.clear();
+                task.wait.watching = false;
+                task.wait.stale = false;
+                task.wait.newest = false;
+                task.wait.reads.clear();
                 if self.is_weak() {
                     self.weak.borrow_mut().end_round(me, id, false);
                 }
                 return;
             }
-            task.history = fold(task.round_start, sort::WAIT);
+            task.history = fold(task.wait.round_start, sort::WAIT);
         }
         let again = self.is_weak() && self.round_has_failed();
         self.point(if again { Next::Yield } else { Next::Wait });
         let mut state = self.state.borrow_mut();
         let task = state.current();
-        task.watching = false;
-        task.history = task.round_start;
+        task.wait.watching = false;
+        task.history = task.wait.round_start;
     }
 
     /// Runs `f` as one step of hardware, an agent's or that of the running task's CPU, which is no choice of its own: it

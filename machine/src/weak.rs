@@ -524,7 +524,7 @@ impl Weak {
             }
         }
         for (id, (task, round)) in state.tasks.iter().zip(&self.rounds).enumerate() {
-            let flags = u64::from(task.stale) | u64::from(task.newest) << 1;
+            let flags = u64::from(task.wait.stale) | u64::from(task.wait.newest) << 1;
             let round = round.as_ref().map_or(0, |round| views(round, task.place.unwrap_or(places)));
             if flags != 0 || round != 0 {
                 hash ^= term(TASKS | id as u64, fold(round, flags));

@@ -94,11 +94,11 @@ impl Machine {
         let handler = state.me().in_handler();
         let age = match ages {
             &[only] => only,
-            _ if state.current().newest && !handler => ages[0],
+            _ if state.current().wait.newest && !handler => ages[0],
             _ => self.pick_read(state, ages)?,
         };
         if !handler && age > 0 {
-            state.current().stale = true;
+            state.current().wait.stale = true;
         }
         Some(age)
     }
@@ -275,8 +275,8 @@ impl Machine {
         let (me, task) = (state.running, state.places[state.running].task);
         self.weak.borrow_mut().end_round(me, task, true);
         let of_task = &mut state.tasks[task];
-        let stale = core::mem::take(&mut of_task.stale);
-        of_task.newest = stale;
+        let stale = core::mem::take(&mut of_task.wait.stale);
+        of_task.wait.newest = stale;
         // The round that reads the newest at once is explored as well, and comes to the same.
         if stale && matches!(&*self.policy.borrow(), Policy::Dfs(_)) {
             state.end = Some(End::Pruned);

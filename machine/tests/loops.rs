@@ -111,3 +111,31 @@ fn an_endless_loop_is_a_finite_space() {
         }
     }
 }
+
+/// What comes in while a task waits may wait itself, before and after what the task waits for has changed: it is woken all
+/// the same.
+#[test]
+fn an_interrupt_that_waits_itself_takes_no_wake_up_away() {
+    type Word = <Sim as Memory>::AtomicUsize;
+    for memory in MemoryModel::ALL {
+        let machine = Machine::new(Config { cpus: 2, memory, bytes: 4 << 10, ..Config::default() });
+        let place = |name| -> &'static Word { leak(machine.place(name, ObjectKind::Other, AtomicWord::new(0))) };
+        let (asked, lock) = (place("asked"), place("lock"));
+        let locked = || {
+            Sim.spin_until(|| lock.compare_exchange(0, 1, Acquire, Relaxed).ok());
+            lock.store(0, Release);
+        };
+        let waiter = machine.add_task("waiter", move || Sim.spin_until(|| (asked.load(Acquire) == 1).then_some(())));
+        machine.boot(waiter, true);
+        let asker = machine.add_task("asker", move || {
+            Machine::with(|machine| machine.send_ipi(1, 0));
+            asked.store(1, Release);
+            locked();
+        });
+        machine.boot(asker, true);
+        machine.on_interrupt(move |_| locked());
+        let exploration = machine.explore(Search::Exhaustive(Reduction::Full), Limits::default());
+        assert_eq!(exploration.found, [], "{memory}");
+        assert!(exploration.complete);
+    }
+}
