@@ -113,9 +113,15 @@ impl Model {
             _ => {}
         }
         match setting.rules {
-            Rules::Ipi => Self::on_simple_rules::<IpiFlush>(program, setting),
-            Rules::IpiUnlazy => Self::on_simple_rules::<IpiUnlazy>(program, setting),
-            Rules::Broadcast => Self::on_simple_rules::<BroadcastFlush>(program, setting),
+            Rules::Ipi => match setting.mutant.filter(|&mutant| mutant != Mutant::Caller) {
+                Some(mutant) => Self::wrong_strategy::<IpiFlush>(program, setting, mutant),
+                None => setting.strategy.with(OnRules { program, setting, rules: PhantomData::<IpiFlush> }),
+            },
+            Rules::Broadcast => match setting.mutant.filter(|&mutant| mutant != Mutant::Caller) {
+                Some(mutant) => Self::wrong_strategy::<BroadcastFlush>(program, setting, mutant),
+                None => Self::on_rules::<BroadcastFlush>(program, setting),
+            },
+            Rules::IpiUnlazy => Self::on_rules::<IpiUnlazy>(program, setting),
             Rules::X86Linux612 => Self::on_rules::<X86_6_12<SLOTS>>(program, setting),
             Rules::X86Linux614 => Self::on_rules::<X86_6_14<SLOTS, TRIM>>(program, setting),
             Rules::Plain => Self::on_rules::<Plain>(program, setting),
@@ -124,37 +130,37 @@ impl Model {
         }
     }
 
-    /// On simple rules each strategy is a type of its own, and some have mutants.
-    fn on_simple_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
+    /// A strategy with a step wrong, whatever strategy is named.
+    fn wrong_strategy<R: 'static>(program: &Program, setting: &Setting, mutant: Mutant) -> Model
     where
         Lab<R>: AnyPlatform + Platform<MmData = MmData>,
     {
         let on = OnRules { program, setting, rules: PhantomData::<R> };
-        match setting.mutant {
-            Some(Mutant::CountAfterGive) => on.call(Convert::<CountAfterGive>::new()),
-            Some(Mutant::StaleSlot) => on.call(Convert::<StaleSlot>::new()),
-            Some(Mutant::JudgeBeforeTaking) => on.call(Convert::<JudgeBeforeTaking>::new()),
-            Some(Mutant::BackupFirst) => on.call(General::<BackupFirst>::new()),
-            Some(Mutant::WildcardHolds) => on.call(General::<WildcardHolds>::new()),
-            Some(Mutant::NoSecondLook) => on.call(General::<NoSecondLook>::new()),
-            Some(Mutant::DropInInterrupt) => on.call(Convert::<DropInInterrupt>::new()),
-            Some(Mutant::EmptiedEarly) => on.call(Convert::<EmptiedEarly>::new()),
-            Some(Mutant::LooksTooSoon) => on.call(LooksTooSoon),
-            Some(Mutant::DropBeforeLoad) => on.call(PerCpu::<DropBeforeLoad>::new()),
-            _ => setting.strategy.with(on),
+        match mutant {
+            Mutant::CountAfterGive => on.call(Convert::<CountAfterGive>::new()),
+            Mutant::StaleSlot => on.call(Convert::<StaleSlot>::new()),
+            Mutant::JudgeBeforeTaking => on.call(Convert::<JudgeBeforeTaking>::new()),
+            Mutant::BackupFirst => on.call(General::<BackupFirst>::new()),
+            Mutant::WildcardHolds => on.call(General::<WildcardHolds>::new()),
+            Mutant::NoSecondLook => on.call(General::<NoSecondLook>::new()),
+            Mutant::DropInInterrupt => on.call(Convert::<DropInInterrupt>::new()),
+            Mutant::EmptiedEarly => on.call(Convert::<EmptiedEarly>::new()),
+            Mutant::LooksTooSoon => on.call(LooksTooSoon),
+            Mutant::DropBeforeLoad => on.call(PerCpu::<DropBeforeLoad>::new()),
+            _ => unreachable!("{mutant:?} is no strategy's"),
         }
     }
 
-    /// On the rules of architectures strategies are chosen at boot: there are too many pairs for a type each.
+    /// Strategies are chosen at boot on all rules but one: there are too many pairs for a type each.
     ///
     /// # Panics
-    /// If a mutant of a strategy is asked for, which runs on simple rules only.
+    /// If a mutant of a strategy is asked for, which does not run here.
     fn on_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
     where
         Lab<R>: AnyPlatform + Platform<MmData = MmData>,
     {
         let mutant = setting.mutant.filter(|&mutant| mutant != Mutant::Caller);
-        assert!(mutant.is_none(), "{mutant:?} runs on simple rules only");
+        assert!(mutant.is_none(), "{mutant:?} does not run on {}", setting.rules);
         match setting.strategy.at_boot() {
             Some(strategy) => Self::with::<R, _>(program, setting, strategy),
             None => Self::with::<R, _>(program, setting, Unprotected),

@@ -218,6 +218,9 @@ impl Rules {
     /// Those of `core`: an architecture's rule cut down to one idea. Traces are replayed on them.
     pub const SIMPLE: [Rules; 3] = [Rules::Ipi, Rules::IpiUnlazy, Rules::Broadcast];
 
+    /// Those that a strategy with a step wrong is run on.
+    pub const OF_MUTANTS: [Rules; 2] = [Rules::Ipi, Rules::Broadcast];
+
     /// Those of `shootdown`: what architectures do about cached translations.
     pub const OF_ARCHITECTURES: [Rules; 5] =
         [Rules::Plain, Rules::X86Linux612, Rules::X86Linux614, Rules::PowerRadix, Rules::Arm64];

@@ -420,7 +420,7 @@ impl Reader {
     fn check_mutant(&self) -> Result<(), String> {
         let Some(mutant) = self.litmus.mutant.filter(|&mutant| mutant != Mutant::Caller) else { return Ok(()) };
         let Some(rules) = mutant.rules() else {
-            return match self.litmus.machines.iter().find(|rules| !Rules::SIMPLE.contains(rules)) {
+            return match self.litmus.machines.iter().find(|rules| !Rules::OF_MUTANTS.contains(rules)) {
                 Some(rules) => Err(format!("mutant `{mutant}` is of a strategy and does not run on {rules}")),
                 None => Ok(()),
             };
