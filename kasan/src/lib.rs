@@ -28,4 +28,4 @@ mod window;
 pub use report::{Note, Report, Title};
 pub use shadow::{Access, Addr, BadAccess, BugType, GRANULE};
 pub use track::{Frame, Track};
-pub use window::{BadFree, CacheId, Full, Geometry, Kasan, ObjectInfo, ObjectKind, OutOfMemory, SlotState};
+pub use window::{BadFree, CacheId, Full, Geometry, Kasan, ObjectInfo, ObjectKind, OutOfMemory, Saved, SlotState};

@@ -162,14 +162,22 @@ struct Static {
     kind: ObjectKind,
 }
 
-/// What [`Kasan::reset`] puts back.
+/// Which objects there are at some moment: what [`Kasan::save`] takes and [`Kasan::restore`] puts back.
 #[derive(Clone, Debug)]
-struct Image {
+pub struct Saved {
+    version: u64,
     shadow: Vec<u8>,
     slots: Vec<Slot>,
     free: Vec<Vec<usize>>,
     quarantine: VecDeque<(usize, usize)>,
     hash: u64,
+}
+
+impl Saved {
+    /// What [`Kasan::version`] was.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
 }
 
 /// A window of addresses, with one shadow byte for each 8 of them.
@@ -189,8 +197,11 @@ pub struct Kasan {
     quarantine: VecDeque<(usize, usize)>,
     hash: u64,
     recording: bool,
-    image: Option<Image>,
-    touched: bool,
+    /// What [`Kasan::reset`] puts back.
+    sealed: Option<Saved>,
+    version: u64,
+    /// The highest version so far.
+    newest: u64,
 }
 
 /// The redzone before the first object and behind each one: two granules, as the kernel's smallest.
@@ -217,8 +228,9 @@ impl Kasan {
             quarantine: VecDeque::new(),
             hash: 0,
             recording: false,
-            image: None,
-            touched: false,
+            sealed: None,
+            version: 0,
+            newest: 0,
         }
     }
 
@@ -318,7 +330,6 @@ impl Kasan {
         let cache = &mut self.caches[id];
         let slot = cache.free.pop().ok_or(OutOfMemory)?;
         self.hash ^= free_term(id, cache.free.len(), slot) ^ live_term(id, slot);
-        self.touched = true;
         let start = cache.start + slot * cache.stride;
         unpoison(&mut self.shadow, start, cache.size);
         let global = cache.first_slot + slot;
@@ -330,6 +341,7 @@ impl Kasan {
         if self.recording {
             self.history[global] = History { allocated: Some(track()), ..History::default() };
         }
+        self.is_another_version();
         Ok(self.addr(start))
     }
 
@@ -349,7 +361,7 @@ impl Kasan {
         self.hash ^= hash(free);
         free.sort_unstable_by_key(|&slot| (Some(slot) == first, core::cmp::Reverse(slot)));
         self.hash ^= hash(free);
-        self.touched = true;
+        self.is_another_version();
     }
 
     /// Frees the object at `addr`.
@@ -369,7 +381,7 @@ impl Kasan {
             SlotState::Fresh => return Err(BadFree::InvalidFree),
             SlotState::Freed | SlotState::Quarantined => return Err(BadFree::DoubleFree),
         }
-        self.touched = true;
+        self.is_another_version();
         self.hash ^= live_term(id, slot);
         let granules = start / GRANULE..(start + size).div_ceil(GRANULE);
         self.shadow[granules.clone()].fill(FREED);
@@ -519,16 +531,48 @@ impl Kasan {
         self.history.fill(History::default());
     }
 
-    /// Makes the state now the one that [`reset`](Self::reset) comes back to.
-    pub fn seal(&mut self) {
-        self.image = Some(Image {
+    fn is_another_version(&mut self) {
+        self.newest += 1;
+        self.version = self.newest;
+    }
+
+    /// A number for the objects that there are now: it changes when one is allocated or freed, and comes back only when
+    /// what was saved under it is restored.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The objects that there are now. Tracks are not among what is saved.
+    pub fn save(&self) -> Saved {
+        Saved {
+            version: self.version,
             shadow: self.shadow.clone(),
             slots: self.slots.clone(),
             free: self.caches.iter().map(|cache| cache.free.clone()).collect(),
             quarantine: self.quarantine.clone(),
             hash: self.hash,
-        });
-        self.touched = false;
+        }
+    }
+
+    /// Puts saved objects back; costs nothing if none was allocated or freed since.
+    pub fn restore(&mut self, saved: &Saved) {
+        if self.version == saved.version {
+            return;
+        }
+        self.version = saved.version;
+        self.shadow.copy_from_slice(&saved.shadow);
+        self.slots.copy_from_slice(&saved.slots);
+        for (cache, free) in self.caches.iter_mut().zip(&saved.free) {
+            cache.free.clone_from(free);
+        }
+        self.quarantine.clone_from(&saved.quarantine);
+        self.hash = saved.hash;
+    }
+
+    /// Makes the state now the one that [`reset`](Self::reset) comes back to.
+    pub fn seal(&mut self) {
+        self.sealed = Some(self.save());
     }
 
     /// Puts the sealed state back; costs nothing if nothing was allocated or freed since. Tracks are forgotten.
@@ -539,18 +583,9 @@ impl Kasan {
         if self.recording {
             self.history.fill(History::default());
         }
-        if !self.touched {
-            return;
-        }
-        let image = self.image.as_ref().expect("seal comes before reset");
-        self.shadow.copy_from_slice(&image.shadow);
-        self.slots.copy_from_slice(&image.slots);
-        for (cache, free) in self.caches.iter_mut().zip(&image.free) {
-            cache.free.clone_from(free);
-        }
-        self.quarantine.clone_from(&image.quarantine);
-        self.hash = image.hash;
-        self.touched = false;
+        let sealed = self.sealed.take().expect("seal comes before reset");
+        self.restore(&sealed);
+        self.sealed = Some(sealed);
     }
 
     /// A hash of all that matters for the future: which slots are live, and in which order the others will be reused.

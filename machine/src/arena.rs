@@ -1,7 +1,7 @@
 //! The simulated memory: one allocation, in which the simulated program's own structures lie.
 //!
 //! A word is known by its address, so a structure has the layout that it has natively, cache lines included. What the
-//! program changes is written down the first time in each execution, and going back to the start costs only that.
+//! program changes is written down the first time after each mark, so that going back to the mark costs only that.
 //! The hash of the memory changes with every word that changes; pointers into the arena are hashed as offsets, so it is
 //! the same in every process.
 
@@ -13,6 +13,13 @@ use std::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 use crate::mix::term;
 
 pub(crate) const WORD: usize = size_of::<u64>();
+/// The contents at some moment of an execution, to go back to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    journalled: usize,
+    hash: u64,
+}
+
 /// Rows of a KASAN report, and more than any cache line.
 const ALIGN: usize = 128;
 
@@ -21,11 +28,14 @@ pub(crate) struct Arena {
     base: NonNull<u64>,
     words: usize,
     hash: Cell<u64>,
-    /// What the words that this execution has changed held when it began.
+    /// What words held before they were changed, in the order in which that happened.
     journal: RefCell<Vec<(usize, u64)>>,
-    /// The execution in which each word was journalled last.
+    /// The mark after which each word was journalled last.
     journalled: Vec<Cell<u32>>,
-    execution: Cell<u32>,
+    /// How many marks there were.
+    marks: Cell<u32>,
+    /// What each execution starts from.
+    start: RefCell<Box<[u64]>>,
     /// Whether the hash is kept.
     hashing: Cell<bool>,
 }
@@ -43,7 +53,8 @@ impl Arena {
             hash: Cell::new(0),
             journal: RefCell::default(),
             journalled: vec![Cell::new(0); words],
-            execution: Cell::new(1),
+            marks: Cell::new(1),
+            start: RefCell::default(),
             hashing: Cell::new(true),
         }
     }
@@ -92,8 +103,8 @@ impl Arena {
         if old == value {
             return false;
         }
-        let execution = self.execution.get();
-        if self.journalled[index].replace(execution) != execution {
+        let mark = self.marks.get();
+        if self.journalled[index].replace(mark) != mark {
             self.journal.borrow_mut().push((index, old));
         }
         if !self.hashing.get() {
@@ -130,33 +141,44 @@ impl Arena {
     /// Makes the contents now the start of every execution.
     pub(crate) fn seal(&self) {
         self.journal.borrow_mut().clear();
+        *self.start.borrow_mut() = (0..self.words).map(|index| self.read(index)).collect();
         self.hash.set(0);
-        self.next_execution();
+        self.next_mark();
     }
 
     /// Goes back to the start.
     pub(crate) fn reset(&self) {
-        for (index, value) in self.journal.borrow_mut().drain(..) {
+        self.go_back(Mark { journalled: 0, hash: 0 });
+    }
+
+    /// The contents now.
+    pub(crate) fn mark(&self) -> Mark {
+        self.next_mark();
+        Mark { journalled: self.journal.borrow().len(), hash: self.hash.get() }
+    }
+
+    /// Goes back to what the contents were when the mark was made, in this execution.
+    pub(crate) fn go_back(&self, mark: Mark) {
+        for (index, value) in self.journal.borrow_mut().drain(mark.journalled..).rev() {
             self.word(index).set(value);
         }
-        self.hash.set(0);
-        self.next_execution();
+        self.hash.set(mark.hash);
+        self.next_mark();
     }
 
     /// Words hold again what they held when the execution began.
     pub(crate) fn undo(&self, words: core::ops::Range<usize>) {
-        let changed: Vec<_> =
-            self.journal.borrow().iter().filter(|(index, _)| words.contains(index)).copied().collect();
-        for (index, value) in changed {
+        for index in words {
+            let value = self.start.borrow()[index];
             self.write(index, value);
         }
     }
 
-    fn next_execution(&self) {
-        self.execution.set(self.execution.get().wrapping_add(1));
-        if self.execution.get() == 0 {
+    fn next_mark(&self) {
+        self.marks.set(self.marks.get().wrapping_add(1));
+        if self.marks.get() == 0 {
             self.journalled.iter().for_each(|word| word.set(0));
-            self.execution.set(1);
+            self.marks.set(1);
         }
     }
 }
@@ -191,6 +213,28 @@ mod tests {
         arena.write(0, 0);
         arena.write(1, 0);
         assert_eq!(arena.hash(), start);
+    }
+
+    #[test]
+    fn marks_nest() {
+        let arena = Arena::new(1024);
+        arena.seal();
+        arena.write(0, 1);
+        let (outer, then) = (arena.mark(), arena.hash());
+        arena.write(0, 2);
+        arena.write(1, 2);
+        let inner = arena.mark();
+        arena.write(0, 3);
+        arena.write(0, 4);
+        arena.go_back(inner);
+        assert_eq!((arena.read(0), arena.read(1)), (2, 2));
+        arena.write(1, 9);
+        arena.go_back(inner);
+        assert_eq!((arena.read(0), arena.read(1)), (2, 2), "as often as one likes");
+        arena.go_back(outer);
+        assert_eq!((arena.read(0), arena.read(1), arena.hash()), (1, 0, then));
+        arena.reset();
+        assert_eq!(arena.read(0), 0);
     }
 
     #[test]

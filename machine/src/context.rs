@@ -16,7 +16,7 @@ use crate::watchpoint::Seen;
 impl Machine {
     /// Disables preemption; nests. A step only where tasks can be preempted.
     pub fn preempt_disable(&self) {
-        let can_be_preempted = self.config.ticks || self.preemption.borrow().is_some();
+        let can_be_preempted = self.config.ticks || self.preemption.get().is_some();
         if can_be_preempted && self.state.borrow_mut().me().preempt_count == 0 {
             self.point(Next::PreemptOff);
         }
@@ -35,7 +35,7 @@ impl Machine {
         if unbalanced {
             self.fail(Kind::WrongContext, "preempt_enable without preempt_disable");
         }
-        if preemptible && let Some(resched) = self.preemption.borrow().clone() {
+        if preemptible && let Some(resched) = self.preemption.get() {
             resched();
         }
     }
@@ -183,7 +183,7 @@ impl Machine {
         };
         self.note(|| format!("{} {vector}", if nmi { "NMI" } else { "interrupt" }));
         let handler = if nmi { &self.nmi_handler } else { &self.handler };
-        if let Some(handler) = handler.borrow().clone() {
+        if let Some(handler) = handler.get() {
             self.enter_call(if nmi { "(NMI)" } else { "(interrupt)" }, Location::caller(), true);
             handler(vector);
             self.leave_call();
@@ -194,7 +194,7 @@ impl Machine {
         } else {
             self.state.borrow_mut().me().in_irq -= 1;
             // Softirqs, and the switch to another task if this one is preempted. It may come back on another CPU.
-            if let Some(exit) = self.irq_exit.borrow().clone() {
+            if let Some(exit) = self.irq_exit.get() {
                 exit(vector);
                 // If it has turned them on, what comes in between comes after the return as well.
                 self.state.borrow_mut().set_irqs(false);

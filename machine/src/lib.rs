@@ -17,6 +17,8 @@ mod record;
 mod reduce;
 mod schedule;
 mod search;
+mod snapshot;
+mod stacks;
 mod state;
 mod step;
 mod verdict;

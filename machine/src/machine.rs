@@ -3,16 +3,13 @@
 //! One machine runs on one thread. While it runs, [`Sim`](crate::Sim) finds it through a thread local; set-up and
 //! inspection happen outside a run and act on memory directly.
 
-use core::cell::{Cell, Ref, RefCell};
+use core::cell::{Cell, OnceCell, Ref, RefCell};
 use core::fmt;
 use core::ops::Range;
-use core::ptr::NonNull;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::rc::Rc;
 use std::sync::Once;
 
-use corosensei::stack::DefaultStack;
-use corosensei::{Coroutine, Yielder};
 use lazytlb_core::memory::Label;
 use lazytlb_kasan::{Addr, Geometry, Kasan};
 
@@ -21,6 +18,8 @@ use crate::policy::{Dfs, Policy};
 use crate::record::LogLine;
 use crate::reduce::Summary;
 use crate::schedule::Schedule;
+use crate::snapshot::Snapshots;
+use crate::stacks::Stacks;
 use crate::state::{Action, End, Place, State, Task};
 use crate::verdict::{Kind, Verdict};
 use crate::watchpoint::Watchpoints;
@@ -117,12 +116,20 @@ impl TaskId {
 }
 
 type Body = Rc<dyn Fn()>;
-/// Something that the program sets.
-pub(crate) type Hook<F> = RefCell<Option<Rc<F>>>;
+/// Something that the program sets, once. It is called by reference: a count on a stack would be given back as often as
+/// the stack is gone back to.
+pub(crate) type Hook<F> = OnceCell<Box<F>>;
+
+/// Sets it.
+///
+/// # Panics
+/// If it was set before.
+pub(crate) fn set_once<F: ?Sized>(hook: &Hook<F>, f: Box<F>) {
+    assert!(hook.set(f).is_ok(), "a machine's hook is set once");
+}
+
 /// What the outcome of an execution is.
 pub(crate) type Reader = dyn Fn(&Machine, &mut Vec<u64>);
-type YielderPtr = NonNull<Yielder<(), ()>>;
-type Stack = Coroutine<(), (), (), DefaultStack>;
 
 /// A machine with its memory, its CPUs, its tasks.
 pub struct Machine {
@@ -162,13 +169,10 @@ pub struct Machine {
     /// The dropped labels that were met, and the relaxed ones.
     pub(crate) met: RefCell<Vec<bool>>,
     bodies: RefCell<Vec<Body>>,
-    coroutines: RefCell<Vec<RefCell<Option<Stack>>>>,
-    stacks: RefCell<Vec<DefaultStack>>,
-    yielders: RefCell<Vec<Option<YielderPtr>>>,
+    pub(crate) stacks: Stacks,
+    pub(crate) snapshots: Snapshots,
     sealed: Cell<bool>,
     running: Cell<bool>,
-    /// The task whose stack this code runs on.
-    on_stack: Cell<Option<usize>>,
     at_end: Hook<dyn Fn(&Machine)>,
     outcome: Hook<Reader>,
 }
@@ -205,7 +209,7 @@ fn catch_panics_of_tasks() {
     ONCE.call_once(|| {
         let otherwise = take_hook();
         set_hook(Box::new(move |panic| {
-            if with_running(|machine| machine.on_stack.get().is_some()) != Some(true) {
+            if with_running(|machine| machine.stacks.running().is_some()) != Some(true) {
                 return otherwise(panic);
             }
             let text = panic.payload().downcast_ref::<&str>().copied();
@@ -229,8 +233,6 @@ pub(crate) fn with_running<R>(f: impl FnOnce(&Machine) -> R) -> Option<R> {
 
 /// The address that the first byte of the arena is printed as.
 pub(crate) const BASE: Addr = Addr(0xffff_8881_0400_0000);
-/// Untouched pages cost nothing, and the default panic hook needs some to print a backtrace.
-const STACK_BYTES: usize = 256 << 10;
 
 impl Machine {
     /// The most CPUs and agents that a machine can have: a context is a bit in a word.
@@ -255,10 +257,10 @@ impl Machine {
             kasan: RefCell::new(kasan),
             state: RefCell::new(State::new()),
             policy: RefCell::new(Policy::Dfs(Dfs::new(None, true))),
-            handler: RefCell::default(),
-            nmi_handler: RefCell::default(),
-            irq_exit: RefCell::default(),
-            preemption: RefCell::default(),
+            handler: Hook::new(),
+            nmi_handler: Hook::new(),
+            irq_exit: Hook::new(),
+            preemption: Hook::new(),
             record: RefCell::default(),
             actions: Cell::default(),
             granted: Cell::new(false),
@@ -275,14 +277,12 @@ impl Machine {
             unusual: config.memory == MemoryModel::Weak || planted > 0,
             met: RefCell::new(vec![false; planted]),
             bodies: RefCell::default(),
-            coroutines: RefCell::default(),
-            stacks: RefCell::default(),
-            yielders: RefCell::default(),
+            stacks: Stacks::default(),
+            snapshots: Snapshots::default(),
             sealed: Cell::new(false),
             running: Cell::new(false),
-            on_stack: Cell::new(None),
-            at_end: RefCell::default(),
-            outcome: RefCell::default(),
+            at_end: Hook::new(),
+            outcome: Hook::new(),
             config,
         }
     }
@@ -339,15 +339,15 @@ impl Machine {
 
     /// A new task, which runs `body` when a CPU is switched to it.
     ///
-    /// `body` is started afresh in each execution. What it keeps on its stack must not own memory: an execution that
-    /// ends early forgets stacks without unwinding them.
+    /// `body` is started afresh in each execution. What it keeps on its stack from one step to the next must own nothing (no
+    /// memory, no count, no borrow of a `RefCell`): an execution that ends early forgets stacks without unwinding them, and a
+    /// search goes on from the same stack more than once.
     pub fn add_task(&self, name: &str, body: impl Fn() + 'static) -> TaskId {
         let mut state = self.state.borrow_mut();
         let id = state.tasks.len();
         state.tasks.push(Task::new(name, id as u32));
         self.bodies.borrow_mut().push(Rc::new(body));
-        self.coroutines.borrow_mut().push(RefCell::default());
-        self.yielders.borrow_mut().push(None);
+        self.stacks.add();
         TaskId(id)
     }
 
@@ -376,34 +376,34 @@ impl Machine {
 
     /// Sets what an interrupt runs: it gets the vector.
     pub fn on_interrupt(&self, handler: impl Fn(u8) + 'static) {
-        *self.handler.borrow_mut() = Some(Rc::new(handler));
+        set_once(&self.handler, Box::new(handler));
     }
 
     /// Sets what a non-maskable interrupt runs: it gets the vector.
     pub fn on_nmi(&self, handler: impl Fn(u8) + 'static) {
-        *self.nmi_handler.borrow_mut() = Some(Rc::new(handler));
+        set_once(&self.nmi_handler, Box::new(handler));
     }
 
     /// Sets what runs at the end of each interrupt, with its vector, interrupts off and no longer in the interrupt:
     /// [`softirq`](Self::softirq)s, and preemption by [`preempted`](Self::preempted). They may be on when it returns.
     pub fn on_irq_exit(&self, exit: impl Fn(u8) + 'static) {
-        *self.irq_exit.borrow_mut() = Some(Rc::new(exit));
+        set_once(&self.irq_exit, Box::new(exit));
     }
 
     /// Sets what runs when preemption is enabled again, outside interrupts and with interrupts on: a preemption that had
     /// to wait. Disabling preemption is a step from then on.
     pub fn on_preempt_enable(&self, resched: impl Fn() + 'static) {
-        *self.preemption.borrow_mut() = Some(Rc::new(resched));
+        set_once(&self.preemption, Box::new(resched));
     }
 
     /// Sets what is checked when an execution is over: it may look, and [`fail`](Self::fail), but not write.
     pub fn at_end(&self, check: impl Fn(&Machine) + 'static) {
-        *self.at_end.borrow_mut() = Some(Rc::new(check));
+        set_once(&self.at_end, Box::new(check));
     }
 
     /// Sets what an execution's outcome is, besides its verdicts: numbers that it adds to the list.
     pub fn outcome(&self, outcome: impl Fn(&Machine, &mut Vec<u64>) + 'static) {
-        *self.outcome.borrow_mut() = Some(Rc::new(outcome));
+        set_once(&self.outcome, Box::new(outcome));
     }
 
     // Inside an execution.
@@ -430,7 +430,7 @@ impl Machine {
 
     /// What a task is called.
     pub fn task_name(&self, task: TaskId) -> String {
-        self.state.borrow().tasks[task.0].name.clone()
+        self.state.borrow().tasks[task.0].name.to_string()
     }
 
     /// Whether a CPU takes interrupts. Not a step.
@@ -481,17 +481,10 @@ impl Machine {
 
     // Running.
 
-    /// Suspends the running task's coroutine.
+    /// Suspends the running task.
     #[inline(always)]
     pub(crate) fn suspend(&self) {
-        let task = {
-            let state = self.state.borrow();
-            // A task that was switched away has no place any more: the yielder is that of the stack this runs on.
-            self.on_stack.get().unwrap_or(state.places[state.running].task)
-        };
-        let yielder = self.yielders.borrow()[task].expect("a running task has a yielder");
-        // SAFETY: the yielder lives on the stack of the coroutine that runs now, which is this task's.
-        unsafe { yielder.as_ref() }.suspend(());
+        self.stacks.suspend();
     }
 
     #[cold]
@@ -501,30 +494,15 @@ impl Machine {
         }
     }
 
-    /// Starts or continues a task's coroutine until it suspends.
+    /// Starts or continues a task until it suspends.
     #[inline(always)]
     fn resume(&self, task: usize) {
-        // No task is added while an execution runs, and a task never resumes another: the borrows meet nobody.
-        let coroutines = self.coroutines.borrow();
-        let mut slot = coroutines[task].borrow_mut();
-        let coroutine = slot.get_or_insert_with(|| self.new_coroutine(task));
-        self.on_stack.set(Some(task));
-        let result = coroutine.resume(());
-        self.on_stack.set(None);
-        debug_assert!(result.as_yield().is_some(), "a body never returns: its CPU goes on idling");
-    }
-
-    #[inline(never)]
-    fn new_coroutine(&self, task: usize) -> Stack {
-        let stack = self.stacks.borrow_mut().pop();
-        let stack = stack.unwrap_or_else(|| DefaultStack::new(STACK_BYTES).expect("memory for a stack"));
         let machine: *const Machine = self;
-        Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
-            // SAFETY: coroutines are reset before `execute` returns, which borrows the machine.
+        self.stacks.resume(task, move || {
+            // SAFETY: stacks are taken back before a search returns, which borrows the machine.
             let machine = unsafe { &*machine };
-            machine.yielders.borrow_mut()[task] = Some(NonNull::from(yielder));
             machine.run_body(task);
-        })
+        });
     }
 
     fn run_body(&self, task: usize) {
@@ -556,17 +534,23 @@ impl Machine {
 
     /// Runs one execution by the policy. Afterwards the state is that of its end.
     pub(crate) fn execute(&self) -> End {
-        self.begin();
+        // An execution may have ended in the middle of what is quiet.
+        self.quiet.set(Quiet::No);
+        if !self.go_back() {
+            self.begin();
+        }
         let before = CURRENT.replace(self);
         assert!(before.is_null(), "one machine runs on a thread at a time");
         self.running.set(true);
         self.run_to_end();
         self.running.set(false);
         CURRENT.set(before);
-        self.abandon();
+        if !self.takes_snapshots() {
+            self.stacks.abandon();
+        }
         let end = self.state.borrow().end.expect("it has ended");
         if end == End::Complete
-            && let Some(check) = &*self.at_end.borrow()
+            && let Some(check) = self.at_end.get()
         {
             check(self);
         }
@@ -574,6 +558,8 @@ impl Machine {
     }
 
     fn begin(&self) {
+        self.stacks.abandon();
+        self.switching.set(false);
         self.arena.reset();
         self.kasan.borrow_mut().reset();
         self.state.borrow_mut().reset();
@@ -592,7 +578,6 @@ impl Machine {
     fn run_to_end(&self) {
         {
             let mut state = self.state.borrow_mut();
-            state.running = 0;
             match self.pick(&mut state) {
                 Some(action) => state.action = action,
                 None => return,
@@ -611,24 +596,13 @@ impl Machine {
                 state.places[state.running].task
             };
             self.resume(task);
+            self.take_snapshot_if_asked();
         }
-    }
-
-    /// Takes the stacks back. Nothing on them owns anything, so they need not be unwound.
-    fn abandon(&self) {
-        for slot in self.coroutines.borrow().iter() {
-            if let Some(mut coroutine) = slot.take() {
-                // SAFETY: strategies and bodies own nothing on their stacks that must be dropped; see `add_task`.
-                unsafe { coroutine.force_reset() };
-                self.stacks.borrow_mut().push(coroutine.into_stack());
-            }
-        }
-        self.switching.set(false);
     }
 
     /// The outcome of the execution that has ended.
     pub(crate) fn read_outcome(&self, values: &mut Vec<u64>) {
-        if let Some(outcome) = &*self.outcome.borrow() {
+        if let Some(outcome) = self.outcome.get() {
             outcome(self, values);
         }
     }

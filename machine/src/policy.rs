@@ -129,6 +129,23 @@ impl Dfs {
         could_go_on && index != node.first && !matches!(self.alternatives[index as usize], Action::Pick(_))
     }
 
+    /// The choice that was made last, if that was at this point and it is new: there is more than one alternative.
+    #[inline]
+    pub(crate) fn has_just_chosen(&self, point: u64) -> Option<usize> {
+        let last = self.nodes.last().filter(|_| self.depth == self.nodes.len())?;
+        (last.at == point && last.chosen == 0 && last.count > 1).then(|| self.nodes.len() - 1)
+    }
+
+    /// The first choice that will be made differently, if it is not the first execution.
+    pub(crate) fn differs_at(&self) -> Option<usize> {
+        self.nodes.len().checked_sub(1)
+    }
+
+    /// The next execution begins where choice `node` is to be made, and those before are made.
+    pub(crate) fn go_on_at(&mut self, node: usize) {
+        self.depth = node;
+    }
+
     /// Prepares the next execution; says whether there is one.
     pub(crate) fn advance(&mut self) -> bool {
         self.depth = 0;

@@ -75,7 +75,7 @@ impl Machine {
         let hash = what.bytes().fold(fold(self.tracing.get(), place as u64), |hash, byte| fold(hash, u64::from(byte)));
         self.tracing.set(hash);
         let function = task.calls.last().map_or("", |call| call.function);
-        self.log.borrow_mut().push(LogLine { step: state.steps, place, task: task.name.clone(), function, what });
+        self.log.borrow_mut().push(LogLine { step: state.steps, place, task: task.name.to_string(), function, what });
     }
 
     #[inline]
@@ -101,7 +101,7 @@ impl Machine {
         if frames.is_empty() {
             frames.push(Frame { function: "(program)", file: at.file(), line: at.line(), irq: false });
         }
-        Track { pid: task.pid, comm: task.name.clone(), cpu, step, frames }
+        Track { pid: task.pid, comm: task.name.to_string(), cpu, step, frames }
     }
 
     /// Writes the report of a bad access, a bad free or a broken rule, while recording.

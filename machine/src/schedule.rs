@@ -30,6 +30,13 @@ pub struct Schedule {
     runs: Vec<(Event, u32)>,
 }
 
+/// A schedule's end at some moment, to cut it there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    runs: usize,
+    last: Option<(Event, u32)>,
+}
+
 /// An action, with the value that was picked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Event {
@@ -67,6 +74,19 @@ impl Schedule {
 
     pub(crate) fn clear(&mut self) {
         self.runs.clear();
+    }
+
+    /// What has happened so far.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { runs: self.runs.len(), last: self.runs.last().copied() }
+    }
+
+    /// Forgets what happened since.
+    pub(crate) fn go_back(&mut self, mark: Mark) {
+        self.runs.truncate(mark.runs);
+        if let (Some(last), Some(then)) = (self.runs.last_mut(), mark.last) {
+            *last = then;
+        }
     }
 }
 

@@ -148,6 +148,7 @@ impl Machine {
             self.warm_up();
         }
         self.set_hashing(reduction != Reduction::None);
+        self.set_snapshots(reduction != Reduction::None && !self.is_weak());
         let mut run = Run::new(self, limits);
         match search {
             Search::Exhaustive(_) => run.depth_first(Dfs::new(None, reduction != Reduction::None), &mut progress),
@@ -168,6 +169,8 @@ impl Machine {
                 });
             }
         }
+        self.set_snapshots(false);
+        self.stacks.abandon();
         run.finish()
     }
 
@@ -309,7 +312,7 @@ impl<'a> Run<'a> {
     fn one(&mut self, progress: &mut impl FnMut(u64)) -> End {
         let end = self.machine.execute();
         self.result.executions += 1;
-        self.result.steps += self.machine.steps();
+        self.result.steps += self.machine.steps() - self.machine.snapshots.skipped.get();
         self.look_at_limits(progress);
         if end == End::Restart {
             return end;

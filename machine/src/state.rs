@@ -5,6 +5,7 @@
 
 use core::panic::Location;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use crate::machine::Machine;
 use crate::mix::{fold, term};
@@ -146,7 +147,7 @@ impl Action {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) agent: bool,
     pub(crate) task: usize,
@@ -242,9 +243,9 @@ impl Wait {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Task {
-    pub(crate) name: String,
+    pub(crate) name: Rc<str>,
     pub(crate) pid: u32,
     /// Where it runs.
     pub(crate) place: Option<usize>,
@@ -262,7 +263,7 @@ pub(crate) struct Task {
 impl Task {
     pub(crate) fn new(name: &str, pid: u32) -> Task {
         Task {
-            name: name.to_owned(),
+            name: name.into(),
             pid,
             place: None,
             history: 0,
@@ -322,7 +323,50 @@ pub(crate) struct State {
     flow: Flow,
 }
 
+/// The state at a choice point, to go back to: all but what a search learns.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    places: Vec<Place>,
+    tasks: Vec<Task>,
+    running: usize,
+    pub(crate) steps: u64,
+    points: u64,
+    verdicts: Vec<Verdict>,
+    findings: u64,
+    lost_ipis: u64,
+    flow: Flow,
+}
+
 impl State {
+    /// The state at the choice point that was come to.
+    pub(crate) fn save(&self) -> Saved {
+        Saved {
+            places: self.places.clone(),
+            tasks: self.tasks.clone(),
+            running: self.running,
+            steps: self.steps,
+            points: self.points,
+            verdicts: self.verdicts.clone(),
+            findings: self.findings,
+            lost_ipis: self.lost_ipis,
+            flow: self.flow,
+        }
+    }
+
+    /// Goes back to it.
+    pub(crate) fn restore(&mut self, saved: &Saved) {
+        self.places.clone_from(&saved.places);
+        self.tasks.clone_from(&saved.tasks);
+        self.running = saved.running;
+        self.steps = saved.steps;
+        self.points = saved.points;
+        self.end = None;
+        self.verdicts.clone_from(&saved.verdicts);
+        self.findings = saved.findings;
+        self.lost_ipis = saved.lost_ipis;
+        self.flow = saved.flow;
+    }
+
     pub(crate) fn new() -> State {
         State {
             places: Vec::new(),
@@ -354,6 +398,7 @@ impl State {
             self.flow.plain |= 1 << id;
             self.flow.irqs_on |= u32::from(place.irqs_on) << id;
         }
+        self.running = 0;
         self.steps = 0;
         self.points = 0;
         self.end = None;

@@ -113,6 +113,7 @@ impl Machine {
             return;
         }
         loop {
+            debug_assert!(self.quiet.get() == Quiet::No, "nobody may go before {next:?}, which is to be quiet");
             let mut state = self.state.borrow_mut();
             let me = state.running;
             state.announce(next);
@@ -126,7 +127,7 @@ impl Machine {
             };
             state.action = action;
             let mine = action != Action::Drain(me as u8) && action.place() == me;
-            if !mine {
+            if self.asks_for_snapshot(&state) || !mine {
                 drop(state);
                 self.suspend();
                 state = self.state.borrow_mut();
@@ -247,8 +248,7 @@ impl Machine {
     /// Nothing can happen any more: the end, or a deadlock.
     fn all_wait(&self, state: &mut State) {
         let waits = |place: &&crate::state::Place| matches!(place.next, Next::Wait);
-        let who: Vec<&str> =
-            state.places.iter().filter(waits).map(|place| state.tasks[place.task].name.as_str()).collect();
+        let who: Vec<&str> = state.places.iter().filter(waits).map(|place| &*state.tasks[place.task].name).collect();
         if !who.is_empty() {
             let message = format!("{} wait for ever", who.join(", "));
             state.verdicts.push(Verdict { kind: Kind::Deadlock, message });

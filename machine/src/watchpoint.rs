@@ -12,9 +12,8 @@
 //! explored. It may miss something, and has to say why it does not.
 
 use core::cell::{Cell, RefCell};
-use std::rc::Rc;
 
-use crate::machine::{Hook, Machine};
+use crate::machine::{Hook, Machine, set_once};
 
 /// What a model is told. `tag` is what it called the word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +66,7 @@ pub(crate) fn note_look(address: usize) {
 
 impl Watchpoints {
     pub(crate) fn new(words: usize) -> Watchpoints {
-        Watchpoints { tags: (0..words).map(|_| Cell::new(0)).collect(), told: RefCell::default() }
+        Watchpoints { tags: (0..words).map(|_| Cell::new(0)).collect(), told: Hook::new() }
     }
 }
 
@@ -106,7 +105,7 @@ impl Machine {
     /// Sets who is told. It runs as part of the step that it is told of, and must keep nothing on its stack that has to be
     /// dropped: a verdict ends the execution inside.
     pub fn on_seen(&self, told: impl Fn(&Machine, Seen) + 'static) {
-        *self.watchpoints.told.borrow_mut() = Some(Rc::new(told));
+        set_once(&self.watchpoints.told, Box::new(told));
     }
 
     #[inline]
@@ -138,10 +137,7 @@ impl Machine {
     }
 
     pub(crate) fn tell(&self, seen: Seen) {
-        let told: Option<*const Told> = self.watchpoints.told.borrow().as_deref().map(|told| told as _);
-        if let Some(told) = told {
-            // SAFETY: it is set before executions, and stays. A counted pointer would be lost with the stack.
-            let told = unsafe { &*told };
+        if let Some(told) = self.watchpoints.told.get() {
             told(self, seen);
         }
     }

@@ -2,6 +2,7 @@
 
 use core::panic::Location;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use lazytlb_core::memory::{AtomicWord, Label, Memory, Ordering::*};
@@ -213,4 +214,30 @@ fn only_an_nmi_comes_in_between() {
         let expected: &[Vec<u64>] = if nmi { &[vec![0], vec![1]] } else { &[vec![0]] };
         assert_eq!(values, expected, "nmi: {nmi}");
     }
+}
+
+/// A verdict in the middle of what is quiet ends that execution, and no other is quiet for it.
+#[test]
+fn a_verdict_ends_what_is_quiet() {
+    let machine = Machine::new(Config { cpus: 2, bytes: 4 << 10, ..Config::default() });
+    let word: &'static <Sim as Memory>::AtomicUsize =
+        leak(machine.place("word", ObjectKind::Other, AtomicWord::new(0)));
+    let fails = machine.add_task("fails", move || {
+        if Machine::with(|machine| machine.choose(2)) == 0 {
+            Machine::with(|machine| machine.quietly(|| machine.fail(Kind::Assertion, "in the middle")));
+        }
+        word.store(word.load(Relaxed) + 1, Relaxed);
+    });
+    machine.boot(fails, true);
+    let counts = machine.add_task("counts", move || word.store(word.load(Relaxed) + 1, Relaxed));
+    machine.boot(counts, true);
+    machine.outcome(move |_, values| values.push(word.peek() as u64));
+    let exploration = machine.explore(Search::Exhaustive(Reduction::Full), ALL);
+    let counted: BTreeSet<Vec<u64>> = exploration
+        .outcomes
+        .into_iter()
+        .filter(|(verdicts, _)| verdicts.is_empty())
+        .map(|(_, values)| values)
+        .collect();
+    assert_eq!(counted, [vec![1], vec![2]].into(), "one of the two can be lost");
 }

@@ -193,10 +193,10 @@ where
         let Some(mm) = peek(|| self.tasks[task].mm()) else {
             self.script_is_wrong("an access by a kernel thread that has no user memory".into())
         };
-        let name = self.name_of(address(Some(mm)));
+        let name = || self.name_of(address(Some(mm)));
         // SAFETY: the running task has a user of it.
         let page = unsafe { mm.as_ref() }.data().page();
-        Machine::with(|machine| watch(|watch| watch.mmus().access(machine, machine.this_cpu(), page, &name)));
+        Machine::with(|machine| watch(|watch| watch.mmus().access(machine, machine.this_cpu(), page, name)));
     }
 
     fn revive(&self, task: usize, mm: usize) {

@@ -209,8 +209,8 @@ impl Mmus {
     }
 
     /// The running task of a CPU accesses its page: one step, as an instruction is. `page` is where the kernel's books
-    /// have the page, null if it is not mapped.
-    pub(crate) fn access(&self, machine: &Machine, cpu: usize, page: &SimLocal<*mut Table>, of: &str) {
+    /// have the page, null if it is not mapped; `of` is the name of the mm.
+    pub(crate) fn access(&self, machine: &Machine, cpu: usize, page: &SimLocal<*mut Table>, of: impl Fn() -> String) {
         let at = Location::caller();
         let cache = self.caches[cpu].expect("a program with accesses has caches");
         machine.agent_step(|| {
@@ -229,7 +229,7 @@ impl Mmus {
             let name = machine.name_of_ptr(frame);
             machine.report_rule("stale-translation", "User access through a translation to frame", frame, at);
             let what = if machine.is_live(frame) { "which is not its page" } else { "which is freed" };
-            machine.fail(Kind::StaleTranslation, format!("I9: a task of {of} on cpu{cpu} accesses {name}, {what}"));
+            machine.fail(Kind::StaleTranslation, format!("I9: a task of {} on cpu{cpu} accesses {name}, {what}", of()));
         });
     }
 

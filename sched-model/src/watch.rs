@@ -148,11 +148,11 @@ impl Watch {
             self.free_table(root, at);
         }
         let address = mm.as_ptr().addr();
-        let name = (self.name_of)(address);
         Machine::with(|machine| {
             machine.free(mm, at);
             for cpu in 0..self.mmus.cpus() {
                 if machine.inspect(|| (self.active_mm)(cpu)) == address {
+                    let name = (self.name_of)(address);
                     machine.fail(Kind::Holds, format!("cpu{cpu} has the freed {name} as active_mm"));
                 }
             }
