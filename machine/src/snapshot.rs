@@ -18,7 +18,7 @@ use crate::state::State;
 use crate::{arena, schedule, state};
 
 /// So many steps lie between two snapshots at least: to run them again costs what a snapshot costs.
-const STEPS: u64 = 24;
+const STEPS: u64 = 12;
 
 #[derive(Debug)]
 struct Snapshot {
