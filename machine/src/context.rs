@@ -167,6 +167,7 @@ impl Machine {
             } else {
                 state.take(vector);
                 state.me().in_irq += 1;
+                state.me().after_mover = vector == Self::TICK;
             }
             if self.is_weak() && vector != Self::TICK {
                 let (me, task) = (state.running, state.places[state.running].task);
@@ -246,6 +247,7 @@ impl Machine {
         self.point(Next::Yield);
         let mut state = self.state.borrow_mut();
         if nmi {
+            state.summary.kick_by_nmi(cpu);
             state.post_nmi(cpu, vector);
         } else {
             state.summary.kick(cpu);
@@ -310,7 +312,8 @@ impl Machine {
             self.fail(Kind::WrongContext, format!("{} runs on cpu{elsewhere} already", self.task_name(task)));
             return;
         }
-        state.observe(sort::SWITCH, task.0 as u64);
+        // Whom it switches to is a function of what it has seen, or forgotten with that.
+        state.observe(sort::SWITCH, 0);
         state.tasks[old].place = None;
         state.tasks[task.0].place = Some(me);
         state.places[me].task = task.0;

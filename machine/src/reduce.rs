@@ -21,7 +21,8 @@
 //! * *Invisible.* Verdicts come from accesses to objects and from the model's own checks, which are part of steps. An
 //!   object's free counts as a write to all of its words, so an access to an object that another context may free is
 //!   never fused. What a check looks at counts as read by the step that it is part of
-//!   ([`Machine::inspect`](crate::Machine::inspect)), so that a step that changes it is not fused either.
+//!   ([`Machine::inspect`](crate::Machine::inspect)), so that a step that changes it is not fused, and neither is one that
+//!   is part of such a check.
 //! * *Nobody is ignored.* A cycle of fused steps alone would starve the others. A checkpoint that a loop comes back to
 //!   is a choice point, and so is every wait; a loop without either exceeds the step limit, which is a verdict.
 //! * *Interrupts.* A handler is a context of its own, so a task-level step on a word that the CPU's own handlers touch
@@ -37,12 +38,19 @@
 //! what they held at first, and are allocated again in an order that does not tell when they were freed: else no search
 //! would come back to a state.
 //!
+//! *Movers.* A step that others' steps commute with *behind* it, whatever they are, is one with the step that follows it: who
+//! goes between the two could as well have gone before both (Lipton, "Reduction", CACM 1975: a right mover). A checkpoint
+//! is one, which does nothing; so is the end of a wait, once there was a change; so is disabling interrupts, because to send
+//! one does the same to a CPU that has disabled them, and so is the timer's interrupt, which nobody sends. Others' interrupts
+//! are none: one that is sent again behind it is another one.
+//!
 //! Stopping the machine waits for the other CPUs' flags, which are no words: where it is used, preemption and interrupt
 //! flags must not change behind its back. It is a choice point itself, and what it waits for can only come true by a
 //! step, fused or not, that some schedule orders before it and some after.
 //!
-//! Under TSO a store that enters its CPU's own buffer is noticed by no one until it is drained. It is fused unless the
-//! CPU's own handler could notice the difference or the object could be freed; its drain is the step that counts, and a
+//! Under TSO a store that enters its CPU's own buffer is noticed by no one until it is drained. It is fused unless an
+//! interrupt could come before it, which would find the buffer without it, or the object could be freed; its drain is the
+//! step that counts, and a
 //! drain to a word that only this CPU touches is done at once. Room in the buffer changes nothing of that: a store that
 //! finds room commutes with the drains of its own CPU, which happen at the other end.
 //!
@@ -99,6 +107,8 @@ struct Word {
     writing_tasks: u32,
     /// A step was fused because there was no conflict.
     relied: bool,
+    /// A step on it is part of a check that looks at what others write: it is never fused.
+    checks_others: bool,
 }
 
 impl Word {
@@ -108,7 +118,8 @@ impl Word {
         let contexts = self.writers | if writes { self.readers } else { 0 };
         let tasks = self.writing_tasks | if writes { self.reading_tasks } else { 0 };
         let task_is_alone = tasks & !mine.task == 0 && contexts & HANDLERS == 0;
-        (!mine.preemptible && contexts & !mine.contexts == 0) || (mine.task != 0 && task_is_alone)
+        let nobody_comes = (!mine.preemptible && contexts & !mine.contexts == 0) || (mine.task != 0 && task_is_alone);
+        nobody_comes && !self.checks_others
     }
 
     /// Whether somebody else than `who` conflicts with a step of theirs that writes the word or reads it.
@@ -128,6 +139,10 @@ pub(crate) struct Summary {
     kicked: u32,
     /// CPUs whose disabling of interrupts was fused.
     relied_on_silence: u32,
+    /// CPUs that are sent non-maskable interrupts.
+    kicked_by_nmis: u32,
+    /// CPUs of which something was fused because they are not.
+    relied_on_no_nmis: u32,
     /// Whether steps are fused at all.
     pub(crate) active: bool,
     /// Something was learned that an earlier decision was wrong about.
@@ -154,6 +169,7 @@ impl Summary {
     pub(crate) fn start_again(&mut self) {
         self.wrong = false;
         self.relied_on_silence = 0;
+        self.relied_on_no_nmis = 0;
         for word in &mut self.words {
             word.relied = false;
         }
@@ -212,6 +228,13 @@ impl Summary {
         }
     }
 
+    pub(crate) fn kick_by_nmi(&mut self, place: usize) {
+        if self.active {
+            self.kicked_by_nmis |= 1 << place;
+            self.wrong |= self.relied_on_no_nmis & 1 << place != 0;
+        }
+    }
+
     /// All contexts of a place.
     fn own(place: usize) -> u64 {
         (Context::TASK | Context::PREEMPTING | Context::IRQ | Context::NMI) << (Context::KINDS * place)
@@ -247,6 +270,35 @@ impl State {
         if !self.summary.active {
             return false;
         }
+        self.fused = None;
+        if self.is_moved() {
+            return true;
+        }
+        let fuses = self.fuses_by_what_is_known(buffers);
+        if let (
+            true,
+            Next::Load { word, .. } | Next::Store { word, .. } | Next::Rmw { word } | Next::FullRmw { word },
+        ) = (fuses, self.places[self.running].next)
+        {
+            self.fused = Some(word);
+        }
+        fuses
+    }
+
+    /// The step under way is part of a check that looks at a word. If the step was fused, nobody has gone before it who writes
+    /// that word: steps like it must not be, if somebody does.
+    pub(crate) fn inspects(&mut self, word: usize) {
+        let who = self.who();
+        self.summary.read(word, who);
+        let Some(step) = self.fused else { return };
+        let mine = Summary::mine(self);
+        if !self.is_quiet(word, false, mine) {
+            self.summary.words[step].checks_others = true;
+            self.summary.was_wrong();
+        }
+    }
+
+    fn fuses_by_what_is_known(&mut self, buffers: bool) -> bool {
         let me = self.running;
         let place = &self.places[me];
         let mine = Summary::mine(self);
@@ -255,13 +307,11 @@ impl State {
             Next::Store { word, local } if buffers && !local && !place.agent => {
                 let has_room = !self.buffer_is_full(me);
                 let word = &mut self.summary.words[word];
-                let own_handler = Summary::own(me) & !mine.contexts;
-                let nobody_here = (word.readers | word.writers) & own_handler == 0;
-                let quiet = has_room
-                    && word.freers & !mine.contexts == 0
-                    && if mine.preemptible { word.is_quiet(true, mine) } else { nobody_here };
+                let nobody_frees = word.freers & !mine.contexts == 0 && !word.checks_others;
+                let quiet = has_room && nobody_frees && (!mine.preemptible || word.is_quiet(true, mine));
                 word.relied |= quiet;
-                quiet
+                // Taking an interrupt drains the buffer: it makes a difference which of the two is first.
+                quiet && self.is_silent() && self.has_no_nmis()
             }
             Next::Store { word, .. } | Next::Rmw { word } => {
                 let empty = place.buffer.is_empty() || matches!(place.next, Next::Store { .. });
@@ -274,6 +324,27 @@ impl State {
             Next::IrqOff | Next::PreemptOff => self.is_silent(),
             _ => false,
         }
+    }
+
+    /// Whether the step before the next one of the running place could as well be done right before it, so that whoever
+    /// goes in between could have gone before both.
+    fn is_moved(&mut self) -> bool {
+        let place = &mut self.places[self.running];
+        let moved = core::mem::take(&mut place.after_mover);
+        let needs_others = matches!(place.next, Next::Wait | Next::Stop | Next::Idle);
+        let goes_at_once = moved && !needs_others && place.buffer.is_empty();
+        if goes_at_once {
+            self.has_stepped();
+        }
+        goes_at_once
+    }
+
+    /// The running place does its step now, before which others could go. Is it one that commutes with whatever they do
+    /// behind it?
+    pub(crate) fn has_stepped(&mut self) {
+        self.fused = None;
+        let place = &mut self.places[self.running];
+        place.after_mover = matches!(place.next, Next::Checkpoint | Next::IrqOff | Next::Wait);
     }
 
     /// Whether nobody can notice when the next step, which writes a word or reads it, is done.
@@ -292,6 +363,14 @@ impl State {
         let (irqs_on, silent) = (self.places[me].irqs_on, self.summary.kicked & 1 << me == 0);
         self.summary.relied_on_silence |= u32::from(irqs_on && silent) << me;
         !irqs_on || silent
+    }
+
+    /// Whether no non-maskable interrupt can come in before the next step.
+    fn has_no_nmis(&mut self) -> bool {
+        let me = self.running;
+        let none = self.summary.kicked_by_nmis & 1 << me == 0;
+        self.summary.relied_on_no_nmis |= u32::from(none) << me;
+        none
     }
 
     /// Whether a fence under `weak` can be done at once: no interrupt, which brings a view, and no other full fence could

@@ -20,6 +20,10 @@ use crate::{arena, schedule, state};
 /// So many steps lie between two snapshots at least: to run them again costs what a snapshot costs.
 const STEPS: u64 = 12;
 
+/// When there are so many, every second one of the older half is given up. What lies between two is run again only when the
+/// search comes back to it.
+const MANY: usize = 20_000;
+
 #[derive(Debug)]
 struct Snapshot {
     /// The choice that is about to be made.
@@ -84,6 +88,13 @@ impl Machine {
         let objects = before.cloned().unwrap_or_else(|| Rc::new(kasan.save()));
         let state = self.state.borrow().save();
         self.snapshots.due.set(state.steps + STEPS);
+        if taken.len() >= MANY {
+            let mut index = 0;
+            taken.retain(|_| {
+                index += 1;
+                index > MANY / 2 || index % 2 == 0
+            });
+        }
         taken.push(Snapshot {
             node,
             memory: self.arena.mark(),

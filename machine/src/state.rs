@@ -164,6 +164,8 @@ pub(crate) struct Place {
     pub(crate) pending: u32,
     pub(crate) pending_nmis: u32,
     pub(crate) online: bool,
+    /// Its last step commutes with all that others have done since.
+    pub(crate) after_mover: bool,
     /// Stores on their way to memory, oldest first: word and value.
     pub(crate) buffer: VecDeque<(usize, u64)>,
 }
@@ -183,6 +185,7 @@ impl Place {
             pending: 0,
             pending_nmis: 0,
             online: true,
+            after_mover: false,
             buffer: VecDeque::new(),
         }
     }
@@ -199,6 +202,7 @@ impl Place {
         self.pending = 0;
         self.pending_nmis = 0;
         self.online = online;
+        self.after_mover = false;
         self.buffer.clear();
     }
 
@@ -318,6 +322,8 @@ pub(crate) struct State {
     pub(crate) findings: u64,
     pub(crate) summary: Summary,
     pub(crate) lost_ipis: u64,
+    /// The word of the step under way, if that was no choice point because of what is known of the word.
+    pub(crate) fused: Option<usize>,
     /// Whether states are compared, so that histories are kept.
     pub(crate) hashing: bool,
     flow: Flow,
@@ -381,6 +387,7 @@ impl State {
             findings: 0,
             summary: Summary::default(),
             lost_ipis: 0,
+            fused: None,
             hashing: true,
             flow: Flow::default(),
         }

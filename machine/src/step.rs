@@ -110,6 +110,7 @@ impl Machine {
     #[inline(always)]
     pub(crate) fn point(&self, next: Next) {
         if self.granted.replace(false) && !matches!(next, Next::Wait | Next::Stop) {
+            self.state.borrow_mut().fused = None;
             return;
         }
         loop {
@@ -134,6 +135,7 @@ impl Machine {
             }
             let action = state.action;
             if matches!(action, Action::Step(_)) {
+                state.has_stepped();
                 return self.count_step(state);
             }
             drop(state);
@@ -365,11 +367,7 @@ impl Machine {
     #[cold]
     fn load_quietly(&self, word: usize) -> usize {
         match self.quiet.get() {
-            Quiet::Inspecting => {
-                let mut state = self.state.borrow_mut();
-                let who = state.who();
-                state.summary.read(word, who);
-            }
+            Quiet::Inspecting => self.state.borrow_mut().inspects(word),
             Quiet::Own => return self.own_view(word) as usize,
             Quiet::Unnoticed | Quiet::No => {}
         }
@@ -602,6 +600,7 @@ impl Machine {
             let who = state.who();
             state.summary.read(index, who);
             state.summary.write(index, who);
+            state.watch(index);
             state.observe(sort::RMW + (index as u64) * 16, self.arena.portable(old));
         }
         let new = f(T::from_bits(old as usize)).to_bits() as u64;

@@ -227,3 +227,31 @@ fn the_return_from_an_interrupt_drains_the_store_buffer() {
     assert!(read.contains(&(21, 2)) && read.contains(&(22, 1)), "or early: {read:?}");
     assert!(!read.contains(&(21, 1)), "{read:?}");
 }
+
+/// What a check looks at can have been written because of the step right before it.
+#[test]
+fn a_check_comes_after_what_the_step_before_it_has_caused() {
+    let check = vec![Op::IrqsOff(vec![Op::Kick]), Op::Check(0)];
+    let tasks = [vec![], [vec![Op::Store(0, 1, Relaxed)], check].concat()];
+    let program = Program { tasks, handler: vec![Op::Local(2)] };
+    for memory in MemoryModel::ALL {
+        let search = |reduction| {
+            machine(&program, memory)
+                .explore(Search::Exhaustive(reduction), Limits { stop_at_first: false, ..Limits::default() })
+        };
+        assert_eq!(search(Reduction::Full).outcomes, search(Reduction::None).outcomes, "{memory}");
+    }
+}
+
+/// To take an interrupt drains the store buffer. What is stored behind it must not be in the buffer before it: here the
+/// second interrupt is sent while the first is being handled, so that the first is taken early and ends late.
+#[test]
+fn a_store_waits_for_an_interrupt() {
+    let waits = vec![Op::Add(1, Relaxed), Op::Store(1, 1, Relaxed)];
+    let sends = vec![Op::Kick, Op::Kick, Op::Add(1, Relaxed), Op::Store(2, 1, Relaxed)];
+    let program = Program { tasks: [waits, sends], handler: vec![Op::Add(2, Relaxed)] };
+    for memory in MemoryModel::ALL {
+        let search = |reduction| machine(&program, memory).explore(Search::Exhaustive(reduction), Limits::default());
+        assert_eq!(search(Reduction::Full).outcomes, search(Reduction::None).outcomes, "{memory}");
+    }
+}

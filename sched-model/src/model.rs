@@ -34,6 +34,9 @@ use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
 use crate::watch::Watch;
 use crate::world::World;
 
+/// Tasks that roam never end by themselves: a search goes as deep as there are states.
+const ROAMING_STEPS: u64 = 100_000_000;
+
 /// On what a program runs.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Setting {
@@ -186,6 +189,7 @@ impl Model {
             dropped: setting.dropped.clone(),
             relaxed: setting.relaxed.clone(),
             ticks: program.roam.is_some(),
+            max_steps: if program.roam.is_some() { ROAMING_STEPS } else { Config::default().max_steps },
             // As much as the program needs: memory that nobody uses costs time in each execution all the same.
             bytes: 8192 + 2048 * (program.mms.len() + program.cpus() + 1) + 512 * program.tasks.len(),
             ..Config::default()

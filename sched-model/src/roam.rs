@@ -6,12 +6,14 @@
 //! and everything must be accounted for. There is no bound on how long that takes: a search ends because it comes back to
 //! states that it has seen.
 //!
+//! The mms are roots and nothing else: what lies below is for litmus tests.
+//!
 //! That is what Catalin Marinas' `ctxsw.tla` (kernel-tla, 2018) says of Linux in PlusCal, here with the library's own code:
 //! with page tables, the architecture's flushes and their interrupts, and store buffers where there are.
 
 use core::panic::Location;
 
-use lazytlb_core::memory::{AtomicWord, Label, Memory, Ordering::*};
+use lazytlb_core::memory::{AtomicWord, Label, Memory};
 use lazytlb_core::mm::{ARef, MmWithUser};
 use lazytlb_core::platform::Platform;
 use lazytlb_machine::{Machine, ObjectKind, Sim, SimWord};
@@ -53,6 +55,12 @@ enum Choice {
     Exec,
 }
 
+/// What a look into the queue has come to.
+enum Found {
+    Task(usize),
+    AllAreDead,
+}
+
 impl<R: 'static, S> World<R, S>
 where
     Lab<R>: Platform<MmData = MmData>,
@@ -81,20 +89,24 @@ where
 
     /// An idle task gives its CPU away as soon as there is a task, and rests when all are dead.
     fn roam_idle(&self, queue: &Queue, task: usize) -> ! {
-        let all = (1 << self.program.tasks.len()) - 1;
         loop {
-            Machine::with(|machine| machine.checkpoint(0, true));
-            let tasks = Sim.spin_until(|| {
-                let tasks = queue.tasks.load(Acquire);
-                (tasks & all != 0 || tasks >> DEAD == all).then_some(tasks)
-            });
-            if tasks & all == 0 {
-                loop {
-                    Machine::with(Machine::idle);
+            let found = Sim.spin_until(|| {
+                Machine::with(|machine| {
+                    machine.checkpoint(0, true);
+                    machine.irq_save(Label::NONE);
+                });
+                let found = self.look_for_a_task(queue, 0);
+                if found.is_none() {
+                    Machine::with(|machine| machine.irq_restore(true));
                 }
-            }
-            Machine::with(|machine| machine.irq_save(Label::NONE));
-            self.schedule_any(queue, task);
+                found
+            });
+            let Found::Task(next) = found else { break };
+            self.give_way(task, next);
+        }
+        Machine::with(|machine| machine.irq_restore(true));
+        loop {
+            Machine::with(Machine::idle);
         }
     }
 
@@ -103,11 +115,8 @@ where
             // SAFETY: it runs.
             unsafe { self.switcher.exit_mm(&self.tasks[task]) };
         }
-        Machine::with(|machine| {
-            machine.update(&queue.tasks, |tasks| tasks | 1 << (DEAD as usize + task));
-            machine.irq_save(Label::NONE);
-        });
-        self.schedule_any(queue, task);
+        Machine::with(|machine| machine.irq_save(Label::NONE));
+        self.schedule_any(queue, task, 1 << (DEAD as usize + task));
         unreachable!("a dead task is not put back into the queue");
     }
 
@@ -158,31 +167,48 @@ where
     pub(crate) fn preempted_by_tick(&self) {
         if let Some(queue) = self.queue {
             let current = Machine::with(Machine::current_task).index();
-            self.schedule_any(queue, current);
+            self.schedule_any(queue, current, 0);
         }
     }
 
-    /// Switches to any task of the queue, or to the idle task if there is none. Context: interrupts off; they are on when it
-    /// returns.
-    fn schedule_any(&self, queue: &Queue, task: usize) {
-        let cpu = Machine::with(Machine::this_cpu);
-        let mut next = self.program.idle(cpu);
+    /// Switches to any task of the queue, or to the idle task if there is none; `dies` is added to the queue first. Context:
+    /// interrupts off; they are on when it returns.
+    fn schedule_any(&self, queue: &Queue, task: usize, dies: usize) {
+        let next = match self.look_for_a_task(queue, dies) {
+            Some(Found::Task(next)) => next,
+            None | Some(Found::AllAreDead) => self.program.idle(Machine::with(Machine::this_cpu)),
+        };
+        self.give_way(task, next);
+    }
+
+    /// Takes any task of the queue, after `dies` was added to it. One step.
+    fn look_for_a_task(&self, queue: &Queue, dies: usize) -> Option<Found> {
+        let count = self.program.tasks.len();
+        let mut found = None;
         Machine::with(|machine| {
             machine.update(&queue.tasks, |tasks| {
-                let waiting = (0..self.program.tasks.len()).filter(|task| tasks & 1 << task != 0);
-                let count = waiting.clone().count() as u8;
-                if count == 0 {
+                let tasks = tasks | dies;
+                let mut waiting = (0..count).filter(|task| tasks & 1 << task != 0);
+                let choices = waiting.clone().count() as u8;
+                if choices == 0 {
+                    found = (tasks >> DEAD == (1 << count) - 1).then_some(Found::AllAreDead);
                     return tasks;
                 }
-                next = waiting.clone().nth(machine.choose(count).into()).unwrap_or(next);
+                let next = waiting.nth(machine.choose(choices).into()).expect("one of them");
+                found = Some(Found::Task(next));
                 tasks & !(1 << next)
             });
+            // Which one it is, and nothing else that the queue holds.
+            if let Some(Found::Task(next)) = found {
+                machine.checkpoint(16 + next as u64, false);
+            }
         });
-        if next == task {
-            Machine::with(|machine| machine.irq_restore(true));
-            return;
-        }
-        self.rqs[cpu].lock();
+        found
+    }
+
+    /// Gives the CPU from one task to another that was taken. Context: as [`schedule_any`](Self::schedule_any).
+    fn give_way(&self, task: usize, next: usize) {
+        self.rqs[Machine::with(Machine::this_cpu)].lock();
         Machine::with(|machine| machine.tick(!self.program.is_idle(next)));
         self.switch_to(task, next);
     }

@@ -63,9 +63,10 @@ impl Tables {
         Tables { middle: null(), leaf: null(), frame: null(), tag }
     }
 
-    /// Hooks fresh tables up so that they map one page. Not a step: nobody else can see them yet.
-    pub(crate) fn build(&self, tables: [NonNull<Table>; 4]) -> Root {
-        let [root, middle, leaf, frame] = tables;
+    /// Hooks fresh tables up so that they map one page, or none. Not a step: nobody else can see them yet.
+    pub(crate) fn build(&self, Fresh { root, below }: Fresh) -> Root {
+        let whole = Root(root.as_ptr().expose_provenance());
+        let Some([middle, leaf, frame]) = below else { return whole };
         for (upper, lower) in [(root, middle), (middle, leaf), (leaf, frame)] {
             // SAFETY: in the arena, just allocated.
             let upper = unsafe { upper.as_ref() };
@@ -75,7 +76,7 @@ impl Tables {
         for (word, table) in [(&self.middle, middle), (&self.leaf, leaf), (&self.frame, frame)] {
             word.poke(table.as_ptr());
         }
-        Root(root.as_ptr().expose_provenance())
+        whole
     }
 
     /// The frame that holds the one page; for those who watch from outside.
@@ -139,24 +140,35 @@ impl Tables {
     }
 }
 
+/// Tables that were just allocated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fresh {
+    root: NonNull<Table>,
+    /// A middle table, a leaf and a frame, where an mm maps a page.
+    below: Option<[NonNull<Table>; 3]>,
+}
+
 /// Where page tables come from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TableCaches {
-    levels: [Cache<Table>; 4],
+    root: Cache<Table>,
+    below: Option<[Cache<Table>; 3]>,
 }
 
 const NAMES: [(&str, ObjectKind); 4] =
     [("pgd", ObjectKind::Table), ("pmd", ObjectKind::Table), ("pte", ObjectKind::Table), ("frame", ObjectKind::Frame)];
 
 impl TableCaches {
-    /// Caches for the tables of `mms` address spaces.
-    pub(crate) fn new(machine: &Machine, mms: usize) -> Self {
-        TableCaches { levels: NAMES.map(|(name, kind)| machine.create_cache(name, kind, mms, |_| Table::new())) }
+    /// Caches for the tables of `mms` address spaces, which map a page each or are roots and nothing else.
+    pub(crate) fn new(machine: &Machine, mms: usize, maps: bool) -> Self {
+        let cache = |(name, kind)| machine.create_cache(name, kind, mms, |_| Table::new());
+        let [root, below @ ..] = NAMES;
+        TableCaches { root: cache(root), below: maps.then(|| below.map(cache)) }
     }
 
     /// Takes one table of each level.
-    pub(crate) fn alloc(&self, alloc: impl Fn(Cache<Table>) -> NonNull<Table>) -> [NonNull<Table>; 4] {
-        self.levels.map(alloc)
+    pub(crate) fn alloc(&self, alloc: impl Fn(Cache<Table>) -> NonNull<Table>) -> Fresh {
+        Fresh { root: alloc(self.root), below: self.below.map(|below| below.map(&alloc)) }
     }
 
     /// The root table of `init_mm`, which maps nothing that could be freed.

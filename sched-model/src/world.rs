@@ -18,7 +18,7 @@ use crate::program::{Program, Statement};
 use crate::roam::Queue;
 use crate::sched::{Runqueue, Scheduled};
 use crate::strategies::Accounted;
-use crate::tables::{Table, TableCaches, Tables};
+use crate::tables::{Fresh, TableCaches, Tables};
 use crate::tlb::Mmus;
 use crate::watch::Watch;
 use crate::worker::Worker;
@@ -89,7 +89,7 @@ where
         // Execs make new mms: a name can be made once more while its former mm is still borrowed.
         let slots = program.mms.len() + usize::from(program.roam.is_none());
         let mms = machine.create_cache("mm_struct", ObjectKind::Mm, slots, |slot| new_mm(init_root, slot + 1));
-        let tables = TableCaches::new(machine, slots);
+        let tables = TableCaches::new(machine, slots, program.roam.is_none());
         let named: *const [_] =
             machine.place_slice("mms", ObjectKind::Other, program.mms.len(), |_| LocalWord::new(core::ptr::null_mut()));
         // The worker has a CPU of its own, and an idle task, which is the worker.
@@ -155,12 +155,8 @@ where
         }
     }
 
-    /// Makes a slot an mm that maps one page.
-    pub(crate) fn init_mm(
-        &self,
-        object: NonNull<Mm<Lab<R>, S>>,
-        tables: [NonNull<Table>; 4],
-    ) -> ARef<MmWithUser<Lab<R>, S>> {
+    /// Makes a slot an mm with these tables.
+    pub(crate) fn init_mm(&self, object: NonNull<Mm<Lab<R>, S>>, tables: Fresh) -> ARef<MmWithUser<Lab<R>, S>> {
         // SAFETY: in the arena; slots are initialised once and for all.
         let mm: &Mm<Lab<R>, S> = unsafe { object.as_ref() };
         let root = mm.core().data().build(tables);
