@@ -174,9 +174,10 @@ impl Machine {
                 self.weak.borrow_mut().deliver(me, u32::from(vector) | u32::from(nmi) << 8, task);
             }
             let task = state.current();
-            let interrupted = (task.history, task.interrupted);
-            task.interrupted = fold(task.interrupted, task.history);
+            let interrupted = (task.history, task.statement, task.interrupted);
+            task.interrupted = fold(fold(task.interrupted, task.history), task.statement);
             task.history = fold(sort::HANDLER, u64::from(vector) | u64::from(nmi) << 8);
+            task.statement = task.history;
             // What comes in between may wait, too.
             let wait = core::mem::take(&mut task.wait);
             task.interrupted_waits.push(wait);
@@ -205,7 +206,7 @@ impl Machine {
         let mut state = self.state.borrow_mut();
         state.set_irqs(were_on);
         let task = state.current();
-        (task.history, task.interrupted) = interrupted;
+        (task.history, task.statement, task.interrupted) = interrupted;
         task.wait = task.interrupted_waits.pop().expect("pushed above");
         drop(state);
         if were_on {

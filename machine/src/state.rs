@@ -255,6 +255,8 @@ pub(crate) struct Task {
     pub(crate) place: Option<usize>,
     /// All that it has seen since its last checkpoint: its local state is a function of that.
     pub(crate) history: u64,
+    /// What it was at that checkpoint.
+    pub(crate) statement: u64,
     /// Histories of what its interrupt handlers have interrupted.
     pub(crate) interrupted: u64,
     /// The wait that it is in, if it is in one.
@@ -271,6 +273,7 @@ impl Task {
             pid,
             place: None,
             history: 0,
+            statement: 0,
             interrupted: 0,
             wait: Wait::default(),
             interrupted_waits: Vec::new(),
@@ -281,6 +284,7 @@ impl Task {
     fn reset(&mut self, id: usize) {
         self.place = None;
         self.history = term(id as u64, 0);
+        self.statement = self.history;
         self.interrupted = 0;
         self.wait = Wait::default();
         self.interrupted_waits.clear();
@@ -663,7 +667,7 @@ impl State {
             hash ^= term(id as u64, one);
         }
         for (id, task) in self.tasks.iter().enumerate() {
-            let mut one = fold(fold(task.history, task.interrupted), task.wait.hash());
+            let mut one = fold(fold(fold(task.history, task.statement), task.interrupted), task.wait.hash());
             for wait in &task.interrupted_waits {
                 one = fold(one, wait.hash());
             }

@@ -616,12 +616,26 @@ impl Machine {
             let mut state = self.state.borrow_mut();
             let task = state.current();
             task.history = fold(local, task.pid.into());
+            task.statement = task.history;
         }
         if loops {
             self.point(Next::Checkpoint);
             // Every step changes the key, else the state behind it looks seen and is not gone on from.
             self.state.borrow_mut().observe(sort::CHECKPOINT, 0);
         }
+    }
+
+    /// Part of a statement is over: all local state of the running task is a function of what it was at the last checkpoint,
+    /// and of `part`.
+    pub fn checkpoint_again(&self, part: u64) {
+        let mut state = self.state.borrow_mut();
+        let task = state.current();
+        task.history = fold(fold(task.statement, sort::CHECKPOINT), part);
+    }
+
+    /// The functions that the running task is in, as far as it has said so, the innermost last.
+    pub fn frames(&self) -> Vec<&'static str> {
+        self.state.borrow_mut().current().calls.iter().map(|call| call.function).collect()
     }
 
     /// One of the values `0..n`, all of which are explored.

@@ -18,7 +18,7 @@ use lazytlb_core::mm::{ARef, MmWithUser};
 use lazytlb_core::platform::Platform;
 use lazytlb_machine::{Machine, ObjectKind, Sim, SimWord};
 
-use crate::platform::{Lab, MmData, peek};
+use crate::platform::{Lab, MmData, address, peek, watch};
 use crate::program::Program;
 use crate::strategies::Accounted;
 use crate::world::World;
@@ -61,6 +61,26 @@ enum Found {
     AllAreDead,
 }
 
+/// The way down to where an mm is freed. At each of these calls, and where tables are freed in the middle, all that is left
+/// of a task's work is to give back the one mm that the statement names: they are each other's last calls, and the last
+/// of an exec and an exit.
+const TEARDOWN: [&str; 4] = ["mmput", "__mmput", "mmdrop", "__mmdrop"];
+
+/// Forgets what the running task has seen, if it is on that way and nowhere else: not in what has preempted it, and not
+/// about another mm that had to wait. `place` tells places in the same function apart.
+pub(crate) fn forget(place: u64) {
+    if watch(|watch| watch.roams) != Some(true) {
+        return;
+    }
+    Machine::try_with(|machine| {
+        let frames = machine.frames();
+        let way = frames.strip_prefix(&["exit_mm"]).or(frames.strip_prefix(&["exec_mmap"])).unwrap_or(&frames);
+        if !way.is_empty() && TEARDOWN.starts_with(way) {
+            machine.checkpoint_again(place << 16 | (frames.len() as u64) << 8 | way.len() as u64);
+        }
+    });
+}
+
 impl<R: 'static, S> World<R, S>
 where
     Lab<R>: Platform<MmData = MmData>,
@@ -79,12 +99,21 @@ where
                 machine.checkpoint(0, true);
                 CHOICES[usize::from(machine.choose(CHOICES.len() as u8))]
             });
+            self.states(choice, task, 0);
             match choice {
                 Choice::Die => self.die(queue, task),
                 Choice::TakeAndPut => self.take_and_put(task),
                 Choice::Exec => self.exec_if_there_is_room(queue, task),
             }
         }
+    }
+
+    /// A task says what it does, with which mm: its own, by its number, and a new one.
+    fn states(&self, choice: Choice, task: usize, new: usize) {
+        let own = peek(|| self.tasks[task].mm());
+        let own = self.named.iter().position(|named| own.is_some() && named.peek().addr() == address(own));
+        let own = own.map_or(0, |own| own + 1);
+        Machine::with(|machine| machine.checkpoint((choice as u64) << 16 | (own as u64) << 8 | new as u64, false));
     }
 
     /// An idle task gives its CPU away as soon as there is a task, and rests when all are dead.
@@ -126,7 +155,7 @@ where
             // SAFETY: the running task has a user of it.
             let user = unsafe { mm.as_ptr().cast::<MmWithUser<Lab<R>, S>>().as_ref() }.map(ARef::from);
             // It knows its own mm, and that it holds a user more.
-            Machine::with(|machine| machine.checkpoint(2, false));
+            self.states(Choice::TakeAndPut, task, 1);
             drop(user);
         }
     }
@@ -153,7 +182,7 @@ where
                 })
             });
             // It knows which mm it has made.
-            machine.checkpoint(3 + slot as u64, false);
+            self.states(Choice::Exec, task, slot + 1);
             // Nobody else sees it yet, so building it is no step.
             Some(machine.quietly(|| self.init_mm(object, tables)))
         });
@@ -200,7 +229,7 @@ where
             });
             // Which one it is, and nothing else that the queue holds.
             if let Some(Found::Task(next)) = found {
-                machine.checkpoint(16 + next as u64, false);
+                machine.checkpoint(1 << 32 | next as u64, false);
             }
         });
         found

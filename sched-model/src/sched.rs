@@ -119,11 +119,11 @@ where
             // All that it needs when it comes back is with the CPU.
             Some(_) => Machine::with(|machine| machine.checkpoint(1, false)),
             None => {
+                self.kernel.current[cpu].set(next);
                 self.scheduled[next].on_cpu.store(1, Relaxed);
                 self.scheduled[next].cpu.store(cpu, Relaxed);
             }
         }
-        self.kernel.current[cpu].set(next);
         Machine::with(|machine| machine.switch_to(machine.task(next)));
         self.finish_switch();
     }
@@ -136,7 +136,11 @@ where
         let prev = self.switcher.finish_task_switch(&unsafe { IrqsOff::assume(Lab::NEW) });
         let prev_task = rq.prev.get();
         match self.queue {
-            Some(queue) => self.put_back(queue, prev_task),
+            Some(queue) => {
+                // What nobody reads again tells states apart that are the same.
+                rq.prev.poke(0);
+                self.put_back(queue, prev_task);
+            }
             None => self.scheduled[prev_task].on_cpu.store(0, Release),
         }
         rq.unlock();
