@@ -25,9 +25,9 @@
 //!   leave, as here.)
 //! * After it: nothing, *even when tables are freed*. It stays on the mm's tables, and need not be skipped or moved: a
 //!   broadcast drops partial walks too (Linux does not set INVLPGB's flag for final translations only), and TLBSYNC waits for
-//!   walks that are under way. So the flush of the last mmput takes nobody
-//!   off the mm: its root must live as long as a borrow does, and a strategy that relies on the flush to end
-//!   borrows, or to move the MMU, has nothing to rely on here.
+//!   walks that are under way. So the flush of the last mmput takes nobody off the mm: its root must live as long as a borrow
+//!   does, and a strategy that relies on the flush to end borrows, or to move the MMU, has nothing to rely on here
+//!   (`litmus/broadcast-exit.litmus`).
 //! * Who walks page tables in software behind disabled interrupts is not waited for any more; tables must be freed behind
 //!   something else (Linux commit a37259732a7d, "x86/mm: Make MMU_GATHER_RCU_TABLE_FREE unconditional").
 //!
@@ -448,8 +448,8 @@ where
     /// Makes those free that were freed. Says whether there are any.
     ///
     /// First all is flushed everywhere. Of users' translations nothing should be left: the last mmput has flushed by the ASID
-    /// after it had unmapped everything, and the lab finds nothing if this flush is left out. But the pool need not know that, and
-    /// what hardware has cached of the kernel's half under the ASID is nobody else's business to drop.
+    /// after it had unmapped everything, so a litmus test in which this flush was left out found nothing. But the pool need not
+    /// rely on that, and nobody else drops what hardware has cached of the kernel's half under the ASID.
     fn recycle(&self) -> bool {
         let recycled = |share: &GlobalState<P>| S::recycled(share.used.load(Relaxed), share.freed.load(Relaxed));
         if self.shares().all(|share| recycled(share) == 0) {
