@@ -38,7 +38,7 @@ impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Inside<'_, P, S> {
 
     unsafe fn free_mm(&self, mm: MmPtr<P>) {
         // SAFETY: `count` reached zero before the strategy was given it, and the rest is the strategy's word.
-        unsafe { self.0.platform.free_mm(mm.as_non_null()) };
+        unsafe { self.0.free_mm(mm) };
     }
 
     fn evict_lazies(&self, mm: &MmCore<P>, among: Among<'_, P>, is_target: impl Fn(CpuId) -> bool) {

@@ -70,6 +70,13 @@ pub trait MmSwitch<P: Platform>: Sized {
     fn cpu_going_down(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>) {
         let _ = (host, irqs_off);
     }
+
+    /// The mm is about to be freed: what it has of what all mms share, a tag say, goes back (Linux `destroy_context`).
+    ///
+    /// Context: that of [`Platform::free_mm`]. No CPU has `mm` loaded or comes to load it.
+    fn destroy_context(host: &impl ArchHost<P>, mm: &MmCore<P>) {
+        let _ = (host, mm);
+    }
 }
 
 /// What the switch path offers an architecture.

@@ -65,8 +65,19 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         }
         if self.strategy.cleanup_lazy_tlbs(&Inside(self), mm) == Freeing::Now {
             // SAFETY: `count` is zero, and no CPU borrows it any more by the strategy's word.
-            unsafe { self.platform.free_mm(mm.as_non_null()) };
+            unsafe { self.free_mm(mm) };
         }
+    }
+
+    /// Frees an mm: the architecture takes back what it has of it, then the platform frees.
+    ///
+    /// # Safety
+    /// As for [`Platform::free_mm`].
+    pub(crate) unsafe fn free_mm(&self, mm: MmPtr<P>) {
+        // SAFETY: alive until the call below; nobody else uses it any more.
+        P::Arch::destroy_context(&Inside(self), unsafe { mm.as_ref() });
+        // SAFETY: the caller's promise.
+        unsafe { self.platform.free_mm(mm.as_non_null()) };
     }
 
     pub(crate) fn drop_reference(&self, reference: CountRef<P>) {

@@ -56,6 +56,36 @@ pub unsafe trait BroadcastTags: TaggedTlb {
     fn flush_tag_broadcast(self, tag: Tag);
 }
 
+/// Claim: the hardware has an invalidation that reaches all CPUs and is waited for by another instruction (AMD's INVLPGB
+/// and TLBSYNC).
+///
+/// # Safety
+/// User memory is protected by what these calls promise:
+///
+/// 1. When [`tlbsync`](Self::tlbsync) returns, no CPU that is online uses anything, translation or partial walk, that was
+///    cached under a tag before the last [`invlpgb_tag`](Self::invlpgb_tag) of it by *this* CPU, or under any tag but
+///    [`Tag::KERNEL`] before the last [`invlpgb_all`](Self::invlpgb_all) by it; and walks that were under way then have
+///    ended.
+/// 2. What is walked after that finds the stores that came before a full barrier before the invalidation.
+pub unsafe trait Invlpgb: TaggedTlb {
+    /// Begins to drop what any CPU has cached under a tag, and does not wait.
+    ///
+    /// Interrupts nobody. Ordering: none; the caller has had a full barrier since it wrote the page tables. Context: pinned
+    /// until [`tlbsync`](Self::tlbsync).
+    fn invlpgb_tag(self, tag: Tag);
+
+    /// Begins to drop what any CPU has cached of any user, and does not wait.
+    ///
+    /// Ordering and context: as for [`invlpgb_tag`](Self::invlpgb_tag).
+    fn invlpgb_all(self);
+
+    /// Waits until all that this CPU has begun to drop is dropped everywhere.
+    ///
+    /// Ordering: before all that the caller does afterwards. Context: pinned since the first of what is waited for: it waits
+    /// for nothing that another CPU has begun.
+    fn tlbsync(self);
+}
+
 /// Claim: the kernel gives each mm a tag of its own for its life (power's PID).
 ///
 /// # Safety

@@ -18,17 +18,17 @@ use lazytlb_shootdown::arm64::AsidRule;
 use lazytlb_shootdown::plain::PlainRule;
 use lazytlb_shootdown::power_radix::Radix;
 use lazytlb_shootdown::x86::X86;
-use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14};
+use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::mutants::{
     BackupFirst, CountAfterGive, DropBeforeLoad, DropInInterrupt, EmptiedEarly, JudgeBeforeTaking, LooksTooSoon,
     Mutant, NoSecondLook, StaleSlot, WildcardHolds,
 };
-use crate::platform::{Lab, MmData, SLOTS, TRIM, set_up, watched};
+use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OthersAreLazy, ResetsMask, SkipsLazies, TrustsUsers,
-    Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts, OthersAreLazy, ResetsMask, SharesAsids,
+    SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
 use crate::watch::Watch;
@@ -113,6 +113,16 @@ impl Model {
             Some(Mutant::KeepsItsTlb) => return Self::on_wrong_rules::<Radix<KeepsItsTlb>>(program, setting),
             Some(Mutant::ForgetsLazies) => return Self::on_wrong_rules::<AsidRule<ForgetsLazies>>(program, setting),
             Some(Mutant::FlushesItsOwn) => return Self::on_wrong_rules::<AsidRule<FlushesItsOwn>>(program, setting),
+            Some(Mutant::SkipsTlbsync) => {
+                return Self::on_wrong_rules::<WrongBroadcast<SkipsTlbsync>>(program, setting);
+            }
+            Some(Mutant::SyncsElsewhere) => {
+                return Self::on_wrong_rules::<WrongBroadcast<SyncsElsewhere>>(program, setting);
+            }
+            Some(Mutant::OnlyBroadcasts) => {
+                return Self::on_wrong_rules::<WrongBroadcast<OnlyBroadcasts>>(program, setting);
+            }
+            Some(Mutant::SharesAsids) => return Self::on_wrong_rules::<WrongBroadcast<SharesAsids>>(program, setting),
             _ => {}
         }
         match setting.rules {
@@ -127,6 +137,7 @@ impl Model {
             Rules::IpiUnlazy => Self::on_rules::<IpiUnlazy>(program, setting),
             Rules::X86Linux612 => Self::on_rules::<X86_6_12<SLOTS>>(program, setting),
             Rules::X86Linux614 => Self::on_rules::<X86_6_14<SLOTS, TRIM>>(program, setting),
+            Rules::X86Broadcast => Self::on_rules::<X86Broadcast<SLOTS, TRIM, FROM>>(program, setting),
             Rules::Plain => Self::on_rules::<Plain>(program, setting),
             Rules::PowerRadix => Self::on_rules::<PowerRadix>(program, setting),
             Rules::Arm64 => Self::on_rules::<Arm64>(program, setting),

@@ -62,11 +62,19 @@ pub enum Mutant {
     ForgetsLazies,
     /// [`FlushesItsOwn`](crate::rule_mutants::FlushesItsOwn).
     FlushesItsOwn,
+    /// [`SkipsTlbsync`](crate::rule_mutants::SkipsTlbsync).
+    SkipsTlbsync,
+    /// [`SyncsElsewhere`](crate::rule_mutants::SyncsElsewhere).
+    SyncsElsewhere,
+    /// [`OnlyBroadcasts`](crate::rule_mutants::OnlyBroadcasts).
+    OnlyBroadcasts,
+    /// [`SharesAsids`](crate::rule_mutants::SharesAsids).
+    SharesAsids,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 20] = [
+    pub const ALL: [Mutant; 24] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -87,6 +95,10 @@ impl Mutant {
         Mutant::KeepsItsTlb,
         Mutant::ForgetsLazies,
         Mutant::FlushesItsOwn,
+        Mutant::SkipsTlbsync,
+        Mutant::SyncsElsewhere,
+        Mutant::OnlyBroadcasts,
+        Mutant::SharesAsids,
     ];
 
     /// Its name in files.
@@ -112,6 +124,10 @@ impl Mutant {
             Mutant::KeepsItsTlb => "keeps-its-tlb",
             Mutant::ForgetsLazies => "forgets-lazies",
             Mutant::FlushesItsOwn => "flushes-its-own",
+            Mutant::SkipsTlbsync => "skips-tlbsync",
+            Mutant::SyncsElsewhere => "syncs-elsewhere",
+            Mutant::OnlyBroadcasts => "only-broadcasts",
+            Mutant::SharesAsids => "shares-asids",
         }
     }
 
@@ -137,6 +153,9 @@ impl Mutant {
             | Mutant::Unpinned
             | Mutant::KeepsItsTlb => Some(Rules::PowerRadix),
             Mutant::ForgetsLazies | Mutant::FlushesItsOwn => Some(Rules::Arm64),
+            Mutant::SkipsTlbsync | Mutant::SyncsElsewhere | Mutant::OnlyBroadcasts | Mutant::SharesAsids => {
+                Some(Rules::X86Broadcast)
+            }
         }
     }
 }

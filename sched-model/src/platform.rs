@@ -14,17 +14,18 @@ use lazytlb_core::memory::{At, Label, Memory, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning, Worker};
-use lazytlb_core::tlb::{BroadcastTags, OwnTag, Tag, TaggedTlb};
+use lazytlb_core::tlb::{BroadcastTags, Invlpgb, OwnTag, Tag, TaggedTlb};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 use lazytlb_shootdown::arm64::AsidRule;
 use lazytlb_shootdown::plain::PlainRule;
 use lazytlb_shootdown::power_radix::Radix;
 use lazytlb_shootdown::x86::X86;
-use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14};
+use lazytlb_shootdown::x86_broadcast::Broadcasting;
+use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OthersAreLazy, ResetsMask, SkipsLazies, TrustsUsers,
-    Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts, OthersAreLazy, ResetsMask, SharesAsids,
+    SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::tables::{Table, Tables};
 use crate::tlb::Mmus;
@@ -49,6 +50,10 @@ impl<Rules> Copy for Lab<Rules> {}
 
 /// The broadcast invalidation of the machines that have one.
 pub const INVALIDATE: Label = Label::new("hardware.invalidate");
+/// The begin of a broadcast on AMD's machines.
+pub const INVLPGB: Label = Label::new("hardware.invlpgb");
+/// The wait for those that the CPU has begun.
+pub const TLBSYNC: Label = Label::new("hardware.tlbsync");
 
 /// The vector of the library's interrupt.
 pub(crate) const CALL_VECTOR: u8 = 0;
@@ -329,6 +334,7 @@ platform!(BroadcastFlush);
 
 platform!(X86_6_12<SLOTS>);
 platform!(X86_6_14<SLOTS, TRIM>);
+platform!(X86Broadcast<SLOTS, TRIM, FROM>);
 platform!(Plain);
 platform!(PowerRadix);
 platform!(Arm64);
@@ -343,11 +349,20 @@ platform!(Radix<Unpinned>);
 platform!(Radix<KeepsItsTlb>);
 platform!(AsidRule<ForgetsLazies>);
 platform!(AsidRule<FlushesItsOwn>);
+platform!(WrongBroadcast<SkipsTlbsync>);
+platform!(WrongBroadcast<SyncsElsewhere>);
+platform!(WrongBroadcast<OnlyBroadcasts>);
+platform!(WrongBroadcast<SharesAsids>);
+
+/// AMD's rule with steps of which one is wrong.
+pub(crate) type WrongBroadcast<Steps> = X86<Broadcasting<Steps, TRIM, FROM>, SLOTS>;
 
 /// How many address spaces x86's rules keep translations of on each CPU: so few that tests run out of them.
 pub(crate) const SLOTS: usize = 2;
 /// One flush in so many trims the mask: so few that tests come to one.
 pub(crate) const TRIM: usize = 2;
+/// On so many CPUs an mm runs that gets a global ASID: so few that small tests come to it.
+pub(crate) const FROM: usize = 2;
 
 // SAFETY: what is cached lives in `Mmus`, which does as this claims.
 unsafe impl<R> TaggedTlb for Lab<R>
@@ -389,6 +404,35 @@ where
     }
 }
 
+// SAFETY: what is begun is kept in `Mmus` with the CPU that has begun it, and done by its next TLBSYNC.
+unsafe impl<R> Invlpgb for Lab<R>
+where
+    Lab<R>: Platform,
+{
+    fn invlpgb_tag(self, tag: Tag) {
+        invlpgb(Some(tag.0));
+    }
+
+    fn invlpgb_all(self) {
+        invlpgb(None);
+    }
+
+    fn tlbsync(self) {
+        if !Machine::try_with(|machine| machine.drops(TLBSYNC)).unwrap_or(false) {
+            let cpu = self.smp_processor_id().get();
+            watch(|watch| watch.mmus().tlbsync(cpu));
+        }
+    }
+}
+
+/// The CPU that runs this begins a broadcast.
+fn invlpgb(tag: Option<usize>) {
+    if !Machine::try_with(|machine| machine.drops(INVLPGB)).unwrap_or(false) {
+        let cpu = Machine::try_with(Machine::this_cpu).unwrap_or_default();
+        watch(|watch| watch.mmus().invlpgb(cpu, tag));
+    }
+}
+
 /// The hardware of all CPUs drops what it caches, or what it caches under a tag.
 fn invalidate(tag: Option<usize>) {
     // The hardware waits for earlier page-table writes.
@@ -416,6 +460,9 @@ unsafe impl MaskCoversLazy for Lab<X86_6_12<SLOTS>> {}
 
 // SAFETY: not true, and meant so; see IpiFlush below.
 unsafe impl MaskCoversLazy for Lab<X86_6_14<SLOTS, TRIM>> {}
+
+// SAFETY: not true, and meant so; see IpiFlush below.
+unsafe impl MaskCoversLazy for Lab<X86Broadcast<SLOTS, TRIM, FROM>> {}
 
 // SAFETY: BroadcastFlush never takes a CPU out of a mask.
 unsafe impl MaskCoversLazy for Lab<BroadcastFlush> {}

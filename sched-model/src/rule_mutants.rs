@@ -8,21 +8,63 @@ use lazytlb_core::memory::{Labelled, Ordering::Relaxed};
 use lazytlb_core::mm::MmCore;
 use lazytlb_core::mm_switch::{ArchHost, MASK_CLEAR, MASK_SET, MmSwitch};
 use lazytlb_core::platform::{Platform, PreemptGuard};
+use lazytlb_core::tlb::{Invlpgb, TaggedTlb};
 use lazytlb_shootdown::arm64::{AsidContext, AsidState, AsidSteps};
 use lazytlb_shootdown::plain::PlainSteps;
 use lazytlb_shootdown::power_radix::RadixSteps;
-use lazytlb_shootdown::x86::X86Steps;
+use lazytlb_shootdown::x86::{PerCpuAsids, X86Steps};
+use lazytlb_shootdown::x86_broadcast::BroadcastSteps;
 
 /// x86 of 6.12: lazy CPUs are left alone even when tables are freed (B19).
 #[derive(Clone, Copy, Debug)]
 pub struct SkipsLazies;
 
-impl X86Steps for SkipsLazies {
+impl<P: TaggedTlb> X86Steps<P> for SkipsLazies {
     const KEEPS_BIT: bool = false;
     const TRIM_EVERY: usize = 0;
 
+    type Asids = PerCpuAsids;
+
     fn skips_lazy(_tables_freed: bool) -> bool {
         true
+    }
+}
+
+/// A flush does not wait for its broadcast.
+#[derive(Clone, Copy, Debug)]
+pub struct SkipsTlbsync;
+
+impl BroadcastSteps for SkipsTlbsync {
+    fn tlbsync<P: Invlpgb>(_platform: P) {}
+}
+
+/// A flush may go on on another CPU than it began on, whose TLBSYNC waits for nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncsElsewhere;
+
+impl BroadcastSteps for SyncsElsewhere {
+    fn pin<P: Platform>(_platform: P) -> Option<PreemptGuard<P>> {
+        None
+    }
+}
+
+/// An mm that has got a global ASID is flushed by broadcast alone at once, while CPUs run it under one of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlyBroadcasts;
+
+impl BroadcastSteps for OnlyBroadcasts {
+    fn interrupts_stragglers() -> bool {
+        false
+    }
+}
+
+/// When all global ASIDs are in use, they are handed out a second time.
+#[derive(Clone, Copy, Debug)]
+pub struct SharesAsids;
+
+impl BroadcastSteps for SharesAsids {
+    fn recycled(used: usize, _freed: usize) -> usize {
+        used
     }
 }
 

@@ -206,6 +206,9 @@ pub enum Rules {
     X86Linux612,
     /// [`X86_6_14`](lazytlb_shootdown::X86_6_14): generations, a lazily kept mask, CPUs on other mms skipped.
     X86Linux614,
+    /// [`X86Broadcast`](lazytlb_shootdown::X86Broadcast): as 6.14 until the mm runs on two CPUs, then broadcasts by an ASID
+    /// for life.
+    X86Broadcast,
     /// [`Plain`](lazytlb_shootdown::Plain): no tags, a flush interrupts everybody in the mask.
     Plain,
     /// [`PowerRadix`](lazytlb_shootdown::PowerRadix): tags for life, broadcasts, masks that are trimmed.
@@ -222,17 +225,18 @@ impl Rules {
     pub const OF_MUTANTS: [Rules; 2] = [Rules::Ipi, Rules::Broadcast];
 
     /// Those of `shootdown`: what architectures do about cached translations.
-    pub const OF_ARCHITECTURES: [Rules; 5] =
-        [Rules::Plain, Rules::X86Linux612, Rules::X86Linux614, Rules::PowerRadix, Rules::Arm64];
+    pub const OF_ARCHITECTURES: [Rules; 6] =
+        [Rules::Plain, Rules::X86Linux612, Rules::X86Linux614, Rules::X86Broadcast, Rules::PowerRadix, Rules::Arm64];
 
     /// All of them.
-    pub const ALL: [Rules; 8] = [
+    pub const ALL: [Rules; 9] = [
         Rules::Ipi,
         Rules::IpiUnlazy,
         Rules::Broadcast,
         Rules::Plain,
         Rules::X86Linux612,
         Rules::X86Linux614,
+        Rules::X86Broadcast,
         Rules::PowerRadix,
         Rules::Arm64,
     ];
@@ -245,6 +249,7 @@ impl Rules {
             Rules::Broadcast => "broadcast-flush",
             Rules::X86Linux612 => "x86-6.12",
             Rules::X86Linux614 => "x86-6.14",
+            Rules::X86Broadcast => "x86-broadcast",
             Rules::Plain => "plain",
             Rules::PowerRadix => "power-radix",
             Rules::Arm64 => "arm64",
@@ -253,7 +258,7 @@ impl Rules {
 
     /// Whether `mm_cpumask` holds every CPU whose `active_mm` is the mm.
     pub const fn mask_covers_lazy(self) -> bool {
-        !matches!(self, Rules::Ipi | Rules::X86Linux612 | Rules::X86Linux614)
+        !matches!(self, Rules::Ipi | Rules::X86Linux612 | Rules::X86Linux614 | Rules::X86Broadcast)
     }
 }
 

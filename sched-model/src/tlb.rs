@@ -12,6 +12,9 @@
 //! Loading a root drops what is cached under its tag, unless the load says that it is kept. A flush drops all, or what a
 //! tag has. Nothing is ever dropped by itself: hardware may, but what is gone cannot be stale.
 //!
+//! AMD's INVLPGB is done at the last moment: by the TLBSYNC of the CPU that has begun it. Hardware may be earlier, but then
+//! less is stale.
+//!
 //! # The verdict
 //!
 //! A user access through a translation to a frame that is not, or is no longer, the page of the address space that the
@@ -33,6 +36,9 @@ use crate::tables::Table;
 /// How many tags the hardware tells apart: more than a program has address spaces, or CPUs.
 pub const TAGS: usize = 18;
 
+/// Among the broadcasts that a CPU has begun, one that is of all tags.
+const ALL_TAGS: usize = 1 << TAGS;
+
 /// How many levels of tables there are.
 const LEVELS: usize = 3;
 
@@ -43,6 +49,8 @@ pub(crate) struct Mmus {
     roots: &'static [SimLocal<usize>],
     /// What its hardware caches, where the program could tell.
     caches: Vec<Option<&'static Cache>>,
+    /// The broadcasts that each CPU has begun and not waited for: a bit for each tag, and [`ALL_TAGS`].
+    begun: &'static [SimLocal<usize>],
     /// Whether a program accesses user memory, so that cached translations matter.
     caches_frames: bool,
 }
@@ -132,8 +140,13 @@ impl Mmus {
             })
         };
         let caches = (0..cpus).map(cache).collect();
+        let begun: *const [SimLocal<usize>] =
+            machine.place_slice("invlpgb", ObjectKind::PerCpu, cpus, |_| LocalWord::new(0));
         // SAFETY: as above.
-        let mmus = Rc::new(Mmus { roots: unsafe { &*roots }, caches, caches_frames });
+        let roots = unsafe { &*roots };
+        // SAFETY: as above.
+        let begun = unsafe { &*begun };
+        let mmus = Rc::new(Mmus { roots, caches, begun, caches_frames });
         PLACED.set(Some(Rc::clone(&mmus)));
         mmus
     }
@@ -194,6 +207,24 @@ impl Mmus {
         for cache in self.caches.iter().flatten() {
             cache.flush.set(0);
             cache.drop(tag);
+        }
+    }
+
+    /// A CPU begins to have dropped what all CPUs cache, or what they cache under a tag.
+    pub(crate) fn invlpgb(&self, cpu: usize, tag: Option<usize>) {
+        let bit = tag.map_or(ALL_TAGS, |tag| 1 << tag);
+        self.begun[cpu].set(self.begun[cpu].get() | bit);
+    }
+
+    /// A CPU waits for what it has begun: it is done now.
+    pub(crate) fn tlbsync(&self, cpu: usize) {
+        let begun = self.begun[cpu].get();
+        self.begun[cpu].set(0);
+        if begun & ALL_TAGS != 0 {
+            return self.flush_all(None);
+        }
+        for tag in (0..TAGS).filter(|tag| begun & 1 << tag != 0) {
+            self.flush_all(Some(tag));
         }
     }
 

@@ -19,6 +19,7 @@
 //! | [`Plain`] | everybody in the mask | dropped by each load of a root | yes | no |
 //! | [`X86_6_12`] | the mask but for lazy CPUs; all if tables are freed | kept under PCIDs, compared by generation | no | no |
 //! | [`X86_6_14`] | as above, but for CPUs on other mms | the same | no | no |
+//! | [`X86Broadcast`] | the same, until the mm runs on several CPUs; then nobody | the same; then under an ASID for life | no | no |
 //! | [`PowerRadix`] | nobody, or the mask where that lets it shrink | kept under the mm's own PID | yes | yes |
 //! | [`Arm64`] | nobody | kept under ASIDs, which are handed out anew | yes | no |
 
@@ -31,6 +32,7 @@ pub mod plain;
 pub mod power_radix;
 pub mod users_only;
 pub mod x86;
+pub mod x86_broadcast;
 
 pub use arm64::Arm64;
 pub use batched::ShootdownBatched;
@@ -39,6 +41,7 @@ pub use plain::Plain;
 pub use power_radix::PowerRadix;
 pub use users_only::UsersOnly;
 pub use x86::{X86_6_12, X86_6_14};
+pub use x86_broadcast::X86Broadcast;
 
 use lazytlb_core::cpumask::Among;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};

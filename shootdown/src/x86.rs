@@ -1,4 +1,5 @@
-//! x86's flush rules with generations: [`X86_6_12`] and [`X86_6_14`].
+//! x86's flush rules with generations: [`X86_6_12`] and [`X86_6_14`]. What AMD's broadcasts add to the second is in
+//! [`x86_broadcast`](crate::x86_broadcast).
 //!
 //! Each mm counts its flushes: `tlb_gen`. Each CPU has a few slots, one PCID each, and remembers of each slot which mm's
 //! translations it holds and up to which generation it has flushed them. So a CPU may miss flushes while it is away, or
@@ -72,17 +73,20 @@ pub type X86_6_12<const SLOTS: usize = 6> = X86<ExactMask, SLOTS>;
 /// of useless interrupts that a benchmark met between Linux commit 209954cbc7d0 and the trimming once a second.
 pub type X86_6_14<const SLOTS: usize = 6, const TRIM: usize = 64> = X86<LazyMask<TRIM>, SLOTS>;
 
-/// [`X86_6_12`] and [`X86_6_14`]; `SLOTS` is how many address spaces a CPU keeps translations of. The hardware has at
-/// least as many tags.
+/// [`X86_6_12`], [`X86_6_14`] and [`X86Broadcast`](crate::X86Broadcast); `SLOTS` is how many address spaces a CPU keeps
+/// translations of. The hardware has at least as many tags.
 #[derive(Clone, Copy, Debug)]
 pub struct X86<Steps, const SLOTS: usize>(PhantomData<Steps>);
 
 /// The steps in which the rules differ. A test overrides one of them to see it caught.
-pub trait X86Steps: 'static {
+pub trait X86Steps<P: TaggedTlb>: 'static {
     /// Whether a CPU stays in the mask when it leaves the mm.
     const KEEPS_BIT: bool;
     /// One flush in so many interrupts everybody in the mask; 0 for none.
     const TRIM_EVERY: usize;
+
+    /// Whether an mm can get an ASID that is the same on all CPUs.
+    type Asids: Asids<P>;
 
     /// Whether a flush leaves lazy CPUs alone. It must not when tables are freed: a lazy CPU's hardware may walk them.
     fn skips_lazy(tables_freed: bool) -> bool {
@@ -90,41 +94,140 @@ pub trait X86Steps: 'static {
     }
 }
 
+/// Where the ASIDs of mms come from: from each CPU's slots alone ([`PerCpuAsids`]), or for some mms from a pool that all
+/// CPUs share ([`Broadcasting`](crate::x86_broadcast::Broadcasting)).
+pub trait Asids<P: TaggedTlb>: 'static {
+    /// What a CPU keeps of them. Other CPUs read it.
+    type CpuState: Slot;
+    /// What an mm keeps of them.
+    type MmState: Slot;
+
+    /// Whether there are global ones.
+    const HAS_GLOBAL: bool;
+
+    /// The global ASID of the mm whose `tlb_gen` was read as this. Who goes on to walk under it has read it acquire
+    /// ([`TLB_GEN_READ`]).
+    fn global_asid(tlb_gen: usize) -> Option<Tag>;
+
+    /// The global ASID that a CPU has its mm loaded under: acquire, the MMU is on it or has been since.
+    fn loaded(cpu: &Self::CpuState) -> Option<Tag>;
+
+    /// This CPU has loaded an mm, under a global ASID or none: release. Context: interrupts off.
+    fn set_loaded(cpu: &Self::CpuState, asid: Option<Tag>);
+
+    /// Flushes an mm that has a global ASID. `tlb_gen` was raised before, a full barrier.
+    ///
+    /// Context: as for [`MmSwitch::flush_tlb`].
+    fn broadcast_tlb_flush<Steps, const SLOTS: usize>(
+        host: &impl ArchHost<P>,
+        mm: &MmCore<P>,
+        asid: Tag,
+        tables_freed: bool,
+    ) where
+        Steps: X86Steps<P, Asids = Self>,
+        P: Platform<Arch = X86<Steps, SLOTS>>;
+
+    /// An mm that has no global ASID was flushed: it may be time for one. Context: as for [`MmSwitch::flush_tlb`].
+    fn consider_global_asid<Steps, const SLOTS: usize>(host: &impl ArchHost<P>, mm: &MmCore<P>)
+    where
+        Steps: X86Steps<P, Asids = Self>,
+        P: Platform<Arch = X86<Steps, SLOTS>>;
+
+    /// The mm is about to be freed: its global ASID, if it has one, goes back. Context: as for
+    /// [`MmSwitch::destroy_context`].
+    fn free_global_asid<Steps, const SLOTS: usize>(host: &impl ArchHost<P>, mm: &MmCore<P>)
+    where
+        Steps: X86Steps<P, Asids = Self>,
+        P: Platform<Arch = X86<Steps, SLOTS>>;
+
+    /// This CPU goes offline, on `init_mm` for good. Context: interrupts off.
+    fn cpu_going_down(platform: P);
+}
+
+/// Each CPU's slots, and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct PerCpuAsids;
+
+impl<P: TaggedTlb> Asids<P> for PerCpuAsids {
+    type CpuState = ();
+    type MmState = ();
+
+    const HAS_GLOBAL: bool = false;
+
+    fn global_asid(_tlb_gen: usize) -> Option<Tag> {
+        None
+    }
+
+    fn loaded(_cpu: &()) -> Option<Tag> {
+        None
+    }
+
+    fn set_loaded(_cpu: &(), _asid: Option<Tag>) {}
+
+    fn broadcast_tlb_flush<Steps, const SLOTS: usize>(_: &impl ArchHost<P>, _: &MmCore<P>, _: Tag, _: bool)
+    where
+        Steps: X86Steps<P, Asids = Self>,
+        P: Platform<Arch = X86<Steps, SLOTS>>,
+    {
+    }
+
+    fn consider_global_asid<Steps, const SLOTS: usize>(_: &impl ArchHost<P>, _: &MmCore<P>)
+    where
+        Steps: X86Steps<P, Asids = Self>,
+        P: Platform<Arch = X86<Steps, SLOTS>>,
+    {
+    }
+
+    fn free_global_asid<Steps, const SLOTS: usize>(_: &impl ArchHost<P>, _: &MmCore<P>)
+    where
+        Steps: X86Steps<P, Asids = Self>,
+        P: Platform<Arch = X86<Steps, SLOTS>>,
+    {
+    }
+
+    fn cpu_going_down(_platform: P) {}
+}
+
 /// The mask holds the CPUs that have the mm loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct ExactMask;
 
-impl X86Steps for ExactMask {
+impl<P: TaggedTlb> X86Steps<P> for ExactMask {
     const KEEPS_BIT: bool = false;
     const TRIM_EVERY: usize = 0;
+
+    type Asids = PerCpuAsids;
 }
 
 /// The mask holds all that had it loaded, until a flush finds out.
 #[derive(Clone, Copy, Debug)]
 pub struct LazyMask<const TRIM: usize>;
 
-impl<const TRIM: usize> X86Steps for LazyMask<TRIM> {
+impl<P: TaggedTlb, const TRIM: usize> X86Steps<P> for LazyMask<TRIM> {
     const KEEPS_BIT: bool = true;
     const TRIM_EVERY: usize = TRIM;
+
+    type Asids = PerCpuAsids;
 }
 
-/// [`X86`]'s state in an mm.
-pub struct Context<P: Platform> {
+/// [`X86`]'s state in an mm; `Global` is what [`Asids`] keep there.
+pub struct Context<P: Platform, Global = ()> {
     /// A number that no other mm ever has, whatever its address; 0 before its first switch. In `init_mm` the last one
     /// that was given out.
     ctx_id: P::AtomicUsize,
-    /// How many flushes there have been, from 1.
-    tlb_gen: P::AtomicUsize,
+    /// How many flushes there have been, from 1; where there are global ASIDs, the mm's is in its upper bits.
+    pub(crate) tlb_gen: P::AtomicUsize,
+    pub(crate) global: Global,
 }
 
-impl<P: Platform> Context<P> {
-    /// From ready words, 0 and 1; `const`, for statics.
-    pub const fn from_parts(ctx_id: P::AtomicUsize, tlb_gen: P::AtomicUsize) -> Self {
-        Context { ctx_id, tlb_gen }
+impl<P: Platform, Global> Context<P, Global> {
+    /// From ready words, 0 and 1, and what [`Asids`] keep; `const`, for statics.
+    pub const fn from_parts(ctx_id: P::AtomicUsize, tlb_gen: P::AtomicUsize, global: Global) -> Self {
+        Context { ctx_id, tlb_gen, global }
     }
 
     /// The mm's number, which it gets when it is asked for the first time. `counter` is `init_mm`'s.
-    fn id(&self, counter: &Context<P>) -> usize {
+    fn id(&self, counter: &Self) -> usize {
         let id = self.ctx_id.load(Relaxed);
         if id != 0 {
             return id;
@@ -134,18 +237,19 @@ impl<P: Platform> Context<P> {
     }
 }
 
-impl<P: Platform> Slot for Context<P> {
+impl<P: Platform, Global: Slot> Slot for Context<P, Global> {
     fn new() -> Self {
-        Context { ctx_id: AtomicWord::new(0), tlb_gen: AtomicWord::new(1) }
+        Context { ctx_id: AtomicWord::new(0), tlb_gen: AtomicWord::new(1), global: Global::new() }
     }
 
     fn reinit(&self) {
         self.ctx_id.store(0, Relaxed);
         self.tlb_gen.store(1, Relaxed);
+        self.global.reinit();
     }
 }
 
-impl<P: Platform> fmt::Debug for Context<P> {
+impl<P: Platform, Global> fmt::Debug for Context<P, Global> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Context { .. }")
     }
@@ -170,25 +274,26 @@ impl<P: Platform> fmt::Debug for Cached<P> {
     }
 }
 
-/// [`X86`]'s state for a CPU.
-pub struct TlbState<P: Platform, const SLOTS: usize> {
+/// [`X86`]'s state for a CPU; `Global` is what [`Asids`] keep there.
+pub struct TlbState<P: Platform, const SLOTS: usize, Global = ()> {
     /// What the MMU is on: an mm, [`switching`], or null before the first switch. Other CPUs read it.
-    loaded_mm: P::AtomicPtr<MmCore<P>>,
+    pub(crate) loaded_mm: P::AtomicPtr<MmCore<P>>,
     /// Whether the CPU holds it lazily. Other CPUs read it.
-    is_lazy: P::AtomicUsize,
-    /// The slot of `loaded_mm`, unless that is `init_mm`.
+    pub(crate) is_lazy: P::AtomicUsize,
+    /// The slot of `loaded_mm`, unless that is `init_mm` or loaded under a global ASID.
     loaded_slot: P::LocalUsize,
     /// The slot that is used next for an mm that has none.
     next_slot: P::LocalUsize,
     slots: [Cached<P>; SLOTS],
+    pub(crate) global: Global,
 }
 
 /// What `loaded_mm` holds while the CPU switches: no mm's address.
-fn switching<P: Platform>() -> *mut MmCore<P> {
+pub(crate) fn switching<P: Platform>() -> *mut MmCore<P> {
     without_provenance_mut(1)
 }
 
-impl<P: Platform, const SLOTS: usize> TlbState<P, SLOTS> {
+impl<P: Platform, const SLOTS: usize, Global> TlbState<P, SLOTS, Global> {
     /// From ready parts, null and zero; `const`, for statics.
     pub const fn from_parts(
         loaded_mm: P::AtomicPtr<MmCore<P>>,
@@ -196,8 +301,9 @@ impl<P: Platform, const SLOTS: usize> TlbState<P, SLOTS> {
         loaded_slot: P::LocalUsize,
         next_slot: P::LocalUsize,
         slots: [Cached<P>; SLOTS],
+        global: Global,
     ) -> Self {
-        TlbState { loaded_mm, is_lazy, loaded_slot, next_slot, slots }
+        TlbState { loaded_mm, is_lazy, loaded_slot, next_slot, slots, global }
     }
 
     /// The slot for an mm and whether what is cached under it must be dropped: it is another's, or too old.
@@ -211,7 +317,7 @@ impl<P: Platform, const SLOTS: usize> TlbState<P, SLOTS> {
     }
 }
 
-impl<P: Platform, const SLOTS: usize> Slot for TlbState<P, SLOTS> {
+impl<P: Platform, const SLOTS: usize, Global: Slot> Slot for TlbState<P, SLOTS, Global> {
     fn new() -> Self {
         let local = || LocalWord::new(0);
         TlbState {
@@ -220,6 +326,7 @@ impl<P: Platform, const SLOTS: usize> Slot for TlbState<P, SLOTS> {
             loaded_slot: local(),
             next_slot: local(),
             slots: core::array::from_fn(|_| Cached { ctx_id: local(), tlb_gen: local() }),
+            global: Global::new(),
         }
     }
 
@@ -232,10 +339,11 @@ impl<P: Platform, const SLOTS: usize> Slot for TlbState<P, SLOTS> {
         for cached in &self.slots {
             cached.ctx_id.set(0);
         }
+        self.global.reinit();
     }
 }
 
-impl<P: Platform, const SLOTS: usize> fmt::Debug for TlbState<P, SLOTS> {
+impl<P: Platform, const SLOTS: usize, Global> fmt::Debug for TlbState<P, SLOTS, Global> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TlbState { .. }")
     }
@@ -247,18 +355,23 @@ fn tag(slot: usize) -> Tag {
 }
 
 /// The architecture's state in an mm.
-fn context<P, A>(mm: &MmCore<P>) -> &Context<P>
+pub(crate) fn context<P, A, Global>(mm: &MmCore<P>) -> &Context<P, Global>
 where
     P: Platform<Arch = A>,
-    A: MmSwitch<P, MmState = Context<P>>,
+    A: MmSwitch<P, MmState = Context<P, Global>>,
 {
     // SAFETY: this is the architecture.
     unsafe { mm.arch() }
 }
 
-impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps, const SLOTS: usize> MmSwitch<P> for X86<Steps, SLOTS> {
-    type CpuState = TlbState<P, SLOTS>;
-    type MmState = Context<P>;
+/// What a CPU keeps of the ASIDs under these steps.
+pub(crate) type CpuAsids<P, Steps> = <<Steps as X86Steps<P>>::Asids as Asids<P>>::CpuState;
+/// What an mm keeps of the ASIDs under these steps.
+pub(crate) type MmAsids<P, Steps> = <<Steps as X86Steps<P>>::Asids as Asids<P>>::MmState;
+
+impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps<P>, const SLOTS: usize> MmSwitch<P> for X86<Steps, SLOTS> {
+    type CpuState = TlbState<P, SLOTS, CpuAsids<P, Steps>>;
+    type MmState = Context<P, MmAsids<P, Steps>>;
 
     /// To another user's mm there is always one: the mask's RMW or [`SWITCHING_FENCE`].
     const SWITCH_MM_IS_BARRIER: bool = true;
@@ -279,10 +392,8 @@ impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps, const SLOTS: usize> 
             this.is_lazy.store(0, Relaxed);
         }
         if prev == next_ptr {
-            if was_lazy && next_ptr != init_mm {
-                // Flushes may have passed this CPU by.
-                platform.fence(SeqCst.at(UNLAZY));
-                catch_up::<P, SLOTS>(platform, this, context(next));
+            if next_ptr != init_mm {
+                stay::<P, Steps, SLOTS>(platform, this, next, was_lazy);
             }
             return;
         }
@@ -297,18 +408,7 @@ impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps, const SLOTS: usize> 
                 // SAFETY: this is the architecture.
                 unsafe { next.cpumask_of_arch() }.set_cpu(cpu, MASK_SET);
             }
-            let ctx_id = context(next).id(context(host.init_mm()));
-            let tlb_gen = context(next).tlb_gen.load(Acquire.at(TLB_GEN_READ));
-            let (slot, drops) = this.choose(ctx_id, tlb_gen);
-            if drops {
-                this.slots[slot].ctx_id.set(ctx_id);
-                this.slots[slot].tlb_gen.set(tlb_gen);
-            }
-            // SAFETY: `next` lives until the CPU leaves it. What the slot keeps is of this mm, and no older than the
-            // generation that was read after the CPU said that it is switching: whoever raises it from here on sees that
-            // and interrupts this CPU.
-            unsafe { platform.load_root_tagged(next.root(), tag(slot), !drops) };
-            this.loaded_slot.set(slot);
+            load_new_mm::<P, Steps, SLOTS>(host, platform, this, next);
         }
         this.loaded_mm.store(next_ptr, Release.at(LOADED));
         if let Some(prev) = MmPtr::new(prev).filter(|prev| !Steps::KEEPS_BIT && prev.as_ptr() != init_mm) {
@@ -329,36 +429,116 @@ impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps, const SLOTS: usize> 
 
     fn flush_tlb(host: &impl ArchHost<P>, mm: &MmCore<P>, _range: FlushRange, tables_freed: bool) {
         let tlb_gen = context(mm).tlb_gen.fetch_add_full(1, TLB_GEN);
+        if let Some(asid) = Steps::Asids::global_asid(tlb_gen) {
+            return Steps::Asids::broadcast_tlb_flush::<Steps, SLOTS>(host, mm, asid, tables_freed);
+        }
         let trims = Steps::TRIM_EVERY != 0 && tlb_gen.is_multiple_of(Steps::TRIM_EVERY);
         host.flush_cpus_if(mm, tables_freed, |cpu| is_target::<P, Steps, SLOTS>(host, cpu, mm, tables_freed, trims));
+        Steps::Asids::consider_global_asid::<Steps, SLOTS>(host, mm);
     }
 
     unsafe fn flush_ipi(host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, mm: MmPtr<P>, _tables_freed: bool) {
         let this = host.arch_state(irqs_off.cpu());
+        // SAFETY: alive, the flusher waits.
+        let core = || unsafe { mm.as_ref() };
         if this.loaded_mm.load(Relaxed) != mm.as_ptr() {
             if Steps::KEEPS_BIT {
                 // What is cached of the mm here is found too old if the CPU ever comes back to it.
-                // SAFETY: alive, the flusher waits.
-                let mm = unsafe { mm.as_ref() };
                 // SAFETY: this is the architecture.
-                unsafe { mm.cpumask_of_arch() }.clear_cpu(irqs_off.cpu(), Release.at(MASK_CLEAR));
+                unsafe { core().cpumask_of_arch() }.clear_cpu(irqs_off.cpu(), Release.at(MASK_CLEAR));
             }
         } else if this.is_lazy.load(Relaxed) != 0 {
             // leave_mm: the MMU goes, active_mm stays.
             // SAFETY: the caller is the switch path, and init_mm is never freed.
             unsafe { Self::switch_mm_irqs_off(host, irqs_off, mm, host.init_mm()) };
         } else {
-            // SAFETY: alive, the flusher waits.
-            catch_up::<P, SLOTS>(irqs_off.platform(), this, context(unsafe { mm.as_ref() }));
+            catch_up::<P, Steps, SLOTS>(irqs_off.platform(), this, core());
         }
+    }
+
+    fn cpu_going_down(_host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>) {
+        Steps::Asids::cpu_going_down(irqs_off.platform());
+    }
+
+    fn destroy_context(host: &impl ArchHost<P>, mm: &MmCore<P>) {
+        Steps::Asids::free_global_asid::<Steps, SLOTS>(host, mm);
     }
 }
 
-/// Flushes what the CPU has cached of the mm that is loaded, if it is older than the mm's generation.
+/// A CPU's state under these steps.
+pub(crate) type CpuStateOf<P, Steps, const SLOTS: usize> = TlbState<P, SLOTS, CpuAsids<P, Steps>>;
+
+/// The MMU goes on to another user's mm. The CPU is in the mask, and has said that it is switching.
+fn load_new_mm<P, Steps: X86Steps<P>, const SLOTS: usize>(
+    host: &impl ArchHost<P>,
+    platform: P,
+    this: &CpuStateOf<P, Steps, SLOTS>,
+    next: &MmCore<P>,
+) where
+    P: TaggedTlb + Platform<Arch = X86<Steps, SLOTS>>,
+{
+    let tlb_gen = context(next).tlb_gen.load(Acquire.at(TLB_GEN_READ));
+    let asid = Steps::Asids::global_asid(tlb_gen);
+    let (tag, keep) = asid.map_or_else(
+        || {
+            let ctx_id = context(next).id(context(host.init_mm()));
+            let (slot, drops) = this.choose(ctx_id, tlb_gen);
+            if drops {
+                this.slots[slot].ctx_id.set(ctx_id);
+                this.slots[slot].tlb_gen.set(tlb_gen);
+            }
+            this.loaded_slot.set(slot);
+            (tag(slot), !drops)
+        },
+        |asid| (asid, true),
+    );
+    // SAFETY: `next` lives until the CPU leaves it. What a slot keeps is of this mm, and no older than the generation that
+    // was read after the CPU said that it is switching: whoever raises it from here on sees that and interrupts this CPU.
+    // What is kept under a global ASID is of this mm, because such an ASID is handed out clean and once, and every flush of
+    // the mm since then was a broadcast.
+    unsafe { platform.load_root_tagged(next.root(), tag, keep) };
+    Steps::Asids::set_loaded(&this.global, asid);
+}
+
+/// The MMU stays on the mm that it is on; the CPU may have been lazy, so that flushes may have passed it by, or the mm may
+/// have got a global ASID.
+fn stay<P, Steps: X86Steps<P>, const SLOTS: usize>(
+    platform: P,
+    this: &CpuStateOf<P, Steps, SLOTS>,
+    mm: &MmCore<P>,
+    was_lazy: bool,
+) where
+    P: TaggedTlb + Platform<Arch = X86<Steps, SLOTS>>,
+{
+    if Steps::Asids::loaded(&this.global).is_some() {
+        // Broadcasts pass nobody by.
+        return;
+    }
+    if was_lazy {
+        platform.fence(SeqCst.at(UNLAZY));
+    }
+    if was_lazy || Steps::Asids::HAS_GLOBAL {
+        catch_up::<P, Steps, SLOTS>(platform, this, mm);
+    }
+}
+
+/// Flushes what the CPU has cached of the mm that is loaded, if it is older than the mm's generation. If the mm has a global
+/// ASID, the CPU goes over to that.
 ///
 /// The generation is read first: a flush that raises it later finds the CPU not lazy, and interrupts.
-fn catch_up<P: TaggedTlb, const SLOTS: usize>(platform: P, this: &TlbState<P, SLOTS>, mm: &Context<P>) {
-    let tlb_gen = mm.tlb_gen.load(Acquire.at(TLB_GEN_READ));
+fn catch_up<P, Steps: X86Steps<P>, const SLOTS: usize>(platform: P, this: &CpuStateOf<P, Steps, SLOTS>, mm: &MmCore<P>)
+where
+    P: TaggedTlb + Platform<Arch = X86<Steps, SLOTS>>,
+{
+    if Steps::Asids::loaded(&this.global).is_some() {
+        return;
+    }
+    let tlb_gen = context(mm).tlb_gen.load(Acquire.at(TLB_GEN_READ));
+    if let Some(asid) = Steps::Asids::global_asid(tlb_gen) {
+        // SAFETY: the mm is loaded, so it lives until the CPU leaves it. What is kept: as in `load_new_mm`.
+        unsafe { platform.load_root_tagged(mm.root(), asid, true) };
+        return Steps::Asids::set_loaded(&this.global, Some(asid));
+    }
     let slot = this.loaded_slot.get();
     if this.slots[slot].tlb_gen.get() != tlb_gen {
         this.slots[slot].tlb_gen.set(tlb_gen);
@@ -367,7 +547,7 @@ fn catch_up<P: TaggedTlb, const SLOTS: usize>(platform: P, this: &TlbState<P, SL
 }
 
 /// Whether a CPU of the mask has to hear of a flush. `tlb_gen` was raised before.
-fn is_target<P, Steps: X86Steps, const SLOTS: usize>(
+fn is_target<P, Steps: X86Steps<P>, const SLOTS: usize>(
     host: &impl ArchHost<P>,
     cpu: CpuId,
     mm: &MmCore<P>,

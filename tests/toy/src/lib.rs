@@ -13,9 +13,9 @@ use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiFlush, IpiUnlazy};
 use lazytlb_core::native::Native;
 use lazytlb_core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, PerCpu, Platform, Root, Warning, Worker};
-use lazytlb_core::tlb::{Tag, TaggedTlb};
+use lazytlb_core::tlb::{Invlpgb, Tag, TaggedTlb};
 use lazytlb_core::{ARef, IrqsOff, LazyTlb, Mm, MmWithUser, Switcher, Task};
-use lazytlb_shootdown::{X86_6_12, X86_6_14};
+use lazytlb_shootdown::{X86_6_12, X86_6_14, X86Broadcast};
 
 /// What all toy machines of this thread share.
 #[derive(Debug, Default)]
@@ -38,6 +38,10 @@ pub struct Hardware {
     pub root_loads: Cell<usize>,
     /// Times that what is cached under one tag was dropped, since boot.
     pub tag_flushes: Cell<usize>,
+    /// Broadcasts begun since boot: of one tag, and of all.
+    pub broadcasts: Cell<[usize; 2]>,
+    /// Those of them that nobody has waited for yet.
+    pub unsynced: Cell<usize>,
     /// What the library warned of since boot.
     pub warnings: RefCell<Vec<Warning>>,
     /// Runs a CPU's interrupt handler; set by [`Machine::boot`].
@@ -251,6 +255,8 @@ platform!(X86_6_12);
 platform!(X86_6_14);
 // With a trim in every flush.
 platform!(X86_6_14<6, 1>);
+// With a global ASID for what runs on two CPUs.
+platform!(X86Broadcast<2, 64, 2>);
 
 // SAFETY: the toy caches nothing.
 unsafe impl<const CPUS: usize, const WORDS: usize, Arch> TaggedTlb for Toy<CPUS, WORDS, Arch>
@@ -268,6 +274,32 @@ where
 
     fn flush_tag_local(self, _: Tag) {
         HW.with(|hw| hw.tag_flushes.set(hw.tag_flushes.get() + 1));
+    }
+}
+
+fn broadcast(of_tag: usize, of_all: usize) {
+    HW.with(|hw| {
+        let [tags, all] = hw.broadcasts.get();
+        hw.broadcasts.set([tags + of_tag, all + of_all]);
+        hw.unsynced.set(hw.unsynced.get() + 1);
+    });
+}
+
+// SAFETY: the toy caches nothing.
+unsafe impl<const CPUS: usize, const WORDS: usize, Arch> Invlpgb for Toy<CPUS, WORDS, Arch>
+where
+    Self: Platform,
+{
+    fn invlpgb_tag(self, _: Tag) {
+        broadcast(1, 0);
+    }
+
+    fn invlpgb_all(self) {
+        broadcast(0, 1);
+    }
+
+    fn tlbsync(self) {
+        HW.with(|hw| hw.unsynced.set(0));
     }
 }
 
@@ -318,6 +350,8 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
             hw.ipis.set(0);
             hw.root_loads.set(0);
             hw.tag_flushes.set(0);
+            hw.broadcasts.set([0, 0]);
+            hw.unsynced.set(0);
         });
         // Leaked, as a kernel's own statics would stay.
         let init_mm: NonNull<Mm<P, S>> = NonNull::from(Box::leak(Box::<Mm<P, S>>::new_uninit())).cast();
