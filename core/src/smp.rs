@@ -12,6 +12,7 @@
 //! | `smp.ack` | does the work; clears its bit (release) | sees the bit cleared (acquire); goes on |
 
 use core::fmt;
+use core::ptr::null_mut;
 
 use crate::cpumask::{Among, CpuId, CpuMask};
 use crate::memory::{AtomicWord, Label, Labelled, Ordering::*};
@@ -73,7 +74,7 @@ impl<P: Platform> CallSlot<P> {
     /// No call and an empty inbox.
     pub fn new(nr_cpu_ids: usize) -> Self {
         CallSlot {
-            call: AtomicWord::new(core::ptr::null_mut()),
+            call: AtomicWord::new(null_mut()),
             pending: CpuMask::new(nr_cpu_ids),
             inbox: CpuMask::new(nr_cpu_ids),
         }
@@ -120,6 +121,8 @@ pub(crate) fn call_others<'a, P: Platform>(
     }
     platform.kick(&slot.pending);
     platform.wait_until(|| slot.pending.is_empty(Acquire.at(ACK)).then_some(()));
+    // A call that is over names no mm: it may be freed next.
+    slot.call.store(null_mut(), Relaxed);
 }
 
 /// Serves the calls in this CPU's inbox: `serve` gets each call and its mm.

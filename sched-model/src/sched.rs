@@ -119,9 +119,9 @@ where
             // All that it needs when it comes back is with the CPU.
             Some(_) => Machine::with(|machine| machine.checkpoint(1, false)),
             None => {
-                self.kernel.current[cpu].set(next);
                 self.scheduled[next].on_cpu.store(1, Relaxed);
                 self.scheduled[next].cpu.store(cpu, Relaxed);
+                self.kernel.current[cpu].set(next);
             }
         }
         Machine::with(|machine| machine.switch_to(machine.task(next)));
