@@ -1,9 +1,10 @@
 //! Searches: many executions under one policy, and what they found.
 //!
-//! The exhaustive search is stateless in the sense that it runs every execution again from the start, and stateful in
-//! that it does not go on from a state that it has seen. The state of real code on real stacks is not compared itself: a
-//! deterministic task's local state is a function of what it has observed, so memory, store buffers, pending interrupts,
-//! the state of the allocator and a hash of each task's observations since its last checkpoint are a sound key.
+//! The exhaustive search runs an execution, goes back to the last choice that it can make differently (`snapshot.rs`), and
+//! runs on from there; it does not go on from a state that it has seen. The state of real code on real stacks is not
+//! compared itself: a deterministic task's local state is a function of what it has observed, so memory, store buffers,
+//! pending interrupts, the state of the allocator and a hash of each task's observations since its last checkpoint are a
+//! sound key.
 
 use core::time::Duration;
 use std::collections::BTreeSet;
