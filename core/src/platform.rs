@@ -347,17 +347,20 @@ impl<P: Platform> IrqsOff<'_, P> {
 }
 
 /// A section with interrupts off, until dropped.
-pub(crate) struct IrqGuard<P: Platform> {
+#[derive(Debug)]
+pub struct IrqGuard<P: Platform> {
     platform: P,
     flags: P::IrqFlags,
 }
 
 impl<P: Platform> IrqGuard<P> {
-    pub(crate) fn new(platform: P, label: Label) -> Self {
+    /// The section begins, under a label. Context: as for [`Platform::local_irq_save`]; nests.
+    pub fn new(platform: P, label: Label) -> Self {
         IrqGuard { platform, flags: platform.local_irq_save(label) }
     }
 
-    pub(crate) fn irqs_off(&self) -> IrqsOff<'_, P> {
+    /// That interrupts are off, for as long as the section lasts.
+    pub fn irqs_off(&self) -> IrqsOff<'_, P> {
         // SAFETY: the guard was made by local_irq_save and restores only when dropped, and it is borrowed.
         unsafe { IrqsOff::assume(self.platform) }
     }

@@ -81,7 +81,7 @@ use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr, Slot};
 use lazytlb_core::mm_switch::{ArchHost, MmSwitch};
-use lazytlb_core::platform::{Platform, PreemptGuard};
+use lazytlb_core::platform::{IrqGuard, Platform, PreemptGuard};
 use lazytlb_core::tlb::{Invlpgb, Tag};
 
 use crate::x86::{Asids, Context, TlbState, X86, X86Steps, context, switching};
@@ -358,26 +358,23 @@ fn is_active<P: Invlpgb, const SLOTS: usize>(state: &TlbState<P, SLOTS, GlobalSt
     state.is_lazy.load(Relaxed) == 0 && state.loaded_mm.load(Relaxed) == MmPtr::from(mm).as_ptr()
 }
 
-/// A section under the pool's lock with interrupts off, until dropped.
+/// A section under the pool's lock with interrupts off, until dropped: the lock is given back first.
 struct Locked<'a, P: Platform> {
     lock: &'a P::AtomicUsize,
-    platform: P,
-    flags: P::IrqFlags,
+    _irqs_off: IrqGuard<P>,
 }
 
 impl<'a, P: Platform> Locked<'a, P> {
     fn new(lock: &'a P::AtomicUsize, platform: P) -> Self {
-        let flags = platform.local_irq_save(GLOBAL_ASID_IRQS);
+        let irqs_off = IrqGuard::new(platform, GLOBAL_ASID_IRQS);
         platform.spin_until(|| lock.compare_exchange(0, 1, Acquire.at(GLOBAL_ASID_LOCK), Relaxed).ok());
-        Locked { lock, platform, flags }
+        Locked { lock, _irqs_off: irqs_off }
     }
 }
 
 impl<P: Platform> Drop for Locked<'_, P> {
     fn drop(&mut self) {
         self.lock.store(0, Release.at(GLOBAL_ASID_LOCK));
-        // SAFETY: `new` saved them, and nobody has an `IrqsOff` of this section.
-        unsafe { self.platform.local_irq_restore(self.flags) };
     }
 }
 
