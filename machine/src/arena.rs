@@ -13,6 +13,7 @@ use std::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 use crate::mix::term;
 
 pub(crate) const WORD: usize = size_of::<u64>();
+
 /// The contents at some moment of an execution, to go back to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {

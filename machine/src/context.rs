@@ -41,8 +41,8 @@ impl Machine {
     }
 
     /// From now on, or from now on no more, a timer may interrupt the running CPU before any step at which its task can be
-    /// preempted: interrupt [`TICK`](Self::TICK). Not a step. Only on a machine with [`Config::ticks`](crate::Config::ticks), and turned off only with
-    /// interrupts off: what is disabled behind no step cannot come before it.
+    /// preempted: interrupt [`TICK`](Self::TICK). Not a step. Only on a machine with [`Config::ticks`](crate::Config::ticks), and
+    /// turned off only with interrupts off: what is disabled behind no step cannot come before it.
     pub fn tick(&self, on: bool) {
         let mut state = self.state.borrow_mut();
         let me = state.running;

@@ -261,7 +261,7 @@ macro_rules! platform {
             #[track_caller]
             unsafe fn free_tables(self, mm: &MmCore<Self>) {
                 let at = Location::caller();
-                crate::roam::forget(1);
+                Machine::try_with(|machine| crate::roam::forget(machine, 1));
                 watch(|watch| watch.unpin(mm.root()));
                 watch(|watch| mm.data().free_below_root(watch, at));
             }
@@ -298,8 +298,10 @@ macro_rules! platform {
             #[track_caller]
             fn frame_enter(self, function: &'static str) {
                 let at = Location::caller();
-                Machine::try_with(|machine| machine.frame_enter(function, at));
-                crate::roam::forget(0);
+                Machine::try_with(|machine| {
+                    machine.frame_enter(function, at);
+                    crate::roam::forget(machine, 0);
+                });
             }
 
             fn frame_leave(self) {

@@ -18,7 +18,7 @@ use lazytlb_core::mm::{ARef, MmWithUser};
 use lazytlb_core::platform::Platform;
 use lazytlb_machine::{Machine, ObjectKind, Sim, SimWord};
 
-use crate::platform::{Lab, MmData, address, peek, watch};
+use crate::platform::{Lab, MmData, address, peek};
 use crate::program::Program;
 use crate::strategies::Accounted;
 use crate::world::World;
@@ -68,17 +68,16 @@ const TEARDOWN: [&str; 4] = ["mmput", "__mmput", "mmdrop", "__mmdrop"];
 
 /// Forgets what the running task has seen, if it is on that way and nowhere else: not in what has preempted it, and not
 /// about another mm that had to wait. `place` tells places in the same function apart.
-pub(crate) fn forget(place: u64) {
-    if watch(|watch| watch.roams) != Some(true) {
+pub(crate) fn forget(machine: &Machine, place: u64) {
+    // Timers run where tasks roam, and nowhere else.
+    if !machine.config().ticks {
         return;
     }
-    Machine::try_with(|machine| {
-        let frames = machine.frames();
-        let way = frames.strip_prefix(&["exit_mm"]).or(frames.strip_prefix(&["exec_mmap"])).unwrap_or(&frames);
-        if !way.is_empty() && TEARDOWN.starts_with(way) {
-            machine.checkpoint_again(place << 16 | (frames.len() as u64) << 8 | way.len() as u64);
-        }
-    });
+    let frames = machine.frames();
+    let way = frames.strip_prefix(&["exit_mm"]).or(frames.strip_prefix(&["exec_mmap"])).unwrap_or(&frames);
+    if !way.is_empty() && TEARDOWN.starts_with(way) {
+        machine.checkpoint_again(place << 16 | (frames.len() as u64) << 8 | way.len() as u64);
+    }
 }
 
 impl<R: 'static, S> World<R, S>

@@ -40,8 +40,6 @@ pub(crate) struct Watch {
     freeing_sleeps: bool,
     /// The CPUs that are to be left alone.
     pub(crate) isolated: Vec<usize>,
-    /// Whether tasks roam.
-    pub(crate) roams: bool,
     /// The worker, on a machine that has one.
     worker: Option<&'static Worker>,
     /// What each CPU has loaded and cached.
@@ -66,19 +64,7 @@ impl Watch {
         let (active_mm, name_of, describe) = (Box::new(active_mm), Box::new(name_of), Box::new(describe));
         let (isolated, checks_active_mm) = (program.isolated.clone(), program.checks_active_mm);
         let (pins_roots, freeing_sleeps) = (program.kernel.pins_roots, program.kernel.freeing_sleeps);
-        let roams = program.roam.is_some();
-        Watch {
-            mmus,
-            active_mm,
-            name_of,
-            describe,
-            checks_active_mm,
-            pins_roots,
-            freeing_sleeps,
-            isolated,
-            roams,
-            worker,
-        }
+        Watch { mmus, active_mm, name_of, describe, checks_active_mm, pins_roots, freeing_sleeps, isolated, worker }
     }
 
     /// The worker.
