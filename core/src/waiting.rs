@@ -173,9 +173,17 @@ pub struct Waiting<P: Platform> {
     count: P::AtomicUsize,
     /// Those that were pushed and that no turn has taken.
     pushed: List<P>,
-    /// How many have asked for a turn since nobody had one.
+    /// Who has asked for a turn: [`NOBODY`], [`ONE`], [`MORE`].
     asked: P::AtomicUsize,
 }
+
+/// Nobody has the turn.
+const NOBODY: usize = 0;
+/// Somebody has it.
+const ONE: usize = 1;
+/// Somebody has it and must look again. How many have asked is not counted: who is interrupted for long in its turn could
+/// be asked any number of times.
+const MORE: usize = 2;
 
 impl<P: Platform> Waiting<P> {
     /// Nothing waits, from ready words, null and zero; `const`, for statics.
@@ -212,22 +220,21 @@ impl<P: Platform> Waiting<P> {
         unsafe { self.pushed.push(host, mm) };
     }
 
-    /// Gives `collector` the turn, once for each time that somebody asked before it was done. If another has the turn, that
+    /// Gives `collector` the turn, and again as long as somebody has asked before it was done. If another has the turn, that
     /// one looks again instead.
     ///
     /// Context: not in an interrupt.
     pub fn with_turn(&self, mut collector: impl FnMut(&Turn<'_, P>)) {
-        let mut asked = self.asked.fetch_add_full(1, TURN) + 1;
-        if asked > 1 {
+        let free = self.asked.compare_exchange_full(NOBODY, ONE, TURN).is_ok();
+        if !free && self.asked.swap_full(MORE, TURN) != NOBODY {
             return;
         }
         loop {
             collector(&Turn { waiting: self });
-            if self.asked.compare_exchange_full(asked, 0, TURN).is_ok() {
+            if self.asked.compare_exchange_full(ONE, NOBODY, TURN).is_ok() {
                 return;
             }
-            self.asked.swap_full(1, TURN_AGAIN);
-            asked = 1;
+            self.asked.swap_full(ONE, TURN_AGAIN);
         }
     }
 }
