@@ -8,7 +8,7 @@
 use crate::host::Inside;
 use crate::lazy_tlb::{Freeing, LazyTlb};
 use crate::memory::{Label, Labelled, Ordering::SeqCst};
-use crate::mm::{CountRef, MmPtr};
+use crate::mm::{CountRef, MmCore, MmPtr};
 use crate::mm_switch::{FlushRange, MmSwitch};
 use crate::platform::{Frame, IrqGuard, IrqsOff, Platform, Warning};
 use crate::switcher::Switcher;
@@ -41,9 +41,15 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
         P::Arch::flush_tlb(&Inside(self), core, FlushRange::All, true);
         // SAFETY: as above, and the flush has taken every CPU's hardware off the tables.
         unsafe { self.platform.free_tables(core) };
-        self.strategy.mm_users_zero(&Inside(self), core);
+        self.look_for_borrowers(core);
         // SAFETY: the users owned one reference together, and there are none left.
         unsafe { self.mmdrop(mm) };
+    }
+
+    /// The strategy looks for borrowers, and may give references back that are not the last thing to drop here.
+    fn look_for_borrowers(&self, mm: &MmCore<P>) {
+        let _frame = Frame::enter(self.platform, "mm_users_zero");
+        self.strategy.mm_users_zero(&Inside(self), mm);
     }
 
     /// Drops one reference; the last one frees the mm.
