@@ -350,6 +350,14 @@ impl Kasan {
         self.caches[cache.0].free.last().map(|&slot| self.slot_addr(cache, slot))
     }
 
+    /// The free slots of a cache, in the order in which they were freed.
+    ///
+    /// # Panics
+    /// If there is no such cache.
+    pub fn free_slots(&self, cache: CacheId) -> &[usize] {
+        &self.caches[cache.0].free
+    }
+
     /// Forgets in what order the slots of a cache were freed: the next allocation takes `first`, if that is free, and later
     /// ones the lowest. For who compares states: which slot is used then follows from which are.
     ///

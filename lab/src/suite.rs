@@ -113,6 +113,10 @@ pub(crate) struct Row {
     pub(crate) kinds: Vec<&'static str>,
     pub(crate) executions: u64,
     pub(crate) states: u64,
+    /// How many states those stand for, where tasks and address spaces are alike.
+    pub(crate) stand_for: u64,
+    /// The most choices in one execution.
+    pub(crate) depth: usize,
     pub(crate) complete: bool,
     pub(crate) seconds: f64,
     /// The test says that nothing is to be found here.
@@ -223,6 +227,8 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
         kinds: shown(&kinds, claimed).map(Kind::name).collect(),
         executions: result.executions,
         states: result.states,
+        stand_for: result.stand_for,
+        depth: result.depth,
         complete: result.complete,
         seconds: result.time.as_secs_f64(),
         is_told_nothing: told.is_some_and(|told| told.kinds.is_empty()) && (result.complete || !litmus.is_mutation()),
@@ -250,7 +256,18 @@ fn full_report(run: &Run, model: &Model, found: &Found) -> Result<String> {
 pub(crate) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["test", "machine", "strategy", "memory", "verdict", "found", "executions", "states", "seconds"]);
+    table.set_header([
+        "test",
+        "machine",
+        "strategy",
+        "memory",
+        "verdict",
+        "found",
+        "executions",
+        "states",
+        "depth",
+        "seconds",
+    ]);
     for row in rows {
         let (text, color) = match (row.verdict, row.claimed, row.expected) {
             (Verdict::Pass, ..) => ("pass", Color::Green),
@@ -269,6 +286,7 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             Cell::new(row.kinds.join(" ")),
             Cell::new(row.executions),
             Cell::new(row.states),
+            Cell::new(row.depth),
             Cell::new(format!("{:.4}", row.seconds)),
         ]);
     }

@@ -53,6 +53,7 @@ fn litmus_prints_an_array_of_runs() {
             [
                 "claimed",
                 "complete",
+                "depth",
                 "executions",
                 "expected",
                 "kinds",
@@ -60,6 +61,7 @@ fn litmus_prints_an_array_of_runs() {
                 "memory",
                 "schedule",
                 "seconds",
+                "stand_for",
                 "states",
                 "strategy",
                 "test",

@@ -6,20 +6,31 @@
 //! the same in every process.
 
 use core::alloc::Layout;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use core::ptr::NonNull;
 use std::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 
-use crate::mix::term;
+use crate::mix::{fold, term};
+use crate::symmetry::{Names, Order, pair};
 
 pub(crate) const WORD: usize = size_of::<u64>();
 
 /// The contents at some moment of an execution, to go back to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mark {
     journalled: usize,
-    hash: u64,
+    sums: Vec<u64>,
 }
+
+/// Things have numbers of so many bits.
+const SHIFT: usize = 4;
+const MOST_SUMS: usize = 1 << (2 * SHIFT);
+
+/// What an object holds, as far as the hash goes, if it is allocated.
+const LIVE: u64 = 0x6c69_7665;
+
+/// Nothing is alike.
+static NOTHING: Names = Names::NOTHING;
 
 /// Rows of a KASAN report, and more than any cache line.
 const ALIGN: usize = 128;
@@ -28,7 +39,10 @@ const ALIGN: usize = 128;
 pub(crate) struct Arena {
     base: NonNull<u64>,
     words: usize,
-    hash: Cell<u64>,
+    /// The hash: for each pair of like things, a sum over the words of the one that point into the other. Without such
+    /// things a single sum.
+    sums: Box<[Cell<u64>; MOST_SUMS]>,
+    names: OnceCell<Names>,
     /// What words held before they were changed, in the order in which that happened.
     journal: RefCell<Vec<(usize, u64)>>,
     /// The mark after which each word was journalled last.
@@ -51,7 +65,8 @@ impl Arena {
         Arena {
             base,
             words,
-            hash: Cell::new(0),
+            sums: Box::new([const { Cell::new(0) }; MOST_SUMS]),
+            names: OnceCell::new(),
             journal: RefCell::default(),
             journalled: vec![Cell::new(0); words],
             marks: Cell::new(1),
@@ -111,9 +126,64 @@ impl Arena {
         if !self.hashing.get() {
             return true;
         }
-        let id = index as u64;
-        self.hash.set(self.hash.get() ^ term(id, self.portable(old)) ^ term(id, self.portable(value)));
+        if self.names().is_empty() {
+            let id = index as u64;
+            let sum = &self.sums[0];
+            sum.set(sum.get() ^ term(id, self.portable(old)) ^ term(id, self.portable(value)));
+        } else {
+            self.add(index, old);
+            self.add(index, value);
+        }
         true
+    }
+
+    /// Adds what a word holds to the hash, or takes it out again.
+    fn add(&self, index: usize, value: u64) {
+        let names = self.names();
+        let (of, like) = names.word(index);
+        if names.is_mask(index) {
+            for (task, bits) in names.in_mask(value).filter(|&(_, bits)| bits != 0) {
+                self.add_term(0, task, term(like, bits));
+            }
+        } else {
+            let (pointed, portable) = self.named(value);
+            self.add_term(of, pointed, term(like, portable));
+        }
+    }
+
+    fn add_term(&self, of: u8, pointed: u8, term: u64) {
+        let sum = &self.sums[usize::from(of) << SHIFT | usize::from(pointed)];
+        sum.set(sum.get() ^ term);
+    }
+
+    /// An object was allocated or freed: a term of the hash where like things are, which know of no order among free
+    /// objects. `word` is its first.
+    pub(crate) fn toggle_live(&self, word: usize) {
+        let (of, like) = self.names().word(word);
+        self.add_term(of, 0, term(like, LIVE));
+    }
+
+    /// Says what is alike; not more than once.
+    pub(crate) fn set_names(&self, names: Names) {
+        assert!(self.names.set(names).is_ok(), "what is alike is said once");
+    }
+
+    #[inline]
+    pub(crate) fn names(&self) -> &Names {
+        self.names.get().unwrap_or(&NOTHING)
+    }
+
+    /// The thing that a value points into, and the value as it would be for the first such thing.
+    #[inline]
+    pub(crate) fn named(&self, value: u64) -> (u8, u64) {
+        let Some(offset) = self.offset(value) else { return (0, value) };
+        let (thing, like) = self.names().word(offset / WORD);
+        (thing, (like as usize * WORD + offset % WORD) as u64 | 1 << 63)
+    }
+
+    /// A pointer as a value.
+    pub(crate) fn pointer(&self, offset: usize) -> u64 {
+        self.at(offset).addr().get() as u64
     }
 
     /// A value without host addresses: the same in every process.
@@ -134,37 +204,59 @@ impl Arena {
         self.hashing.set(hashing);
     }
 
+    /// The hash where things have these names.
     #[inline]
-    pub(crate) fn hash(&self) -> u64 {
-        self.hash.get()
+    pub(crate) fn hash(&self, order: &Order) -> u64 {
+        let mut hash = self.sums[0].get();
+        let width = self.names().width();
+        for of in 0..width {
+            for pointed in usize::from(of == 0)..width {
+                let sum = self.sums[of << SHIFT | pointed].get();
+                if sum != 0 {
+                    hash ^= pair(order, of, pointed, sum);
+                }
+            }
+        }
+        hash
+    }
+
+    /// A hash of what memory says of a thing and no other.
+    pub(crate) fn sum_of(&self, thing: usize) -> u64 {
+        let sum = |of: usize, pointed: usize| self.sums[of << SHIFT | pointed].get();
+        fold(fold(sum(thing, 0), sum(0, thing)), sum(thing, thing))
     }
 
     /// Makes the contents now the start of every execution.
     pub(crate) fn seal(&self) {
         self.journal.borrow_mut().clear();
         *self.start.borrow_mut() = (0..self.words).map(|index| self.read(index)).collect();
-        self.hash.set(0);
+        self.sums.iter().for_each(|sum| sum.set(0));
         self.next_mark();
     }
 
     /// Goes back to the start.
     pub(crate) fn reset(&self) {
-        self.go_back(Mark { journalled: 0, hash: 0 });
+        self.go_back(&Mark { journalled: 0, sums: vec![0; self.names().width().pow(2)] });
     }
 
     /// The contents now.
     pub(crate) fn mark(&self) -> Mark {
         self.next_mark();
-        Mark { journalled: self.journal.borrow().len(), hash: self.hash.get() }
+        Mark { journalled: self.journal.borrow().len(), sums: self.sums_in_use().map(Cell::get).collect() }
     }
 
     /// Goes back to what the contents were when the mark was made, in this execution.
-    pub(crate) fn go_back(&self, mark: Mark) {
+    pub(crate) fn go_back(&self, mark: &Mark) {
         for (index, value) in self.journal.borrow_mut().drain(mark.journalled..).rev() {
             self.word(index).set(value);
         }
-        self.hash.set(mark.hash);
+        self.sums_in_use().zip(&mark.sums).for_each(|(sum, &then)| sum.set(then));
         self.next_mark();
+    }
+
+    fn sums_in_use(&self) -> impl Iterator<Item = &Cell<u64>> {
+        let width = self.names().width();
+        (0..width).flat_map(move |of| &self.sums[of << SHIFT..(of << SHIFT) + width])
     }
 
     /// Words hold again what they held when the execution began.
@@ -200,20 +292,20 @@ mod tests {
         let arena = Arena::new(1024);
         arena.write(3, 7);
         arena.seal();
-        let start = arena.hash();
+        let start = arena.hash(&Order::AS_IT_IS);
         assert!(arena.write(0, 1));
         assert!(arena.write(1, 0) | arena.write(1, 2));
-        let one_way = arena.hash();
+        let one_way = arena.hash(&Order::AS_IT_IS);
         arena.write(0, 5);
         arena.reset();
-        assert_eq!((arena.read(0), arena.read(3), arena.hash()), (0, 7, start));
+        assert_eq!((arena.read(0), arena.read(3), arena.hash(&Order::AS_IT_IS)), (0, 7, start));
         arena.write(1, 2);
         arena.write(0, 9);
         arena.write(0, 1);
-        assert_eq!(arena.hash(), one_way, "the way does not matter");
+        assert_eq!(arena.hash(&Order::AS_IT_IS), one_way, "the way does not matter");
         arena.write(0, 0);
         arena.write(1, 0);
-        assert_eq!(arena.hash(), start);
+        assert_eq!(arena.hash(&Order::AS_IT_IS), start);
     }
 
     #[test]
@@ -221,19 +313,19 @@ mod tests {
         let arena = Arena::new(1024);
         arena.seal();
         arena.write(0, 1);
-        let (outer, then) = (arena.mark(), arena.hash());
+        let (outer, then) = (arena.mark(), arena.hash(&Order::AS_IT_IS));
         arena.write(0, 2);
         arena.write(1, 2);
         let inner = arena.mark();
         arena.write(0, 3);
         arena.write(0, 4);
-        arena.go_back(inner);
+        arena.go_back(&inner);
         assert_eq!((arena.read(0), arena.read(1)), (2, 2));
         arena.write(1, 9);
-        arena.go_back(inner);
+        arena.go_back(&inner);
         assert_eq!((arena.read(0), arena.read(1)), (2, 2), "as often as one likes");
-        arena.go_back(outer);
-        assert_eq!((arena.read(0), arena.read(1), arena.hash()), (1, 0, then));
+        arena.go_back(&outer);
+        assert_eq!((arena.read(0), arena.read(1), arena.hash(&Order::AS_IT_IS)), (1, 0, then));
         arena.reset();
         assert_eq!(arena.read(0), 0);
     }
@@ -243,13 +335,13 @@ mod tests {
         let arena = Arena::new(1024);
         arena.seal();
         arena.write(0, 1);
-        let first = arena.hash();
+        let first = arena.hash(&Order::AS_IT_IS);
         arena.reset();
         arena.write(1, 1);
-        assert_ne!(arena.hash(), first);
+        assert_ne!(arena.hash(&Order::AS_IT_IS), first);
         arena.write(1, 0);
         arena.write(0, 2);
-        assert_ne!(arena.hash(), first);
+        assert_ne!(arena.hash(&Order::AS_IT_IS), first);
     }
 
     #[test]
@@ -259,7 +351,7 @@ mod tests {
             arena.seal();
             let pointer = arena.at(256).addr().get() as u64;
             arena.write(5, pointer);
-            arena.hash()
+            arena.hash(&Order::AS_IT_IS)
         };
         let (first, kept) = (hash(), Arena::new(4096));
         assert_eq!(first, hash());

@@ -10,6 +10,7 @@ use crate::mix::fold;
 use crate::schedule::Event;
 use crate::state::{Action, Next};
 use crate::step::sort;
+use crate::symmetry::History;
 use crate::verdict::Kind;
 use crate::watchpoint::Seen;
 
@@ -158,7 +159,7 @@ impl Machine {
             Action::Nmi(_, vector) => (vector, true),
             _ => return,
         };
-        let (were_on, interrupted) = {
+        let were_on = {
             let mut state = self.state.borrow_mut();
             self.record.borrow_mut().push(Event::Did(action));
             let were_on = state.set_irqs(false);
@@ -174,14 +175,13 @@ impl Machine {
                 self.weak.borrow_mut().deliver(me, u32::from(vector) | u32::from(nmi) << 8, task);
             }
             let task = state.current();
-            let interrupted = (task.history, task.statement, task.interrupted);
-            task.interrupted = fold(fold(task.interrupted, task.history), task.statement);
-            task.history = fold(sort::HANDLER, u64::from(vector) | u64::from(nmi) << 8);
+            task.interrupted.push((task.history, task.statement));
+            task.history = History::new(fold(sort::HANDLER, u64::from(vector) | u64::from(nmi) << 8));
             task.statement = task.history;
             // What comes in between may wait, too.
             let wait = core::mem::take(&mut task.wait);
             task.interrupted_waits.push(wait);
-            (were_on, interrupted)
+            were_on
         };
         self.note(|| format!("{} {vector}", if nmi { "NMI" } else { "interrupt" }));
         let handler = if nmi { &self.nmi_handler } else { &self.handler };
@@ -206,7 +206,7 @@ impl Machine {
         let mut state = self.state.borrow_mut();
         state.set_irqs(were_on);
         let task = state.current();
-        (task.history, task.statement, task.interrupted) = interrupted;
+        (task.history, task.statement) = task.interrupted.pop().expect("pushed above");
         task.wait = task.interrupted_waits.pop().expect("pushed above");
         drop(state);
         if were_on {
@@ -292,7 +292,7 @@ impl Machine {
         {
             let mut state = self.state.borrow_mut();
             let task = state.current();
-            task.history = sort::DONE;
+            task.history = History::new(sort::DONE);
         }
         loop {
             self.idle();

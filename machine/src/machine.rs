@@ -21,6 +21,7 @@ use crate::schedule::Schedule;
 use crate::snapshot::Snapshots;
 use crate::stacks::Stacks;
 use crate::state::{Action, End, Place, State, Task};
+use crate::symmetry::Symmetry;
 use crate::verdict::{Kind, Verdict};
 use crate::watchpoint::Watchpoints;
 use crate::weak::Weak;
@@ -160,6 +161,7 @@ pub struct Machine {
     pub(crate) report: RefCell<Option<String>>,
     /// Histories and views, under [`MemoryModel::Weak`].
     pub(crate) weak: RefCell<Weak>,
+    pub(crate) symmetry: Symmetry,
     /// The words whose accesses are told.
     pub(crate) watchpoints: Watchpoints,
     /// The words of each slot of each cache.
@@ -272,6 +274,7 @@ impl Machine {
             log: RefCell::default(),
             report: RefCell::default(),
             weak: RefCell::default(),
+            symmetry: Symmetry::default(),
             watchpoints: Watchpoints::new(words),
             slots: RefCell::default(),
             unusual: config.memory == MemoryModel::Weak || planted > 0,
@@ -518,15 +521,22 @@ impl Machine {
     }
 
     /// Makes the state now the one that every execution starts from.
+    ///
+    /// # Panics
+    /// If what is declared alike starts differently.
     pub(crate) fn seal(&self) {
         assert!(self.state.borrow().places.len() >= self.config.cpus, "every CPU needs a task to boot with");
+        if let Some(word) = self.arena.names().differs_at_start(&self.arena) {
+            panic!("{} tells apart what is alike", self.name_of(word));
+        }
         self.arena.seal();
         self.kasan.borrow_mut().seal();
     }
 
     pub(crate) fn set_summary(&self, active: bool, restarts: bool) {
         let words = self.arena.len() / WORD;
-        self.state.borrow_mut().summary = Summary::new(words, active, restarts, self.config.ticks);
+        self.state.borrow_mut().summary =
+            Summary::new(words, active, restarts, self.config.ticks, self.arena.names().clone());
         if self.is_weak() {
             *self.weak.borrow_mut() = Weak::new(words, self.config.history, &self.slots.borrow(), restarts);
         }

@@ -9,6 +9,7 @@ use lazytlb_kasan::{Addr, BadFree, CacheId, ObjectKind, Track};
 
 use crate::arena::WORD;
 use crate::machine::{BASE, Machine};
+use crate::state::Next;
 use crate::verdict::Kind;
 
 /// A cache of `T`s in the arena.
@@ -102,12 +103,27 @@ impl Machine {
         self.heap_step(self.words(entry, cache.size));
         let track = || self.track(at);
         let addr = self.kasan.borrow_mut().alloc(cache.id, track).ok()?;
+        self.toggle_live(addr);
         if let (true, Some(word)) = (self.is_weak(), self.arena_word(addr)) {
             let me = self.this_cpu();
             self.weak.borrow_mut().alloc(me, word);
         }
         self.note(|| format!("allocate {}", self.name_of_addr(addr)));
         Some(self.host(addr).cast())
+    }
+
+    /// As [`alloc`](Self::alloc), any of the free objects: each is explored. On a machine with
+    /// [`Config::ticks`](crate::Config::ticks), where they have no order.
+    pub fn alloc_any<T>(&self, cache: Cache<T>, at: &'static Location<'static>) -> Option<NonNull<T>> {
+        self.point(Next::Heap);
+        let free = self.kasan.borrow().free_slots(cache.id).len();
+        if free == 0 {
+            return None;
+        }
+        let picked = usize::from(self.choose(free as u8));
+        let slot = self.kasan.borrow().free_slots(cache.id)[picked];
+        self.prefer(cache, slot);
+        self.quietly(|| self.alloc(cache, at))
     }
 
     /// Allocates an object before the first execution.
@@ -137,7 +153,15 @@ impl Machine {
         if self.config.ticks {
             self.forget(addr, size);
         }
+        self.toggle_live(addr);
         self.note(|| format!("free {}", self.name_of_addr(addr)));
+    }
+
+    /// An object has come or gone: a part of the hash where things are alike.
+    fn toggle_live(&self, addr: Addr) {
+        if !self.arena.names().is_empty() {
+            self.arena.toggle_live(self.arena_word(addr).expect("in the arena"));
+        }
     }
 
     /// What a freed object held, and when it was freed, tells states apart that nobody else can.

@@ -13,8 +13,10 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use crate::mix::fold;
 use crate::schedule::Cursor;
 use crate::state::Action;
+use crate::step::sort;
 
 /// The keys are hashes already.
 #[derive(Debug, Default)]
@@ -29,6 +31,20 @@ impl Hasher for AsIs {
     }
     fn write_u64(&mut self, key: u64) {
         self.0 = key;
+    }
+}
+
+/// What tells a state apart, and how many there are that it stands for.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Key {
+    pub(crate) hash: u64,
+    pub(crate) stands_for: u64,
+}
+
+impl Key {
+    /// The key of the state in the middle of a step, when a value is picked.
+    pub(crate) fn in_the_middle(self) -> Key {
+        Key { hash: fold(self.hash, sort::PICK), ..self }
     }
 }
 
@@ -68,6 +84,8 @@ pub(crate) struct Dfs {
     /// Whether the bound has cut something off.
     pub(crate) cut: bool,
     pub(crate) seen: Option<Keys>,
+    /// How many states those that were seen stand for.
+    pub(crate) stand_for: u64,
     pub(crate) deepest: usize,
 }
 
@@ -86,7 +104,7 @@ impl Dfs {
         self.nodes.get(self.depth).is_some_and(|node| point < node.at)
     }
 
-    fn pick(&mut self, point: u64, actions: &[Action], running: usize, key: impl FnOnce() -> u64) -> Pick {
+    fn pick(&mut self, point: u64, actions: &[Action], running: usize, key: impl FnOnce() -> Key) -> Pick {
         if let Some(node) = self.nodes.get(self.depth) {
             debug_assert_eq!(node.at, point, "the same choices come to the same points");
             self.depth += 1;
@@ -102,10 +120,11 @@ impl Dfs {
             && !reads
             && let Some(seen) = &mut self.seen
         {
-            let key = crate::mix::fold(key(), u64::from(self.budget));
-            if !seen.insert(key) {
+            let Key { hash, stands_for } = key();
+            if !seen.insert(fold(hash, u64::from(self.budget))) {
                 return Pick::Prune;
             }
+            self.stand_for += stands_for;
         }
         let first = self.alternatives.len();
         self.alternatives.extend_from_slice(actions);
@@ -224,7 +243,7 @@ pub(crate) enum Policy {
 
 impl Policy {
     /// Who goes next. `actions` is not empty.
-    pub(crate) fn pick(&mut self, point: u64, actions: &[Action], running: usize, key: impl FnOnce() -> u64) -> Pick {
+    pub(crate) fn pick(&mut self, point: u64, actions: &[Action], running: usize, key: impl FnOnce() -> Key) -> Pick {
         match self {
             Policy::Dfs(dfs) => dfs.pick(point, actions, running, key),
             Policy::Random(rng) => Pick::Act(actions[rng.usize(..actions.len())]),

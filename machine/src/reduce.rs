@@ -68,6 +68,7 @@
 
 use crate::machine::Machine;
 use crate::state::{Context, Next, State};
+use crate::symmetry::Names;
 
 /// Who does a step: a context, and where tasks share CPUs as they like the task, a bit each.
 #[derive(Clone, Copy, Debug)]
@@ -151,12 +152,14 @@ pub(crate) struct Summary {
     pub(crate) restarts: bool,
     /// Whether tasks share CPUs as they like, so that it matters which one did a step.
     pub(crate) tells_tasks: bool,
+    /// What is alike: what one does all may do.
+    names: Names,
 }
 
 impl Summary {
-    pub(crate) fn new(words: usize, active: bool, restarts: bool, tells_tasks: bool) -> Summary {
+    pub(crate) fn new(words: usize, active: bool, restarts: bool, tells_tasks: bool, names: Names) -> Summary {
         // The last is no word: it stands for what full fences share under `weak`.
-        Summary { words: vec![Word::default(); words + 1], active, restarts, tells_tasks, ..Summary::default() }
+        Summary { words: vec![Word::default(); words + 1], active, restarts, tells_tasks, names, ..Summary::default() }
     }
 
     /// Whether the search must start again.
@@ -178,11 +181,9 @@ impl Summary {
     #[inline]
     pub(crate) fn read(&mut self, word: usize, who: Who) {
         if self.active {
-            let word = &mut self.words[word];
-            if word.readers & who.context == 0 || who.task & !word.reading_tasks != 0 {
-                word.readers |= who.context;
-                word.reading_tasks |= who.task;
-                self.wrong |= word.relied && word.conflicts(false, who);
+            let known = &self.words[word];
+            if known.readers & who.context == 0 || who.task & !known.reading_tasks != 0 {
+                self.learn(word, who, false);
             }
         }
     }
@@ -190,12 +191,25 @@ impl Summary {
     #[inline]
     pub(crate) fn write(&mut self, word: usize, who: Who) {
         if self.active {
-            let word = &mut self.words[word];
-            if word.writers & who.context == 0 || who.task & !word.writing_tasks != 0 {
-                word.writers |= who.context;
-                word.writing_tasks |= who.task;
-                self.wrong |= word.relied && word.conflicts(true, who);
+            let known = &self.words[word];
+            if known.writers & who.context == 0 || who.task & !known.writing_tasks != 0 {
+                self.learn(word, who, true);
             }
+        }
+    }
+
+    /// Notes what is new, and what is like it.
+    #[cold]
+    fn learn(&mut self, word: usize, who: Who, writes: bool) {
+        for (word, task) in self.names.like_accesses(word, who.task) {
+            let (word, who) = (&mut self.words[word], Who { task, ..who });
+            let (contexts, tasks) = match writes {
+                true => (&mut word.writers, &mut word.writing_tasks),
+                false => (&mut word.readers, &mut word.reading_tasks),
+            };
+            *contexts |= who.context;
+            *tasks |= who.task;
+            self.wrong |= word.relied && word.conflicts(writes, who);
         }
     }
 
@@ -204,7 +218,9 @@ impl Summary {
         if self.active {
             for index in words {
                 self.write(index, who);
-                self.words[index].freers |= who.context;
+                if self.words[index].freers & who.context == 0 {
+                    self.names.siblings(index).into_iter().for_each(|word| self.words[word].freers |= who.context);
+                }
             }
         }
     }
@@ -275,12 +291,8 @@ impl State {
             return true;
         }
         let fuses = self.fuses_by_what_is_known(buffers);
-        if let (
-            true,
-            Next::Load { word, .. } | Next::Store { word, .. } | Next::Rmw { word } | Next::FullRmw { word },
-        ) = (fuses, self.places[self.running].next)
-        {
-            self.fused = Some(word);
+        if fuses {
+            self.fused = self.places[self.running].next.word();
         }
         fuses
     }
@@ -293,7 +305,8 @@ impl State {
         let Some(step) = self.fused else { return };
         let mine = Summary::mine(self);
         if !self.is_quiet(word, false, mine) {
-            self.summary.words[step].checks_others = true;
+            let summary = &mut self.summary;
+            summary.names.siblings(step).into_iter().for_each(|word| summary.words[word].checks_others = true);
             self.summary.was_wrong();
         }
     }

@@ -26,6 +26,9 @@ pub enum Reduction {
     /// States that were seen before.
     States,
     /// States that were seen before, and choices that nobody can notice.
+    Named,
+    /// Those, and states that differ from one that was seen only in which of several like things is which
+    /// ([`Machine::alike`]).
     #[default]
     Full,
 }
@@ -93,6 +96,10 @@ pub struct Exploration {
     pub executions: u64,
     /// Different states at choice points.
     pub states: u64,
+    /// How many states those stand for, with all ways to name what is alike. As many, if nothing is or if that is not used.
+    pub stand_for: u64,
+    /// How many of the states differ in more than names.
+    pub nameless: u64,
     /// Steps of all executions.
     pub steps: u64,
     /// How often the reduction learned something and the search began again.
@@ -143,7 +150,8 @@ impl Machine {
             Search::Bounded(_) => Reduction::States,
             _ => Reduction::None,
         };
-        let exhaustive = matches!(search, Search::Exhaustive(Reduction::Full));
+        let exhaustive = matches!(search, Search::Exhaustive(Reduction::Full | Reduction::Named));
+        self.set_symmetry(reduction);
         self.set_summary(exhaustive || matches!(search, Search::Random { .. }), exhaustive);
         if exhaustive && self.is_weak() {
             self.warm_up();
@@ -290,6 +298,8 @@ impl<'a> Run<'a> {
             complete: false,
             executions: 0,
             states: 0,
+            stand_for: 0,
+            nameless: 0,
             steps: 0,
             restarts: 0,
             depth: 0,
@@ -355,10 +365,13 @@ impl<'a> Run<'a> {
             let mut policy = self.machine.policy.borrow_mut();
             let Policy::Dfs(dfs) = &mut *policy else { unreachable!("set above") };
             self.result.states = dfs.states() as u64;
+            self.result.stand_for = dfs.stand_for;
+            self.result.nameless = self.machine.nameless().unwrap_or(self.result.states);
             self.result.depth = dfs.deepest;
             if end == End::Restart {
                 dfs.restart();
                 self.machine.summary_start_again();
+                self.machine.forget_nameless();
                 self.result.restarts += 1;
                 self.result.found.clear();
                 self.result.outcomes.clear();

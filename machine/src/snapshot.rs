@@ -122,7 +122,7 @@ impl Machine {
         }
         let Some(snapshot) = taken.last() else { return false };
         dfs.go_on_at(snapshot.node);
-        self.arena.go_back(snapshot.memory);
+        self.arena.go_back(&snapshot.memory);
         self.kasan.borrow_mut().restore(&snapshot.objects);
         self.state.borrow_mut().restore(&snapshot.state);
         self.record.borrow_mut().go_back(snapshot.happened);

@@ -7,9 +7,11 @@ use core::panic::Location;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::arena::Arena;
 use crate::machine::Machine;
 use crate::mix::{fold, term};
 use crate::reduce::{Summary, Who};
+use crate::symmetry::{History, Order};
 use crate::verdict::Verdict;
 
 /// What a place is about to do.
@@ -49,6 +51,28 @@ pub(crate) enum Next {
     Idle,
     /// Do something while all other CPUs are stopped.
     Stop,
+}
+
+impl Next {
+    /// What it is called, with what it does to a word said in short.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Next::Load { .. } => "load",
+            Next::Store { .. } => "store",
+            Next::Rmw { .. } | Next::FullRmw { .. } => "rmw",
+            _ => "step",
+        }
+    }
+
+    /// The word that it is about, if there is one.
+    pub(crate) fn word(self) -> Option<usize> {
+        match self {
+            Next::Load { word, .. } | Next::Store { word, .. } | Next::Rmw { word } | Next::FullRmw { word } => {
+                Some(word)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Contexts of a place, a bit each.
@@ -232,7 +256,7 @@ pub(crate) struct Wait {
     pub(crate) stale: bool,
     /// The task has polled in vain with what was not the newest: this time it reads the newest.
     pub(crate) newest: bool,
-    pub(crate) round_start: u64,
+    pub(crate) round_start: History,
 }
 
 impl Wait {
@@ -240,10 +264,12 @@ impl Wait {
         self.dirty |= self.watching && self.reads.contains(&word);
     }
 
-    fn hash(&self) -> u64 {
-        let flags = u64::from(self.dirty) | u64::from(self.watching) << 1;
-        let reads = self.reads.iter().fold(0, |sum: u64, &word| sum.wrapping_add(term(word as u64, 1)));
-        if self.watching { flags ^ reads } else { flags }
+    /// What is known of a wait that is over tells nothing apart.
+    fn hash(&self, word: impl Fn(usize) -> u64) -> u64 {
+        if !self.watching {
+            return 0;
+        }
+        self.reads.iter().fold(1 + u64::from(self.dirty), |sum: u64, &read| sum.wrapping_add(term(word(read), 1)))
     }
 }
 
@@ -254,11 +280,11 @@ pub(crate) struct Task {
     /// Where it runs.
     pub(crate) place: Option<usize>,
     /// All that it has seen since its last checkpoint: its local state is a function of that.
-    pub(crate) history: u64,
+    pub(crate) history: History,
     /// What it was at that checkpoint.
-    pub(crate) statement: u64,
-    /// Histories of what its interrupt handlers have interrupted.
-    pub(crate) interrupted: u64,
+    pub(crate) statement: History,
+    /// Both, of what its interrupt handlers have interrupted.
+    pub(crate) interrupted: Vec<(History, History)>,
     /// The wait that it is in, if it is in one.
     pub(crate) wait: Wait,
     /// The waits that its interrupt handlers have interrupted, which wait themselves.
@@ -272,20 +298,20 @@ impl Task {
             name: name.into(),
             pid,
             place: None,
-            history: 0,
-            statement: 0,
-            interrupted: 0,
+            history: History::default(),
+            statement: History::default(),
+            interrupted: Vec::new(),
             wait: Wait::default(),
             interrupted_waits: Vec::new(),
             calls: Vec::new(),
         }
     }
 
-    fn reset(&mut self, id: usize) {
+    fn reset(&mut self) {
         self.place = None;
-        self.history = term(id as u64, 0);
+        self.history = History::default();
         self.statement = self.history;
-        self.interrupted = 0;
+        self.interrupted.clear();
         self.wait = Wait::default();
         self.interrupted_waits.clear();
         self.calls.clear();
@@ -398,9 +424,7 @@ impl State {
     }
 
     pub(crate) fn reset(&mut self) {
-        for (id, task) in self.tasks.iter_mut().enumerate() {
-            task.reset(id);
-        }
+        self.tasks.iter_mut().for_each(Task::reset);
         self.flow = Flow::default();
         for (id, place) in self.places.iter_mut().enumerate() {
             let (task, online) = self.boot[id];
@@ -433,8 +457,15 @@ impl State {
         if !self.hashing {
             return;
         }
-        let task = self.current();
-        task.history = fold(fold(task.history, sort), value);
+        self.current().history.see(sort, value);
+    }
+
+    /// The same of a step on a word.
+    #[inline]
+    pub(crate) fn observe_word(&mut self, sort: u64, word: usize, value: u64, arena: &Arena) {
+        if self.hashing {
+            self.current().history.see_word(sort, word, value, arena);
+        }
     }
 
     /// The running task has read a word: a waiting loop goes on when it changes.
@@ -646,8 +677,9 @@ impl State {
         Who { context: self.context_bit(), task: u32::from(is_task) << place.task }
     }
 
-    /// A hash of everything that the future depends on, apart from memory and objects.
-    pub(crate) fn hash(&self, portable: impl Fn(u64) -> u64) -> u64 {
+    /// A hash of everything that the future depends on, apart from memory and objects, where things have these names.
+    pub(crate) fn hash(&self, arena: &Arena, order: &Order) -> u64 {
+        let names = arena.names();
         let mut hash = self.findings;
         for (id, place) in self.places.iter().enumerate() {
             let flags = u64::from(place.irqs_on)
@@ -660,18 +692,21 @@ impl State {
                 | u64::from(place.in_nmi) << 32
                 | u64::from(place.in_softirq) << 40
                 | u64::from(place.preempted) << 48;
-            let mut one = fold(fold(place.task as u64, flags), more);
+            let mut one = fold(fold(order.task(names, place.task), flags), more);
             for &(word, value) in &place.buffer {
-                one = fold(fold(one, word as u64), portable(value));
+                one = fold(fold(one, order.word(arena, word)), order.value(arena, value));
             }
             hash ^= term(id as u64, one);
         }
         for (id, task) in self.tasks.iter().enumerate() {
-            let mut one = fold(fold(fold(task.history, task.statement), task.interrupted), task.wait.hash());
-            for wait in &task.interrupted_waits {
-                one = fold(one, wait.hash());
+            let mut one = fold(task.history.named(order), task.statement.named(order));
+            for (history, statement) in &task.interrupted {
+                one = fold(fold(one, history.named(order)), statement.named(order));
             }
-            hash ^= term(id as u64 + 1000, one);
+            for wait in core::iter::once(&task.wait).chain(&task.interrupted_waits) {
+                one = fold(one, wait.hash(|word| order.word(arena, word)));
+            }
+            hash ^= term(order.task(names, id) + 1000, one);
         }
         hash
     }

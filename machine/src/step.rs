@@ -20,6 +20,7 @@ use crate::mix::fold;
 use crate::policy::{Pick, Policy};
 use crate::schedule::Event;
 use crate::state::{Action, Call, End, Next, State};
+use crate::symmetry::{History, Order as Naming};
 use crate::verdict::{Kind, Verdict};
 
 /// How an access is ordered, with its label and whether the word is local.
@@ -92,6 +93,17 @@ pub(crate) mod sort {
     pub(crate) const STOP: u64 = 15;
     pub(crate) const CHECKPOINT: u64 = 16;
 }
+
+/// All values that can be picked.
+static PICKS: [Action; u8::MAX as usize] = {
+    let mut picks = [Action::Pick(0); u8::MAX as usize];
+    let mut value = 0;
+    while value < u8::MAX {
+        picks[value as usize] = Action::Pick(value);
+        value += 1;
+    }
+    picks
+};
 
 impl Machine {
     /// The index of a word of the running program.
@@ -170,10 +182,11 @@ impl Machine {
         self.pick_from_list(state)
     }
 
-    /// What tells states apart.
-    fn state_key(&self, state: &State) -> u64 {
-        let key =
-            fold(fold(self.arena.hash(), self.kasan.borrow().state_hash()), state.hash(|v| self.arena.portable(v)));
+    /// What tells states apart where things have these names.
+    pub(crate) fn key(&self, state: &State, order: &Naming) -> u64 {
+        // Where things are alike, the arena knows which objects are allocated.
+        let objects = if self.arena.names().is_empty() { self.kasan.borrow().state_hash() } else { 0 };
+        let key = fold(fold(self.arena.hash(order), objects), state.hash(&self.arena, order));
         if self.is_weak() { fold(key, self.weak.borrow_mut().hash(state, |v| self.arena.portable(v))) } else { key }
     }
 
@@ -327,7 +340,7 @@ impl Machine {
             let mut state = self.state.borrow_mut();
             let who = state.who();
             state.summary.read(word, who);
-            state.observe(sort::LOAD, word as u64);
+            state.observe_word(sort::LOAD, word, 0, &self.arena);
         }
         self.restart_if_wrong();
     }
@@ -355,7 +368,7 @@ impl Machine {
             let who = state.who();
             state.summary.read(word, who);
             state.watch(word);
-            state.observe(sort::LOAD + (word as u64) * 16, self.arena.portable(value));
+            state.observe_word(sort::LOAD, word, value, &self.arena);
             value
         };
         self.restart_if_wrong();
@@ -408,7 +421,7 @@ impl Machine {
             let state = &mut *state;
             let who = state.who();
             state.summary.write(word, who);
-            state.observe(sort::STORE + (word as u64) * 16, self.arena.portable(value as u64));
+            state.observe_word(sort::STORE, word, value as u64, &self.arena);
             let me = state.running;
             if self.config.memory == MemoryModel::Tso && !order.local && !state.places[me].agent {
                 state.buffer(word, value as u64, self.config.store_buffer);
@@ -475,7 +488,7 @@ impl Machine {
                 state.summary.write(word, who);
                 self.commit(state, word, new as u64);
             }
-            state.observe(sort::RMW + (word as u64) * 16 + ((rmw as u64) << 60), self.arena.portable(old));
+            state.observe_word(sort::RMW + ((rmw as u64) << 60), word, old, &self.arena);
             old
         };
         self.restart_if_wrong();
@@ -555,7 +568,8 @@ impl Machine {
                 }
                 return;
             }
-            task.history = fold(task.wait.round_start, sort::WAIT);
+            task.history = task.wait.round_start;
+            task.history.see(sort::WAIT, 0);
         }
         let again = self.is_weak() && self.round_has_failed();
         self.point(if again { Next::Yield } else { Next::Wait });
@@ -583,7 +597,7 @@ impl Machine {
             let mut state = self.state.borrow_mut();
             let who = state.who();
             state.summary.read(index, who);
-            state.observe(sort::LOAD + (index as u64) * 16, self.arena.portable(self.arena.read(index)));
+            state.observe_word(sort::LOAD, index, self.arena.read(index), &self.arena);
         }
         word.peek()
     }
@@ -601,7 +615,7 @@ impl Machine {
             state.summary.read(index, who);
             state.summary.write(index, who);
             state.watch(index);
-            state.observe(sort::RMW + (index as u64) * 16, self.arena.portable(old));
+            state.observe_word(sort::RMW, index, old, &self.arena);
         }
         let new = f(T::from_bits(old as usize)).to_bits() as u64;
         self.commit(&mut self.state.borrow_mut(), index, new);
@@ -612,12 +626,7 @@ impl Machine {
     /// Begins a statement: all local state of the running task is a function of `local`. `loops` says that an earlier
     /// statement is come back to; others may go first then.
     pub fn checkpoint(&self, local: u64, loops: bool) {
-        {
-            let mut state = self.state.borrow_mut();
-            let task = state.current();
-            task.history = fold(local, task.pid.into());
-            task.statement = task.history;
-        }
+        self.checkpoint_of(local, &[]);
         if loops {
             self.point(Next::Checkpoint);
             // Every step changes the key, else the state behind it looks seen and is not gone on from.
@@ -625,12 +634,24 @@ impl Machine {
         }
     }
 
+    /// As [`checkpoint`](Self::checkpoint), not in a loop, where local state is a function of these addresses, too.
+    pub fn checkpoint_of(&self, local: u64, addresses: &[usize]) {
+        let mut state = self.state.borrow_mut();
+        let task = state.current();
+        task.history = History::new(fold(sort::CHECKPOINT, local));
+        for &address in addresses {
+            task.history.see_value(address as u64, &self.arena);
+        }
+        task.statement = task.history;
+    }
+
     /// Part of a statement is over: all local state of the running task is a function of what it was at the last checkpoint,
     /// and of `part`.
     pub fn checkpoint_again(&self, part: u64) {
         let mut state = self.state.borrow_mut();
         let task = state.current();
-        task.history = fold(fold(task.statement, sort::CHECKPOINT), part);
+        task.history = task.statement;
+        task.history.see(sort::CHECKPOINT, part);
     }
 
     /// The functions that the running task is in, as far as it has said so, the innermost last.
@@ -653,9 +674,8 @@ impl Machine {
         } else if n == 1 {
             Some(0)
         } else {
-            let actions: Vec<Action> = (0..n).map(Action::Pick).collect();
-            let key = || self.state_key(&state);
-            match policy.pick(state.points, &actions, state.running, || fold(key(), sort::PICK)) {
+            let key = || self.state_key(&state).in_the_middle();
+            match policy.pick(state.points, &PICKS[..usize::from(n)], state.running, key) {
                 Pick::Act(Action::Pick(value)) => Some(value),
                 _ => {
                     state.end = Some(End::Pruned);
@@ -681,9 +701,9 @@ impl Machine {
         }
         let mut state = self.state.borrow_mut();
         let who = state.who();
-        let first = words.start as u64;
+        let first = words.start;
         state.summary.free(words, who);
-        state.observe(sort::HEAP, first);
+        state.observe_word(sort::HEAP, first, 0, &self.arena);
         drop(state);
         self.restart_if_wrong();
     }

@@ -113,7 +113,7 @@ impl Machine {
             read.map(|(_, age)| age).filter(|age| ages.contains(age))
         } else {
             let actions: Vec<Action> = ages.iter().copied().map(Action::Read).collect();
-            match policy.pick(state.points, &actions, me, || 0) {
+            match policy.pick(state.points, &actions, me, crate::policy::Key::default) {
                 Pick::Act(Action::Read(age)) => Some(age),
                 _ => None,
             }

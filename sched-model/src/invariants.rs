@@ -183,6 +183,16 @@ impl Books {
         }
     }
 
+    /// What is written of a task.
+    pub(crate) fn of_task(&self, task: usize) -> *const SimLocal<usize> {
+        &raw const self.adopted[task]
+    }
+
+    /// What is written of an address space.
+    pub(crate) fn of_mm(&self, mm: usize) -> *const SimLocal<usize> {
+        &raw const self.users[mm]
+    }
+
     /// A task begins to adopt what it runs on, or has given it back.
     pub(crate) fn adopts(&self, task: usize, adopts: bool) {
         self.adopted[task].poke(usize::from(adopts));

@@ -16,7 +16,7 @@ use core::panic::Location;
 use lazytlb_core::memory::{AtomicWord, Label, Memory};
 use lazytlb_core::mm::{ARef, MmWithUser};
 use lazytlb_core::platform::Platform;
-use lazytlb_machine::{Machine, ObjectKind, Sim, SimWord};
+use lazytlb_machine::{Machine, MemoryModel, ObjectKind, Sim, SimWord, Thing};
 
 use crate::platform::{Lab, MmData, address, peek};
 use crate::program::Program;
@@ -63,7 +63,9 @@ enum Found {
 
 /// The way down to where an mm is freed. At each of these calls, and where tables are freed in the middle, all that is left
 /// of a task's work is to give back the one mm that the statement names: they are each other's last calls, and the last
-/// of an exec and an exit.
+/// of an exec and an exit. (A reference that a strategy gives back while it looks for borrowers is no such call: it has
+/// `mm_users_zero` above it. Searches that tell like things apart check that a state is never taken for one in which
+/// other steps come next.)
 const TEARDOWN: [&str; 4] = ["mmput", "__mmput", "mmdrop", "__mmdrop"];
 
 /// Forgets what the running task has seen, if it is on that way and nowhere else: not in what has preempted it, and not
@@ -85,6 +87,27 @@ where
     Lab<R>: Platform<MmData = MmData>,
     S: Accounted<Lab<R>>,
 {
+    /// Where tasks roam they are alike, and so are the places for mms: all start in the queue, on no mm.
+    pub(crate) fn declare_what_is_alike(&self, machine: &Machine) {
+        let Some(queue) = self.queue else { return };
+        let starts =
+            self.program.tasks.iter().any(|task| task.mm.is_some()) || self.program.start.iter().any(Option::is_some);
+        if starts || machine.config().memory == MemoryModel::Weak {
+            return;
+        }
+        let task = |task| {
+            let thing = Thing::default().with_task(machine.task(task)).with(&raw const self.tasks[task]);
+            thing.with(&raw const self.scheduled[task]).with(self.books.of_task(task))
+        };
+        let mm = |slot| {
+            let thing = Thing::default().with(machine.slot(self.mms, slot).as_ptr().cast_const());
+            let thing = thing.with(self.tables.root(machine, slot)).with(&raw const self.named[slot]);
+            thing.with(&raw const self.held[slot]).with(self.books.of_mm(slot))
+        };
+        let groups = [(0..self.program.tasks.len()).map(task).collect(), (0..self.slots).map(mm).collect()];
+        machine.alike(&groups, &[&queue.tasks]);
+    }
+
     /// A task's life where tasks roam.
     pub(crate) fn roam(&self, queue: &Queue, task: usize, booted: bool) -> ! {
         if !booted {
@@ -107,17 +130,17 @@ where
         }
     }
 
-    /// A task says what it does, with which mm: its own, by its number, and a new one.
+    /// A task says what it does, with which mm: its own, and a new one; 0 is none.
     fn states(&self, choice: Choice, task: usize, new: usize) {
-        let own = peek(|| self.tasks[task].mm());
-        let own = self.named.iter().position(|named| own.is_some() && named.peek().addr() == address(own));
-        let own = own.map_or(0, |own| own + 1);
-        Machine::with(|machine| machine.checkpoint((choice as u64) << 16 | (own as u64) << 8 | new as u64, false));
+        let own = address(peek(|| self.tasks[task].mm()));
+        Machine::with(|machine| machine.checkpoint_of(choice as u64, &[own, new]));
     }
 
     /// An idle task gives its CPU away as soon as there is a task, and rests when all are dead.
     fn roam_idle(&self, queue: &Queue, task: usize) -> ! {
         loop {
+            // A wait remembers what was before it.
+            Machine::with(|machine| machine.checkpoint(0, false));
             let found = Sim.spin_until(|| {
                 Machine::with(|machine| {
                     machine.checkpoint(0, true);
@@ -154,7 +177,7 @@ where
             // SAFETY: the running task has a user of it.
             let user = unsafe { mm.as_ptr().cast::<MmWithUser<Lab<R>, S>>().as_ref() }.map(ARef::from);
             // It knows its own mm, and that it holds a user more.
-            self.states(Choice::TakeAndPut, task, 1);
+            self.states(Choice::TakeAndPut, task, address(Some(mm)));
             drop(user);
         }
     }
@@ -167,7 +190,7 @@ where
             let left = queue.execs.peek();
             let after = if left == usize::MAX { left } else { left.checked_sub(1)? };
             queue.execs.poke(after);
-            let Some(object) = machine.alloc(self.mms, at) else {
+            let Some(object) = machine.alloc_any(self.mms, at) else {
                 queue.execs.poke(left);
                 return None;
             };
@@ -181,7 +204,7 @@ where
                 })
             });
             // It knows which mm it has made.
-            self.states(Choice::Exec, task, slot + 1);
+            self.states(Choice::Exec, task, object.as_ptr().addr());
             // Nobody else sees it yet, so building it is no step.
             Some(machine.quietly(|| self.init_mm(object, tables)))
         });
@@ -228,7 +251,7 @@ where
             });
             // Which one it is, and nothing else that the queue holds.
             if let Some(Found::Task(next)) = found {
-                machine.checkpoint(1 << 32 | next as u64, false);
+                machine.checkpoint_of(CHOICES.len() as u64, &[core::ptr::from_ref(&self.tasks[next]).addr()]);
             }
         });
         found

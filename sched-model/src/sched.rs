@@ -22,7 +22,7 @@ const RQ_LOCK: Label = Label::new("sched.rq_lock");
 pub(crate) struct Runqueue {
     lock: SimWord<usize>,
     /// The task that the CPU is switching away from.
-    prev: SimLocal<usize>,
+    prev: SimLocal<*mut Scheduled>,
     /// How far the CPU has come in its script.
     pub(crate) position: SimLocal<usize>,
     /// One more than the task that shall preempt the running one; 0 if none.
@@ -38,7 +38,7 @@ impl Runqueue {
         let local = || LocalWord::new(0);
         Runqueue {
             lock: AtomicWord::new(0),
-            prev: local(),
+            prev: LocalWord::new(core::ptr::null_mut()),
             position: local(),
             need_resched: local(),
             softirqs: local(),
@@ -114,7 +114,7 @@ where
         // SAFETY: `task` runs here, and `next` is ours.
         unsafe { self.switcher.context_switch(&irqs_off, &self.tasks[task], &self.tasks[next]) };
         self.switch_mm_cid(cpu, next);
-        self.rqs[cpu].prev.set(task);
+        self.rqs[cpu].prev.set((&raw const self.scheduled[task]).cast_mut());
         match self.queue {
             // All that it needs when it comes back is with the CPU.
             Some(_) => Machine::with(|machine| machine.checkpoint(1, false)),
@@ -135,10 +135,11 @@ where
         // SAFETY: `schedule` runs with interrupts off.
         let prev = self.switcher.finish_task_switch(&unsafe { IrqsOff::assume(Lab::NEW) });
         let prev_task = rq.prev.get();
+        let prev_task = self.scheduled.iter().position(|task| core::ptr::eq(task, prev_task)).expect("a task was left");
         match self.queue {
             Some(queue) => {
                 // What nobody reads again tells states apart that are the same.
-                rq.prev.poke(0);
+                rq.prev.poke(core::ptr::null_mut());
                 self.put_back(queue, prev_task);
             }
             None => self.scheduled[prev_task].on_cpu.store(0, Release),

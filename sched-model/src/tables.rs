@@ -171,6 +171,11 @@ impl TableCaches {
         Fresh { root: alloc(self.root), below: self.below.map(|below| below.map(&alloc)) }
     }
 
+    /// The root in slot `index`.
+    pub(crate) fn root(&self, machine: &Machine, index: usize) -> *const Table {
+        machine.slot(self.root, index).as_ptr()
+    }
+
     /// The root table of `init_mm`, which maps nothing that could be freed.
     pub(crate) fn init_root(machine: &Machine) -> Root {
         let table: *const Table = machine.place("swapper_pg_dir", ObjectKind::Table, Table::new());

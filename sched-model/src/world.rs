@@ -88,7 +88,9 @@ where
 
         // Execs make new mms: a name can be made once more while its former mm is still borrowed.
         let slots = program.mms.len() + usize::from(program.roam.is_none());
-        let mms = machine.create_cache("mm_struct", ObjectKind::Mm, slots, |slot| new_mm(init_root, slot + 1));
+        // Where tasks roam nothing is mapped, and a tag would only tell one mm from the other.
+        let tag = |slot| if program.roam.is_some() { 1 } else { slot + 1 };
+        let mms = machine.create_cache("mm_struct", ObjectKind::Mm, slots, |slot| new_mm(init_root, tag(slot)));
         let tables = TableCaches::new(machine, slots, program.roam.is_none());
         let named: *const [_] =
             machine.place_slice("mms", ObjectKind::Other, program.mms.len(), |_| LocalWord::new(core::ptr::null_mut()));
@@ -230,6 +232,7 @@ where
             let resched = Rc::clone(world);
             machine.on_preempt_enable(move || resched.preempt_schedule());
         }
+        world.declare_what_is_alike(machine);
         Self::watch_invariants(world, machine);
         let switcher = world.switcher;
         let ends = Rc::clone(world);
