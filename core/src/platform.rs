@@ -392,15 +392,23 @@ impl<P: Platform> Drop for PreemptGuard<P> {
     }
 }
 
-/// Names the running function to the platform's reports, until dropped.
-pub(crate) struct Frame<P: Platform>(P);
+/// Names the running function to the platform's reports, until dropped ([`Platform::frame_enter`]). Context: any.
+#[must_use = "the frame ends when it is dropped"]
+pub struct Frame<P: Platform>(P);
 
 impl<P: Platform> Frame<P> {
+    /// The function begins.
     #[track_caller]
     #[inline]
-    pub(crate) fn enter(platform: P, function: &'static str) -> Self {
+    pub fn enter(platform: P, function: &'static str) -> Self {
         platform.frame_enter(function);
         Frame(platform)
+    }
+}
+
+impl<P: Platform> fmt::Debug for Frame<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Frame")
     }
 }
 

@@ -117,7 +117,7 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// Context: process context, interrupts on.
     pub fn collect(&self) {
-        let _frame = Frame::enter(self.platform, "collect");
+        let _frame = Frame::enter(self.platform, "collect_waiting");
         self.strategy.collect(&Inside(self));
     }
 

@@ -23,7 +23,7 @@ use core::ptr::null_mut;
 use crate::lazy_tlb::{Host, LazyTlb};
 use crate::memory::{AtomicInt, AtomicWord, Label, Ordering::*};
 use crate::mm::{MmCore, MmPtr, Slot};
-use crate::platform::Platform;
+use crate::platform::{Frame, Platform};
 
 /// The RMW that counts an mm as waiting. Full barrier: the count is seen, or the end of the borrow is.
 pub const PUSH: Label = Label::new("waiting.push");
@@ -102,14 +102,11 @@ impl<P: Platform> List<P> {
     {
         // SAFETY: alive, as the caller says; it may be gone as soon as the exchange has put it on the list.
         let link = host.mm_state(unsafe { mm.as_ref() }).link();
-        let mut first = self.first.load(Relaxed);
-        loop {
+        host.platform().spin_until(|| {
+            let first = self.first.load(Relaxed);
             link.next.store(first, Relaxed);
-            match self.first.compare_exchange(first, mm.as_ptr(), Release, Relaxed) {
-                Ok(_) => return,
-                Err(now) => first = now,
-            }
-        }
+            self.first.compare_exchange(first, mm.as_ptr(), Release, Relaxed).ok()
+        });
     }
 
     /// Whether `holds` for any that is on it.
@@ -224,13 +221,15 @@ impl<P: Platform> Waiting<P> {
     /// one looks again instead.
     ///
     /// Context: not in an interrupt.
-    pub fn with_turn(&self, mut collector: impl FnMut(&Turn<'_, P>)) {
+    pub fn with_turn(&self, platform: P, mut collector: impl FnMut(&Turn<'_, P>)) {
         let free = self.asked.compare_exchange_full(NOBODY, ONE, TURN).is_ok();
         if !free && self.asked.swap_full(MORE, TURN) != NOBODY {
             return;
         }
         loop {
+            let frame = Frame::enter(platform, "collect");
             collector(&Turn { waiting: self });
+            drop(frame);
             if self.asked.compare_exchange_full(ONE, NOBODY, TURN).is_ok() {
                 return;
             }

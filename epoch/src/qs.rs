@@ -14,7 +14,7 @@ use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{AtomicWord, Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr, Slot};
-use lazytlb_core::platform::{Platform, Warning};
+use lazytlb_core::platform::{Frame, Platform, Warning};
 use lazytlb_core::waiting::{Link, List, Turn, Waiting};
 
 /// The store that makes a CPU's counter odd. Relaxed: the CPU still owns a user of what it borrows, whose last put comes
@@ -144,6 +144,7 @@ impl EpochQs {
         let counters = || (0..host.platform().nr_cpu_ids()).map(|cpu| host.cpu_state(CpuId::new(cpu)));
         let batch = &host.shared().batch;
         loop {
+            let _frame = Frame::enter(host.platform(), "grace_period");
             if !batch.is_empty() && counters().any(Counter::holds_up) {
                 return;
             }
@@ -201,7 +202,7 @@ impl<P: Platform> LazyTlb<P> for EpochQs {
     }
 
     fn collect(&self, host: &impl Host<P, Self>) {
-        host.shared().waiting.with_turn(|turn| self.advance(host, turn));
+        host.shared().waiting.with_turn(host.platform(), |turn| self.advance(host, turn));
     }
 
     #[inline]

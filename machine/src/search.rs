@@ -25,7 +25,8 @@ pub enum Reduction {
     None,
     /// States that were seen before.
     States,
-    /// States that were seen before, and choices that nobody can notice.
+    /// States that were seen before, and choices that nobody can notice. It is checked that in states that are taken for one
+    /// the same steps come next; if not, the program remembers what it says it does not, and panics.
     Named,
     /// Those, and states that differ from one that was seen only in which of several like things is which
     /// ([`Machine::alike`]).

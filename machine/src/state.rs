@@ -54,13 +54,24 @@ pub(crate) enum Next {
 }
 
 impl Next {
-    /// What it is called, with what it does to a word said in short.
+    /// What it is called, without the word that it is about.
     pub(crate) fn verb(self) -> &'static str {
         match self {
+            Next::Start => "start",
             Next::Load { .. } => "load",
             Next::Store { .. } => "store",
             Next::Rmw { .. } | Next::FullRmw { .. } => "rmw",
-            _ => "step",
+            Next::Fence | Next::Order { .. } => "fence",
+            Next::IrqOff => "disable interrupts",
+            Next::IrqOn => "enable interrupts",
+            Next::PreemptOff => "disable preemption",
+            Next::Ipi => "send an interrupt",
+            Next::Heap => "allocate or free",
+            Next::Checkpoint => "begin a statement",
+            Next::Yield => "poll",
+            Next::Wait => "wait",
+            Next::Idle => "idle",
+            Next::Stop => "stop the machine",
         }
     }
 

@@ -392,7 +392,7 @@ impl Machine {
     pub(crate) fn set_symmetry(&self, reduction: Reduction) {
         let nothing = self.arena.names().is_empty();
         self.symmetry.folds.set(!nothing && reduction == Reduction::Full);
-        *self.symmetry.seen.borrow_mut() = (!nothing && reduction == Reduction::Named).then(Seen::default);
+        *self.symmetry.seen.borrow_mut() = (reduction == Reduction::Named).then(Seen::default);
     }
 
     /// How many states were seen that differ in more than names, if that was counted.
@@ -414,7 +414,7 @@ impl Machine {
         }
         if let Some(seen) = &mut *self.symmetry.seen.borrow_mut() {
             let about = self.about_to_do(state);
-            let known = seen.entry(self.canonical_key(state).hash).or_insert_with(|| about.clone());
+            let known = seen.entry(self.nameless_key(state)).or_insert_with(|| about.clone());
             assert!(
                 *known == about,
                 "a state is taken for another: \"{known}\" comes next there, and here \"{about}\""
@@ -423,13 +423,17 @@ impl Machine {
         Key { hash: self.key(state, &Order::AS_IT_IS), stands_for: 1 }
     }
 
+    fn nameless_key(&self, state: &State) -> u64 {
+        if self.arena.names().is_empty() { self.key(state, &Order::AS_IT_IS) } else { self.canonical_key(state).hash }
+    }
+
     /// What all places are about to do and in which functions, without names.
     fn about_to_do(&self, state: &State) -> String {
         let one = |place: &Place| {
             let word = place.next.word().map(|word| self.arena.names().word(word).1 as usize);
-            let word = word.map_or_else(String::new, |word| self.name_of(word));
             let calls = state.tasks[place.task].calls.iter().map(|call| call.function);
-            format!("{} of {word} in {}", place.next.verb(), calls.collect::<Vec<_>>().join(" "))
+            let words = [place.next.verb().to_owned()].into_iter().chain(word.map(|word| self.name_of(word)));
+            words.chain(calls.map(str::to_owned)).collect::<Vec<_>>().join(" ")
         };
         state.places.iter().map(one).collect::<Vec<_>>().join("; ")
     }

@@ -63,7 +63,7 @@ impl<P: Worker> LazyTlb<P> for RefcountDeferred {
     }
 
     fn collect(&self, host: &impl Host<P, Self>) {
-        host.shared().with_turn(|turn| {
+        host.shared().with_turn(host.platform(), |turn| {
             for mm in turn.take(host) {
                 // SAFETY: its count is zero, and each borrow owns a reference.
                 unsafe { turn.free(host, mm) };

@@ -68,17 +68,29 @@ enum Found {
 /// other steps come next.)
 const TEARDOWN: [&str; 4] = ["mmput", "__mmput", "mmdrop", "__mmdrop"];
 
-/// Forgets what the running task has seen, if it is on that way and nowhere else: not in what has preempted it, and not
-/// about another mm that had to wait. `place` tells places in the same function apart.
+/// What collects mms that wait. Each turn, and each grace period in it, begins with nothing that was remembered from the one
+/// before, and when the last is over nothing is left to do of what the collector was called by: the end of an mm, the tail
+/// of a switch, or the exec of a task that had no mm.
+const COLLECTS: [&str; 2] = ["collect", "grace_period"];
+
+/// Forgets what the running task has seen, if it is on one of those ways and nowhere else: not in what has preempted it, and
+/// not about another mm that had to wait. `place` tells places in the same function apart.
 pub(crate) fn forget(machine: &Machine, place: u64) {
     // Timers run where tasks roam, and nowhere else.
     if !machine.config().ticks {
         return;
     }
     let frames = machine.frames();
-    let way = frames.strip_prefix(&["exit_mm"]).or(frames.strip_prefix(&["exec_mmap"])).unwrap_or(&frames);
-    if !way.is_empty() && TEARDOWN.starts_with(way) {
-        machine.checkpoint_again(place << 16 | (frames.len() as u64) << 8 | way.len() as u64);
+    let collectors = frames.iter().rev().take_while(|frame| COLLECTS.contains(frame)).count();
+    let frames = &frames[..frames.len() - collectors];
+    let way = frames.strip_prefix(&["exit_mm"]).or(frames.strip_prefix(&["exec_mmap"])).unwrap_or(frames);
+    let forgets = match collectors {
+        0 => !way.is_empty() && TEARDOWN.starts_with(way),
+        _ => way == TEARDOWN || frames.last() == Some(&"finish_task_switch") || frames == ["exec_mmap"],
+    };
+    if forgets {
+        let place = place << 32 | (collectors as u64) << 16;
+        machine.checkpoint_again(place | (frames.len() as u64) << 8 | way.len() as u64);
     }
 }
 

@@ -42,6 +42,8 @@ impl Worker {
         loop {
             Machine::with(|machine| machine.checkpoint(0, true));
             if self.asked.peek() != 0 {
+                // That it was asked is something that it has seen.
+                Machine::with(|machine| machine.checkpoint(1, false));
                 self.asked.poke(0);
                 work();
             } else {
