@@ -273,6 +273,15 @@ fn hazard_deadline_waits_and_then_interrupts() {
         let machine = idle_borrower(HazardDeadline { deadline: Some(0), collector });
         assert_eq!((machine.freed(), ipis()), (vec![0xa000], 1), "at once: {collector:?}");
 
+        // A time that is as far away as any is not over, wherever the clock is.
+        for deadline in [usize::MAX, isize::MAX as usize + 1, isize::MAX as usize] {
+            let machine = idle_borrower(HazardDeadline { deadline: Some(deadline), collector });
+            on_cpu(0, || machine.work(1_000_000));
+            assert_eq!((machine.freed(), ipis()), (vec![], 0), "in a long time: {collector:?}");
+            on_cpu(0, || machine.work(isize::MAX as usize - 1_000_000));
+            assert_eq!((machine.freed(), ipis()), (vec![0xa000], 1), "then: {collector:?}");
+        }
+
         let machine = idle_borrower(HazardDeadline { deadline: None, collector });
         on_cpu(0, || machine.work(1_000_000));
         assert_eq!((machine.freed(), ipis()), (vec![], 0), "never: {collector:?}");
@@ -363,6 +372,16 @@ fn a_batch_is_shot_in_one_round() {
     assert_eq!(machine.freed().len(), 3);
     on_cpu(0, || machine.work(1));
     assert_eq!((machine.freed().len(), machine.warnings()), (4, vec![]), "what is left over lingers so long");
+}
+
+#[test]
+fn a_batch_lingers_as_long_as_the_clock_can_tell() {
+    let machine = idle_borrower(ShootdownBatched { batch: 3, linger: usize::MAX });
+    HW.with(|hw| assert_eq!(hw.work_at.get(), Some(isize::MAX as usize)));
+    on_cpu(0, || machine.work(1_000_000));
+    assert_eq!((machine.freed(), HW.with(|hw| hw.ipis.get())), (vec![], 0));
+    on_cpu(0, || machine.work(isize::MAX as usize - 1_000_000));
+    assert_eq!((machine.freed(), machine.warnings()), (vec![0xa000], vec![]));
 }
 
 #[test]

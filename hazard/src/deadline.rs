@@ -71,7 +71,7 @@ pub enum Collector {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct HazardDeadline {
     /// How long an mm waits for its borrowers, in ticks of the platform's clock. None at all is for ever, and never an
-    /// interrupt; 0 is not at all.
+    /// interrupt; 0 is not at all. What is longer than half the clock's range is taken for half its range.
     pub deadline: Option<usize>,
     /// Who looks through what waits.
     pub collector: Collector,
@@ -197,6 +197,7 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
             Collector::Worker => host.platform().queue_work(),
         }
     }
+
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
         // SAFETY: it is freed by who this says, and only then.
         let core = unsafe { mm.as_ref() };
@@ -213,7 +214,7 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
             return Freeing::Now;
         }
         if let Some(ticks) = self.deadline {
-            host.mm_state(core).until.store(platform.jiffies().wrapping_add(ticks), Relaxed);
+            host.mm_state(core).until.store(platform.jiffies_in(ticks), Relaxed);
         }
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().push(host, mm) };
