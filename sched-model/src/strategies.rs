@@ -416,6 +416,11 @@ pub trait Accounted<P: Platform>: LazyTlb<P> {
         0
     }
 
+    /// Whether an mm waits for those alone who name it, and each names one: at rest no more wait than CPUs borrow.
+    fn waits_for_slots(&self) -> bool {
+        false
+    }
+
     /// Whether an mm that waits may do so for the sake of a CPU. `borrows` says whether that borrows the mm, `isolated` whether
     /// it is to be left alone.
     fn waits_for(&self, cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
@@ -515,6 +520,10 @@ impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
         shared.len()
     }
 
+    fn waits_for_slots(&self) -> bool {
+        true
+    }
+
     fn waits_for(&self, _cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
         borrows && (isolated || self.deadline.is_none())
     }
@@ -527,6 +536,10 @@ impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
 
     fn waiting(&self, shared: &Self::Shared) -> usize {
         shared.len()
+    }
+
+    fn waits_for_slots(&self) -> bool {
+        true
     }
 
     fn waits_for(&self, _cpu: &Self::CpuState, borrows: bool, _isolated: bool) -> bool {
@@ -602,6 +615,10 @@ impl<P: AnyPlatform> Accounted<P> for AnyLazyTlb {
 
     fn waiting(&self, shared: &Self::Shared) -> usize {
         each!(self, shared, |strategy, part| Accounted::<P>::waiting(strategy, part))
+    }
+
+    fn waits_for_slots(&self) -> bool {
+        matches!(self, AnyLazyTlb::HazardDeadline(_) | AnyLazyTlb::GeneralHazard(_))
     }
 
     fn waits_for(&self, cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
