@@ -98,6 +98,11 @@ impl<P: Platform, S: LazyTlb<P>> Cpu<P, S> {
         MmPtr::new(self.prev_mm.get())
     }
 
+    /// What it asks of other CPUs, for those who watch the machine from outside.
+    pub fn calls(&self) -> &CallSlot<P> {
+        &self.calls
+    }
+
     /// The strategy's state, for those who watch the machine from outside.
     ///
     /// # Safety

@@ -192,6 +192,11 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, _shared: &Waiting<P>, mm: &MmCore<P>) {
         if P::DEBUG_VM && this.lazy_mm().is_some() {
             platform.warn(Warning::SlotBusy);

@@ -21,14 +21,14 @@ use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::mutants::{
-    BackupFirst, CountAfterGive, DropBeforeLoad, DropInInterrupt, EmptiedEarly, JudgeBeforeTaking, LooksTooSoon,
-    Mutant, NoSecondLook, StaleSlot, WildcardHolds,
+    BackupFirst, CountAfterGive, DropBeforeLoad, DropInInterrupt, EmptiedEarly, EvictsIsolated, JudgeBeforeTaking,
+    LooksTooSoon, Mutant, NoSecondLook, StaleSlot, WildcardHolds,
 };
 use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts, OthersAreLazy, ResetsMask, SharesAsids,
-    SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts,
+    OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
 use crate::watch::Watch;
@@ -161,6 +161,7 @@ impl Model {
             Mutant::EmptiedEarly => on.call(Convert::<EmptiedEarly>::new()),
             Mutant::LooksTooSoon => on.call(LooksTooSoon),
             Mutant::DropBeforeLoad => on.call(PerCpu::<DropBeforeLoad>::new()),
+            Mutant::EvictsIsolated => on.call(EvictsIsolated),
             _ => unreachable!("{mutant:?} is no strategy's"),
         }
     }

@@ -9,12 +9,16 @@ use core::str::FromStr;
 use lazytlb_core::cpumask::{Among, CpuId};
 use lazytlb_core::lazy_tlb::{Freeing, Host, LazyTlb};
 use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
-use lazytlb_core::platform::{IpisInterrupt, Platform};
-use lazytlb_hazard::HazardIpi;
+use lazytlb_core::part::{Part, PartOf};
+use lazytlb_core::platform::{Clock, Context, IpisInterrupt, Platform};
+use lazytlb_core::waiting::Waiting;
 use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
+use lazytlb_hazard::deadline::{Collector, Waits};
 use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, wildcard};
 use lazytlb_hazard::slot::LazySlot;
+use lazytlb_hazard::{HazardDeadline, HazardIpi};
 use lazytlb_refcount::per_cpu::{ActivateSteps, OwnedMm, PerCpu};
+use lazytlb_shootdown::CanShoot;
 
 use crate::platform::{Lab, MmData};
 use crate::strategies::{Accounted, Published, Rules, UnknownName, by_name};
@@ -44,6 +48,8 @@ pub enum Mutant {
     LooksTooSoon,
     /// [`DropBeforeLoad`].
     DropBeforeLoad,
+    /// [`EvictsIsolated`].
+    EvictsIsolated,
     /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
     SkipsLazies,
     /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
@@ -74,7 +80,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 24] = [
+    pub const ALL: [Mutant; 25] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -86,6 +92,7 @@ impl Mutant {
         Mutant::EmptiedEarly,
         Mutant::LooksTooSoon,
         Mutant::DropBeforeLoad,
+        Mutant::EvictsIsolated,
         Mutant::SkipsLazies,
         Mutant::LeavesAndEnters,
         Mutant::OthersAreLazy,
@@ -115,6 +122,7 @@ impl Mutant {
             Mutant::EmptiedEarly => "emptied-early",
             Mutant::LooksTooSoon => "looks-too-soon",
             Mutant::DropBeforeLoad => "drop-before-load",
+            Mutant::EvictsIsolated => "evicts-isolated",
             Mutant::SkipsLazies => "skips-lazies",
             Mutant::LeavesAndEnters => "leaves-and-enters",
             Mutant::OthersAreLazy => "others-are-lazy",
@@ -144,7 +152,8 @@ impl Mutant {
             | Mutant::DropInInterrupt
             | Mutant::EmptiedEarly
             | Mutant::LooksTooSoon
-            | Mutant::DropBeforeLoad => None,
+            | Mutant::DropBeforeLoad
+            | Mutant::EvictsIsolated => None,
             Mutant::SkipsLazies => Some(Rules::X86Linux612),
             Mutant::LeavesAndEnters => Some(Rules::Plain),
             Mutant::OthersAreLazy
@@ -153,9 +162,10 @@ impl Mutant {
             | Mutant::Unpinned
             | Mutant::KeepsItsTlb => Some(Rules::PowerRadix),
             Mutant::ForgetsLazies | Mutant::FlushesItsOwn => Some(Rules::Arm64),
-            Mutant::SkipsTlbsync | Mutant::SyncsElsewhere | Mutant::OnlyBroadcasts | Mutant::SharesAsids => {
-                Some(Rules::X86Broadcast)
-            }
+            Mutant::SkipsTlbsync
+            | Mutant::SyncsElsewhere
+            | Mutant::OnlyBroadcasts
+            | Mutant::SharesAsids => Some(Rules::X86Broadcast),
         }
     }
 }
@@ -341,5 +351,87 @@ impl<P: Platform> ActivateSteps<P> for DropBeforeLoad {
     fn release(host: &impl Host<P, PerCpu<Self>>, _this: &OwnedMm<P>, last: MmPtr<P>) {
         // SAFETY: the CPU owned it, and its word names another mm now.
         host.mmdrop(unsafe { CountRef::new(last) });
+    }
+}
+
+/// CPUs that are to be left alone are interrupted like all others when an mm dies that they borrow.
+#[derive(Clone, Copy, Debug)]
+pub struct EvictsIsolated;
+
+/// What [`EvictsIsolated`] is in all other steps.
+const AT_ONCE: HazardDeadline = HazardDeadline { deadline: Some(0), collector: Collector::Tail };
+
+impl<P: Clock + IpisInterrupt> PartOf<EvictsIsolated, P> for HazardDeadline {
+    fn of_cpu(whole: &LazySlot<P>) -> &LazySlot<P> {
+        whole
+    }
+
+    fn of_mm(whole: &Waits<P>) -> &Waits<P> {
+        whole
+    }
+
+    fn of_shared(whole: &Waiting<P>) -> &Waiting<P> {
+        whole
+    }
+}
+
+impl<P: Clock + IpisInterrupt> LazyTlb<P> for EvictsIsolated {
+    type CpuState = LazySlot<P>;
+    type MmState = Waits<P>;
+    type Shared = Waiting<P>;
+
+    fn name(&self) -> &'static str {
+        "evicts-isolated"
+    }
+
+    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, shared: &Waiting<P>, mm: &MmCore<P>) {
+        AT_ONCE.mmgrab_lazy_tlb(platform, this, shared, mm);
+    }
+
+    fn leave_lazy_tlb(&self, platform: P, this: &LazySlot<P>) {
+        AT_ONCE.leave_lazy_tlb(platform, this);
+    }
+
+    fn borrow_is_over(&self, host: &impl Host<P, Self>) {
+        AT_ONCE.borrow_is_over(&Part::new(host));
+    }
+
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        if host.platform().context().may_wait_for_cpus() {
+            // SAFETY: it is freed by who the strategy says, and only then.
+            let core = unsafe { mm.as_ref() };
+            host.evict_lazies(core, Among::All, |cpu| host.cpu_state(cpu).scan() == mm.as_ptr());
+        }
+        AT_ONCE.cleanup_lazy_tlbs(&Part::new(host), mm)
+    }
+
+    fn collect(&self, host: &impl Host<P, Self>) {
+        AT_ONCE.collect(&Part::new(host));
+    }
+
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    fn may_free(&self, context: Context) -> bool {
+        LazyTlb::<P>::may_free(&AT_ONCE, context)
+    }
+}
+
+impl<P: CanShoot + Clock> Accounted<P> for EvictsIsolated {
+    fn needs_worker(&self) -> bool {
+        true
+    }
+
+    fn publishes(&self, cpu: &LazySlot<P>) -> Published<P> {
+        Published::slot(cpu.lazy_mm())
+    }
+
+    fn waiting(&self, shared: &Waiting<P>) -> usize {
+        shared.len()
+    }
+
+    fn waits_for(&self, cpu: &LazySlot<P>, borrows: bool, isolated: bool) -> bool {
+        Accounted::<P>::waits_for(&AT_ONCE, cpu, borrows, isolated)
     }
 }

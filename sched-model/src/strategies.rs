@@ -85,6 +85,8 @@ strategies! {
     HazardDeadline: "hazard-deadline", HazardDeadline::new();
     /// [`HazardDeadline`], the worker collecting.
     HazardDeadlineWorker: "hazard-deadline-worker", HazardDeadline { deadline: Some(10), collector: Collector::Worker };
+    /// [`HazardDeadline`] that waits for nobody but isolated CPUs.
+    HazardDeadlineNow: "hazard-deadline-now", HazardDeadline { deadline: Some(0), collector: Collector::Tail };
     /// [`HazardDeadline`] that never interrupts, the tail collecting.
     HazardDeadlineNever: "hazard-deadline-never", HazardDeadline { deadline: None, collector: Collector::Tail };
     /// [`GeneralHazard`].
@@ -140,6 +142,7 @@ impl Strategy {
             ShootdownDebug,
             HazardIpiUnfenced,
             HazardDeadlineWorker,
+            HazardDeadlineNow,
             HazardDeadlineNever,
             EpochQsIdle,
             EpochPinnedIdle,
@@ -156,6 +159,7 @@ impl Strategy {
                 | ShootdownBatched
                 | HazardDeadline
                 | HazardDeadlineWorker
+                | HazardDeadlineNow
                 | HazardDeadlineNever
                 | GeneralHazard
                 | EpochQs
@@ -168,7 +172,8 @@ impl Strategy {
     /// Whether it has the worker come at a time. Its machine has a CPU more, whose interrupt may come at any step, so that
     /// tests are many times larger.
     pub const fn has_timer(self) -> bool {
-        matches!(self, Strategy::ShootdownBatched | Strategy::HazardDeadline | Strategy::HazardDeadlineWorker)
+        use Strategy::*;
+        matches!(self, ShootdownBatched | HazardDeadline | HazardDeadlineWorker | HazardDeadlineNow)
     }
 
     /// Whether the rules meet the preconditions that the strategy states, so that it must pass there.
