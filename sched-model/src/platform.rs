@@ -24,8 +24,8 @@ use lazytlb_shootdown::x86_broadcast::Broadcasting;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts, OthersAreLazy, ResetsMask, SharesAsids,
-    SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts,
+    OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::tables::{Table, Tables};
 use crate::tlb::Mmus;
@@ -412,6 +412,13 @@ where
     Lab<R>: Platform,
 {
     fn invlpgb_tag(self, tag: Tag) {
+        let tags = self.nr_tags();
+        if tag.0 > tags {
+            Machine::with(|machine| {
+                let message = format!("INVLPGB is asked for the ASID {}, and the hardware has {tags}", tag.0);
+                machine.fail(Kind::Assertion, message);
+            });
+        }
         invlpgb(Some(tag.0));
     }
 
