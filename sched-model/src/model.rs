@@ -6,6 +6,7 @@ use std::rc::Rc;
 use lazytlb::any::AnyPlatform;
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::Platform;
+use lazytlb_hazard::HazardIpi;
 use lazytlb_hazard::convert::Convert;
 use lazytlb_hazard::general::General;
 use lazytlb_machine::{
@@ -27,7 +28,7 @@ use crate::mutants::{
 use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts,
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
     OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
@@ -105,6 +106,9 @@ impl Model {
             Some(Mutant::SkipsLazies) => return Self::on_wrong_rules::<X86<SkipsLazies, SLOTS>>(program, setting),
             Some(Mutant::LeavesAndEnters) => {
                 return Self::on_wrong_rules::<PlainRule<LeavesAndEnters>>(program, setting);
+            }
+            Some(Mutant::LooksAtPrev) => {
+                return Self::with::<PlainRule<LooksAtPrev>, _>(program, setting, HazardIpi::new());
             }
             Some(Mutant::OthersAreLazy) => return Self::on_wrong_rules::<Radix<OthersAreLazy>>(program, setting),
             Some(Mutant::ResetsMask) => return Self::on_wrong_rules::<Radix<ResetsMask>>(program, setting),

@@ -50,6 +50,8 @@ pub enum Mutant {
     DropBeforeLoad,
     /// [`EvictsIsolated`].
     EvictsIsolated,
+    /// [`LooksAtPrev`](crate::rule_mutants::LooksAtPrev).
+    LooksAtPrev,
     /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
     SkipsLazies,
     /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
@@ -80,7 +82,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 25] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -93,6 +95,7 @@ impl Mutant {
         Mutant::LooksTooSoon,
         Mutant::DropBeforeLoad,
         Mutant::EvictsIsolated,
+        Mutant::LooksAtPrev,
         Mutant::SkipsLazies,
         Mutant::LeavesAndEnters,
         Mutant::OthersAreLazy,
@@ -123,6 +126,7 @@ impl Mutant {
             Mutant::LooksTooSoon => "looks-too-soon",
             Mutant::DropBeforeLoad => "drop-before-load",
             Mutant::EvictsIsolated => "evicts-isolated",
+            Mutant::LooksAtPrev => "looks-at-prev",
             Mutant::SkipsLazies => "skips-lazies",
             Mutant::LeavesAndEnters => "leaves-and-enters",
             Mutant::OthersAreLazy => "others-are-lazy",
@@ -139,7 +143,8 @@ impl Mutant {
         }
     }
 
-    /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under refcount only.
+    /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under refcount only
+    /// ([`LooksAtPrev`](crate::rule_mutants::LooksAtPrev) says why not).
     pub const fn rules(self) -> Option<Rules> {
         match self {
             Mutant::Caller
@@ -155,7 +160,7 @@ impl Mutant {
             | Mutant::DropBeforeLoad
             | Mutant::EvictsIsolated => None,
             Mutant::SkipsLazies => Some(Rules::X86Linux612),
-            Mutant::LeavesAndEnters => Some(Rules::Plain),
+            Mutant::LeavesAndEnters | Mutant::LooksAtPrev => Some(Rules::Plain),
             Mutant::OthersAreLazy
             | Mutant::ResetsMask
             | Mutant::TrustsUsers

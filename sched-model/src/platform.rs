@@ -24,7 +24,7 @@ use lazytlb_shootdown::x86_broadcast::Broadcasting;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts,
+    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
     OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::tables::{Table, Tables};
@@ -344,6 +344,7 @@ platform!(Arm64);
 // With a step wrong: planted bugs.
 platform!(X86<SkipsLazies, SLOTS>);
 platform!(PlainRule<LeavesAndEnters>);
+platform!(PlainRule<LooksAtPrev>);
 platform!(Radix<OthersAreLazy>);
 platform!(Radix<ResetsMask>);
 platform!(Radix<TrustsUsers>);
@@ -457,6 +458,9 @@ unsafe impl MaskCoversLazy for Lab<Arm64> {}
 
 // SAFETY: its MMU moves when the scheduler says, and a CPU leaves a mask only when it is on another mm.
 unsafe impl MaskCoversLazy for Lab<Plain> {}
+
+// SAFETY: as above.
+unsafe impl MaskCoversLazy for Lab<PlainRule<LooksAtPrev>> {}
 
 // SAFETY: a CPU leaves a mask only when it is on another mm or has ended its borrow, pointer and MMU, and the flush of the
 // last mmput asks all of the mask to do so.
