@@ -28,7 +28,7 @@ use crate::mutants::{
 use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
+    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
     OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
@@ -127,6 +127,9 @@ impl Model {
                 return Self::on_wrong_rules::<WrongBroadcast<OnlyBroadcasts>>(program, setting);
             }
             Some(Mutant::SharesAsids) => return Self::on_wrong_rules::<WrongBroadcast<SharesAsids>>(program, setting),
+            Some(Mutant::KeepsItsAsids) => {
+                return Self::on_wrong_rules::<WrongBroadcast<KeepsItsAsids>>(program, setting);
+            }
             _ => {}
         }
         match setting.rules {

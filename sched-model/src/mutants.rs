@@ -78,11 +78,13 @@ pub enum Mutant {
     OnlyBroadcasts,
     /// [`SharesAsids`](crate::rule_mutants::SharesAsids).
     SharesAsids,
+    /// [`KeepsItsAsids`](crate::rule_mutants::KeepsItsAsids).
+    KeepsItsAsids,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 26] = [
+    pub const ALL: [Mutant; 27] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -109,6 +111,7 @@ impl Mutant {
         Mutant::SyncsElsewhere,
         Mutant::OnlyBroadcasts,
         Mutant::SharesAsids,
+        Mutant::KeepsItsAsids,
     ];
 
     /// Its name in files.
@@ -140,6 +143,7 @@ impl Mutant {
             Mutant::SyncsElsewhere => "syncs-elsewhere",
             Mutant::OnlyBroadcasts => "only-broadcasts",
             Mutant::SharesAsids => "shares-asids",
+            Mutant::KeepsItsAsids => "keeps-its-asids",
         }
     }
 
@@ -170,7 +174,8 @@ impl Mutant {
             Mutant::SkipsTlbsync
             | Mutant::SyncsElsewhere
             | Mutant::OnlyBroadcasts
-            | Mutant::SharesAsids => Some(Rules::X86Broadcast),
+            | Mutant::SharesAsids
+            | Mutant::KeepsItsAsids => Some(Rules::X86Broadcast),
         }
     }
 }

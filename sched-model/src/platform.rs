@@ -24,7 +24,7 @@ use lazytlb_shootdown::x86_broadcast::Broadcasting;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
+    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
     OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::tables::{Table, Tables};
@@ -356,6 +356,7 @@ platform!(WrongBroadcast<SkipsTlbsync>);
 platform!(WrongBroadcast<SyncsElsewhere>);
 platform!(WrongBroadcast<OnlyBroadcasts>);
 platform!(WrongBroadcast<SharesAsids>);
+platform!(WrongBroadcast<KeepsItsAsids>);
 
 /// AMD's rule with steps of which one is wrong.
 pub(crate) type WrongBroadcast<Steps> = X86<Broadcasting<Steps, TRIM, FROM>, SLOTS>;

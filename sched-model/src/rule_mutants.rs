@@ -68,6 +68,14 @@ impl BroadcastSteps for SharesAsids {
     }
 }
 
+/// A CPU keeps what it has cached under global ASIDs while it is offline (B06).
+#[derive(Clone, Copy, Debug)]
+pub struct KeepsItsAsids;
+
+impl BroadcastSteps for KeepsItsAsids {
+    fn go_down<P: Platform>(_platform: P) {}
+}
+
 /// A switch between two threads of one process takes the CPU out of the mask and puts it in again (B23).
 #[derive(Clone, Copy, Debug)]
 pub struct LeavesAndEnters;
