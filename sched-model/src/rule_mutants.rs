@@ -90,7 +90,7 @@ impl PlainSteps for LeavesAndEnters {
     }
 }
 
-/// A switch looks into the mm that it leaves, as powerpc's does since Linux 6.5 in kernels built for debugging
+/// A switch looks into the mm that it leaves, as powerpc's does in kernels built for debugging
 /// (`VM_WARN_ON_ONCE(!cpumask_test_cpu(cpu, mm_cpumask(prev)))`), and as s390's does always. It runs under
 /// [`HazardIpi`](lazytlb_hazard::HazardIpi), which evicts: a borrow that owns a reference keeps what is looked into (C1).
 #[derive(Clone, Copy, Debug)]
