@@ -195,6 +195,12 @@ macro_rules! strategies {
                 }
             }
 
+            fn spares_isolated(&self) -> bool {
+                match self {
+                    $(AnyLazyTlb::$variant(strategy) => LazyTlb::<P>::spares_isolated(strategy),)*
+                }
+            }
+
             fn may_free(&self, context: Context) -> bool {
                 match self {
                     $(AnyLazyTlb::$variant(strategy) => LazyTlb::<P>::may_free(strategy, context),)*

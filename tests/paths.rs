@@ -7,7 +7,7 @@ use lazytlb::core::mm_switch::{BroadcastFlush, FlushRange, IpiFlush};
 use lazytlb::epoch::{EpochPinned, EpochQs};
 use lazytlb::hazard::deadline::Collector;
 use lazytlb::{
-    AnyLazyTlb, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi, LazyTlb, NoLazy, Platform, Refcount,
+    AnyLazyTlb, CpuId, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi, LazyTlb, NoLazy, Platform, Refcount,
     RefcountDeferred, RefcountPerCpu, Shootdown, ShootdownBatched,
 };
 use lazytlb_toy::{Free, HW, INIT_ROOT, Machine, Toy, on_cpu};
@@ -273,6 +273,15 @@ fn hazard_deadline_waits_and_then_interrupts() {
         let machine = idle_borrower(HazardDeadline { deadline: Some(0), collector });
         assert_eq!((machine.freed(), ipis()), (vec![0xa000], 1), "at once: {collector:?}");
 
+        // A time that is as far away as any is not over, wherever the clock is.
+        for deadline in [usize::MAX, isize::MAX as usize + 1, isize::MAX as usize] {
+            let machine = idle_borrower(HazardDeadline { deadline: Some(deadline), collector });
+            on_cpu(0, || machine.work(1_000_000));
+            assert_eq!((machine.freed(), ipis()), (vec![], 0), "in a long time: {collector:?}");
+            on_cpu(0, || machine.work(isize::MAX as usize - 1_000_000));
+            assert_eq!((machine.freed(), ipis()), (vec![0xa000], 1), "then: {collector:?}");
+        }
+
         let machine = idle_borrower(HazardDeadline { deadline: None, collector });
         on_cpu(0, || machine.work(1_000_000));
         assert_eq!((machine.freed(), ipis()), (vec![], 0), "never: {collector:?}");
@@ -308,6 +317,84 @@ fn hazard_deadline_leaves_isolated_cpus_alone() {
     let other = machine.user(machine.mm(0xb000));
     on_cpu(1, || machine.switch(machine.idle[1], other));
     assert_eq!((machine.freed(), machine.warnings()), (vec![0xa000], vec![]));
+}
+
+/// How many mms wait, and how many CPUs name a borrow in their slots.
+fn waiting_and_named<const CPUS: usize>(machine: &Machine<Toy<CPUS, 1>, HazardDeadline>) -> (usize, usize) {
+    // SAFETY: it is only read.
+    let waiting = unsafe { machine.switcher.shared() }.len();
+    let names = |&cpu: &usize| {
+        // SAFETY: it is only read.
+        unsafe { machine.switcher.cpu(CpuId::new(cpu)).strategy() }.lazy_mm().is_some()
+    };
+    (waiting, (0..CPUS).filter(names).count())
+}
+
+/// Mms whose last reference goes with preemption off, while nobody borrows anything.
+#[test]
+fn what_nobody_borrows_waits_for_the_worker_alone() {
+    const DIE: usize = 50;
+    for (collector, wait) in [(Collector::Tail, 0), (Collector::Worker, DIE)] {
+        let machine = Machine::boot(Toy::<2, 1>::NEW, HazardDeadline { deadline: Some(5), collector });
+        on_cpu(0, || {
+            for each in 0..DIE {
+                let mm = machine.mm(0x1000 * (each + 1));
+                let reference = mm.mmgrab();
+                drop(mm);
+                machine.preempt_off(|| drop(reference));
+            }
+            assert_eq!(waiting_and_named(&machine), (wait, 0), "{collector:?}");
+            machine.work(0);
+        });
+        assert_eq!((machine.freed().len(), waiting_and_named(&machine)), (DIE, (0, 0)), "{collector:?}");
+        assert_eq!(machine.warnings(), []);
+    }
+}
+
+/// The bound of `HazardDeadline`: whenever a look is over, no more mms wait than slots name one. CPUs borrow, mms die and time
+/// goes on in an order that is as good as any.
+#[test]
+fn a_look_leaves_no_more_mms_waiting_than_slots_name() {
+    const CPUS: usize = 4;
+    for (collector, deadline) in
+        [(Collector::Tail, Some(5)), (Collector::Tail, None), (Collector::Worker, Some(5)), (Collector::Worker, None)]
+    {
+        let machine = Machine::boot(Toy::<CPUS, 1>::NEW, HazardDeadline { deadline, collector });
+        let mut mms: Vec<_> = (1..=6).map(|each| machine.mm(0x1000 * each)).collect();
+        let (mut state, mut most) = (1_u64, 0);
+        let mut below = |bound: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % bound
+        };
+        for step in 0..2000 {
+            let (cpu, mm, then) = (below(CPUS), below(6), below(8));
+            on_cpu(cpu, || match then {
+                // A thread of the mm exits here, and the CPU goes idle on it.
+                0..4 => {
+                    let task = machine.user(mms[mm].clone());
+                    machine.switch(machine.idle[cpu], task);
+                    // SAFETY: it runs.
+                    unsafe { machine.switcher.exit_mm(task) };
+                    machine.switch(task, machine.idle[cpu]);
+                }
+                // The mm dies, its last reference with preemption off or on.
+                4..7 => {
+                    let dies = core::mem::replace(&mut mms[mm], machine.mm(0x1000 * (step + 10)));
+                    let reference = dies.mmgrab();
+                    drop(dies);
+                    if then == 4 { machine.preempt_off(|| drop(reference)) } else { drop(reference) }
+                }
+                _ => machine.work(2),
+            });
+            if collector == Collector::Worker {
+                on_cpu(cpu, || machine.work(0));
+            }
+            let (waiting, named) = waiting_and_named(&machine);
+            assert!(waiting <= named, "step {step}: {waiting} wait, {named} named: {collector:?} {deadline:?}");
+            most = most.max(waiting);
+        }
+        assert!(most >= 2 && machine.warnings().is_empty(), "{collector:?} {deadline:?}: {most}");
+    }
 }
 
 /// How many mms wait that died while one CPU slept on another, which they have nothing to do with.
@@ -363,6 +450,16 @@ fn a_batch_is_shot_in_one_round() {
     assert_eq!(machine.freed().len(), 3);
     on_cpu(0, || machine.work(1));
     assert_eq!((machine.freed().len(), machine.warnings()), (4, vec![]), "what is left over lingers so long");
+}
+
+#[test]
+fn a_batch_lingers_as_long_as_the_clock_can_tell() {
+    let machine = idle_borrower(ShootdownBatched { batch: 3, linger: usize::MAX });
+    HW.with(|hw| assert_eq!(hw.work_at.get(), Some(isize::MAX as usize)));
+    on_cpu(0, || machine.work(1_000_000));
+    assert_eq!((machine.freed(), HW.with(|hw| hw.ipis.get())), (vec![], 0));
+    on_cpu(0, || machine.work(isize::MAX as usize - 1_000_000));
+    assert_eq!((machine.freed(), machine.warnings()), (vec![0xa000], vec![]));
 }
 
 #[test]

@@ -128,6 +128,11 @@ impl<P: NativePlatform> LazyTlb<P> for ArcPerCpu {
         "arc-per-cpu"
     }
 
+    #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
     /// The CPU owns a share since it loaded `mm`.
     #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &LoadedMm<P>, _shared: &(), mm: &MmCore<P>) {

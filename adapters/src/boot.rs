@@ -219,6 +219,10 @@ impl<P: AllocPlatform> LazyTlb<P> for AnyLazyTlbAlloc {
         each!(self, |strategy| LazyTlb::<P>::evicts_at_idle(strategy))
     }
 
+    fn spares_isolated(&self) -> bool {
+        each!(self, |strategy| LazyTlb::<P>::spares_isolated(strategy))
+    }
+
     fn may_free(&self, context: Context) -> bool {
         each!(self, |strategy| LazyTlb::<P>::may_free(strategy, context))
     }

@@ -228,6 +228,11 @@ impl<P: NativePlatform> LazyTlb<P> for CrossbeamEpoch {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &Participant, shared: &Epochs<P>, _mm: &MmCore<P>) {
         // SAFETY: this step is called on its CPU with interrupts off.
         let guard = unsafe { this.local(&shared.collector) }.pin();

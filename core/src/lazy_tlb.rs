@@ -156,6 +156,16 @@ pub trait LazyTlb<P: Platform>: Sized + 'static {
         false
     }
 
+    /// Promise: no CPU that is to be left alone ([`Platform::cpu_isolated`]) is interrupted in order to end its borrow. By
+    /// default nothing is promised.
+    ///
+    /// It is about evictions alone: a flush interrupts whom the architecture must interrupt, and membarrier whoever runs a
+    /// user of the mm.
+    #[inline]
+    fn spares_isolated(&self) -> bool {
+        false
+    }
+
     /// Whether the last reference may be dropped in this context. By default anywhere but in an interrupt: freeing a
     /// root takes locks that interrupts must not wait for (invariant I11; Linux commit 7283094ec3db).
     fn may_free(&self, context: Context) -> bool {

@@ -27,6 +27,11 @@ impl<P: Platform> LazyTlb<P> for NoLazy {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn borrows(&self) -> bool {
         false
     }

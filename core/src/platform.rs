@@ -296,6 +296,12 @@ pub trait Clock: Worker {
     /// Context: any.
     fn jiffies(self) -> usize;
 
+    /// What the clock shows so many ticks from now. What is further away than half its range cannot be told from the past, and
+    /// counts as that far away.
+    fn jiffies_in(self, ticks: usize) -> usize {
+        self.jiffies().wrapping_add(ticks.min(isize::MAX.cast_unsigned()))
+    }
+
     /// As [`queue_work`](Worker::queue_work), when the clock has come to `at`. Of several times the earliest counts at
     /// least (Linux `mod_delayed_work`).
     ///

@@ -60,6 +60,13 @@ const CALLS: [Call; 7] = [
 /// An mm is aligned to its count's cache line.
 const CALL_BITS: usize = 0b111;
 
+impl Call {
+    /// Whether it asks to stop borrowing.
+    pub const fn evicts(self) -> bool {
+        matches!(self, Call::Evict | Call::EvictByRoot | Call::EvictUnused)
+    }
+}
+
 /// One CPU's call and inbox.
 pub struct CallSlot<P: Platform> {
     /// The mm, with the [`Call`] in its low bits.
@@ -78,6 +85,17 @@ impl<P: Platform> CallSlot<P> {
             pending: CpuMask::new(nr_cpu_ids),
             inbox: CpuMask::new(nr_cpu_ids),
         }
+    }
+
+    /// What its CPU is asking others to do; none if it asks nothing. Relaxed, for those who watch the machine from outside.
+    pub fn call(&self) -> Option<Call> {
+        let tagged = self.call.load(Relaxed);
+        (!tagged.is_null()).then(|| CALLS[tagged.addr() & CALL_BITS])
+    }
+
+    /// Whom it asks and has had no answer from, for those who watch the machine from outside.
+    pub fn pending(&self) -> &CpuMask<P> {
+        &self.pending
     }
 
     /// From ready parts, all zero; `const`, for statics.

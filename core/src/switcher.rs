@@ -98,6 +98,11 @@ impl<P: Platform, S: LazyTlb<P>> Cpu<P, S> {
         MmPtr::new(self.prev_mm.get())
     }
 
+    /// What it asks of other CPUs, for those who watch the machine from outside.
+    pub fn calls(&self) -> &CallSlot<P> {
+        &self.calls
+    }
+
     /// The strategy's state, for those who watch the machine from outside.
     ///
     /// # Safety
@@ -365,7 +370,11 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     /// Ends this CPU's borrow, pointer and MMU, if it borrows.
     pub(crate) fn unlazy_mm_irqs_off(&self, irqs_off: &IrqsOff<'_, P>) {
         let this = self.this(irqs_off);
-        let mm = self.active_ptr(this);
+        self.leave_for_init_mm(irqs_off, this, self.active_ptr(this));
+    }
+
+    /// Ends this CPU's borrow of `mm`, its `active_mm`, if it borrows.
+    pub(crate) fn leave_for_init_mm(&self, irqs_off: &IrqsOff<'_, P>, this: &Cpu<P, S>, mm: MmPtr<P>) {
         if mm == self.init_mm().ptr() || self.current_mm(this).is_some() {
             return;
         }

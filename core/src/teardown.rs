@@ -11,7 +11,7 @@ use crate::memory::{Label, Labelled, Ordering::SeqCst};
 use crate::mm::{CountRef, MmCore, MmPtr};
 use crate::mm_switch::{FlushRange, MmSwitch};
 use crate::platform::{Frame, IrqGuard, IrqsOff, Platform, Warning};
-use crate::switcher::Switcher;
+use crate::switcher::{Cpu, Switcher};
 
 /// The barrier between the end of an outgoing CPU's borrow and its last tail: either the tail finds what others left with
 /// the CPU, or they find that it borrows no more.
@@ -150,11 +150,25 @@ impl<P: Platform, S: LazyTlb<P>> Switcher<P, S> {
     ///
     /// Context: the outgoing CPU's hotplug thread, a kernel thread, interrupts on; no user task runs there any more.
     pub fn sched_cpu_wait_empty(&self) {
+        // SAFETY: it is active_mm.
+        unsafe { self.sched_force_init_mm(|this| self.active_ptr(this)) };
+    }
+
+    /// [`sched_cpu_wait_empty`](Self::sched_cpu_wait_empty), with the step overridden that says, with interrupts off, which mm is
+    /// left: for those who show what comes of another answer than `active_mm`.
+    ///
+    /// Context: as there.
+    ///
+    /// # Safety
+    /// `leaves` says the CPU's `active_mm`.
+    pub unsafe fn sched_force_init_mm(&self, leaves: impl FnOnce(&Cpu<P, S>) -> MmPtr<P>) {
         let _frame = Frame::enter(self.platform, "sched_force_init_mm");
         let prev = {
             let section = IrqGuard::new(self.platform, FORCE_INIT_MM);
             let irqs_off = section.irqs_off();
-            self.unlazy_mm_irqs_off(&irqs_off);
+            let this = self.this(&irqs_off);
+            let mm = leaves(this);
+            self.leave_for_init_mm(&irqs_off, this, mm);
             P::Arch::cpu_going_down(&Inside(self), &irqs_off);
             self.platform.fence(SeqCst.at(OFFLINE));
             self.finish_task_switch(&irqs_off)

@@ -200,6 +200,11 @@ impl<P: Platform> LazyTlb<P> for EpochPinned {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &Pin<P>, shared: &Epoch<P>, _mm: &MmCore<P>) {
         if P::DEBUG_VM && this.borrows() {
             platform.warn(Warning::SlotBusy);

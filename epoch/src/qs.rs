@@ -174,6 +174,11 @@ impl<P: Platform> LazyTlb<P> for EpochQs {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &Counter<P>, _shared: &GracePeriod<P>, _mm: &MmCore<P>) {
         let before = this.borrows.load(Relaxed);
         if P::DEBUG_VM && before % 2 == 1 {

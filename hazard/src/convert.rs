@@ -219,6 +219,11 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &HazardSlot<P>, _shared: &(), mm: &MmCore<P>) {
         if P::DEBUG_VM && this.lazy.lazy_mm().is_some() {
             platform.warn(Warning::SlotBusy);

@@ -21,9 +21,25 @@
 //!
 //! # What is pinned, and for how long
 //!
-//! An mm waits only while a slot names it, and a CPU has one slot: never more mms wait than CPUs borrow, each with its
-//! struct and its root table, its contents being long gone. Each waits no longer than the deadline, the worker's delay
-//! and one interrupt; on an isolated CPU until that CPU switches to a user task by itself.
+//! Each mm that waits pins its struct and its root table; its contents are long gone.
+//!
+//! *How many.* A look through what waits leaves those mms that it finds named by a slot, and a CPU has one slot: never more
+//! than CPUs borrow. What comes between two looks is not bounded by that:
+//!
+//! * With [`Collector::Tail`] an mm that nobody borrows is freed on the spot. One that was borrowed waits until the CPU whose
+//!   borrow has ended comes to its tail, or anybody looks before. If an interrupt has ended the borrow, that tail is the one of
+//!   the CPU's next switch. If the end is that of an exec or [`kthread_use_mm`] of a kernel thread, the CPU may be taken away
+//!   before the tail, and may borrow, and have die, one mm more for each thread to which that happens.
+//! * With [`Collector::Worker`] whatever dies where one may not sleep waits until the worker comes, borrowed or not: as many
+//!   mms as die until then. What dies where one may sleep is freed on the spot if nobody borrows it.
+//! * With either, whoever looks has the turn ([`Waiting::with_turn`]), and all others leave word with it. In process context
+//!   it can be preempted, and as long as it is, whatever dies borrowed is added to what waits.
+//!
+//! *How long.* Until the first look after the last borrow is over; else, if the deadline comes first, until the worker has come
+//! and a round of interrupts is answered. To either is added how long a collector that has the turn is preempted. On an
+//! isolated CPU it is until that CPU switches to a user task by itself, and without a deadline on every CPU.
+//!
+//! [`kthread_use_mm`]: lazytlb_core::Switcher::kthread_use_mm
 
 use core::fmt;
 
@@ -43,7 +59,8 @@ pub enum Collector {
     #[default]
     Tail,
     /// The platform's worker, which the tail only asks for: for real-time kernels, whose tails must not free. The last
-    /// reference may then be dropped anywhere but in an NMI.
+    /// reference may then be dropped anywhere but in an NMI; where one may not sleep, the mm waits for the worker even if
+    /// nobody borrows it.
     Worker,
 }
 
@@ -71,7 +88,7 @@ pub enum Collector {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct HazardDeadline {
     /// How long an mm waits for its borrowers, in ticks of the platform's clock. None at all is for ever, and never an
-    /// interrupt; 0 is not at all.
+    /// interrupt; 0 is not at all. What is longer than half the clock's range is taken for half its range.
     pub deadline: Option<usize>,
     /// Who looks through what waits.
     pub collector: Collector,
@@ -175,6 +192,11 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, _shared: &Waiting<P>, mm: &MmCore<P>) {
         if P::DEBUG_VM && this.lazy_mm().is_some() {
             platform.warn(Warning::SlotBusy);
@@ -197,6 +219,7 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
             Collector::Worker => host.platform().queue_work(),
         }
     }
+
     fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
         // SAFETY: it is freed by who this says, and only then.
         let core = unsafe { mm.as_ref() };
@@ -213,7 +236,7 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
             return Freeing::Now;
         }
         if let Some(ticks) = self.deadline {
-            host.mm_state(core).until.store(platform.jiffies().wrapping_add(ticks), Relaxed);
+            host.mm_state(core).until.store(platform.jiffies_in(ticks), Relaxed);
         }
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().push(host, mm) };

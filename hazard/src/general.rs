@@ -182,6 +182,11 @@ impl<P: Platform, Steps: GeneralSteps<P>> LazyTlb<P> for General<Steps> {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &GeneralSlot<P>, _shared: &Waiting<P>, mm: &MmCore<P>) {
         this.slot.store(wildcard::<P>(), Relaxed);
         platform.fence(SeqCst.at(ACQUIRE));

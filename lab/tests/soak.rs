@@ -48,7 +48,8 @@ fn claimed_strategies_stand_random_programs() {
     assert!(good, "{}", result["alarms"]);
     assert_eq!((&result["programs"], &result["alarms"]), (&json!(6), &json!([])));
     let strategies = result["strategies"].as_object().unwrap();
-    assert!(strategies.len() >= 13 && !strategies.contains_key("unprotected"), "{strategies:?}");
+    assert!(strategies.len() >= 21 && !strategies.contains_key("unprotected"), "{strategies:?}");
+    assert!(strategies.contains_key("hazard-deadline-now"), "variants are run too");
     for (strategy, counts) in strategies {
         let number = |what: &str| counts[what].as_u64().unwrap();
         assert_eq!(number("executions"), 8 * number("runs"), "{strategy}");

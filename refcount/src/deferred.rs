@@ -41,6 +41,11 @@ impl<P: Worker> LazyTlb<P> for RefcountDeferred {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &Waiting<P>, mm: &MmCore<P>) {
         // SAFETY: the borrow owns it, and gives it back when it ends.
         unsafe { mm.count_add(1) };

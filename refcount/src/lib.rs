@@ -51,6 +51,11 @@ impl<P: Platform> LazyTlb<P> for Refcount {
     }
 
     #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn mmgrab_lazy_tlb(&self, _platform: P, _this: &(), _shared: &(), mm: &MmCore<P>) {
         // SAFETY: the borrow owns it, and gives it back when it ends.
         unsafe { mm.count_add(1) };

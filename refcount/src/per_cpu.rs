@@ -141,6 +141,11 @@ impl<P: Platform, Steps: ActivateSteps<P>> LazyTlb<P> for PerCpu<Steps> {
         "refcount-per-cpu"
     }
 
+    #[inline]
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
     /// The CPU owns a reference since it loaded `mm`.
     #[inline]
     fn mmgrab_lazy_tlb(&self, platform: P, this: &OwnedMm<P>, _shared: &(), mm: &MmCore<P>) {

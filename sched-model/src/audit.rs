@@ -59,6 +59,22 @@ where
             let message = format!("{counted} mms are counted as waiting to be freed, and {waiting} may be");
             machine.fail(Kind::Assertion, message);
         }
+        if self.switcher.strategy().waits_for_slots() && waiting > self.most_waiting() {
+            let message = format!("{waiting} mms wait to be freed, and no more than {} may", self.most_waiting());
+            machine.fail(Kind::Assertion, message);
+        }
+    }
+
+    /// How many mms may wait at rest under a strategy that waits for slots: one for each CPU whose slot is not empty, and one
+    /// for each whose borrow was ended by an interrupt, until its next tail.
+    fn most_waiting(&self) -> usize {
+        let is_waited_for = |cpu: &usize| {
+            let state = self.switcher.cpu(CpuId::new(*cpu));
+            // SAFETY: it is only read.
+            let of_strategy = unsafe { state.strategy() };
+            peek(|| state.prev_mm().is_some() || self.switcher.strategy().publishes(of_strategy).is_something())
+        };
+        (0..self.program.cpus()).filter(is_waited_for).count()
     }
 
     /// Whether an mm that nobody references may still wait for a CPU.

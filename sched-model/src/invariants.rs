@@ -41,6 +41,10 @@
 //!   verdicts are `warning` and `sleeping-while-atomic`.
 //! * **I12**, the last put: each time contents are torn down. The verdict is `sleeping-while-atomic`.
 //!
+//! Beside them: a strategy's promise to interrupt no isolated CPU in order to end its borrow
+//! ([`LazyTlb::spares_isolated`](lazytlb_core::LazyTlb::spares_isolated)) is asked at the store of each call to other CPUs, behind
+//! which the targets are interrupted. The call and its targets are the CPU's own words. The verdict is `assertion`.
+//!
 //! A broken invariant that has no verdict of its own is `invariant`, a finding: the execution goes on, and what comes of it
 //! is found as well. Every message begins with the invariant's name.
 
@@ -50,6 +54,7 @@ use lazytlb_core::CpuId;
 use lazytlb_core::memory::{LocalWord, Ordering::Relaxed};
 use lazytlb_core::mm::{Mm, MmPtr};
 use lazytlb_core::platform::Platform;
+use lazytlb_core::smp::Call;
 use lazytlb_machine::{Kind, Machine, ObjectKind, Seen, SimLocal, Verdict};
 
 use crate::platform::{Lab, MmData, address, peek};
@@ -220,11 +225,12 @@ enum Word {
     Count,
     Users,
     Slot,
+    Call,
 }
 
 impl Word {
-    const ALL: [Word; 7] =
-        [Word::Curr, Word::TaskMm, Word::ActiveMm, Word::PrevMm, Word::Count, Word::Users, Word::Slot];
+    const ALL: [Word; 8] =
+        [Word::Curr, Word::TaskMm, Word::ActiveMm, Word::PrevMm, Word::Count, Word::Users, Word::Slot, Word::Call];
 
     fn tag(self, index: usize) -> u16 {
         (self as u16) << 8 | index as u16
@@ -269,6 +275,9 @@ where
             // SAFETY: it is only read.
             let of_strategy = unsafe { cpu.strategy() };
             machine.watch_accesses(Word::Slot.tag(index), || switcher.strategy().publishes(of_strategy));
+            if switcher.strategy().spares_isolated() && !world.program.isolated.is_empty() {
+                machine.watch_stores(Word::Call.tag(index), || cpu.calls().call());
+            }
         }
         for (index, task) in world.tasks.iter().enumerate() {
             machine.watch_stores(Word::TaskMm.tag(index), || task.mm());
@@ -326,6 +335,7 @@ where
                     }
                 }
                 (Word::Slot, cpu) => self.check_emptied_slot(machine, cpu),
+                (Word::Call, cpu) => self.check_call(machine, cpu),
             },
         }
     }
@@ -454,6 +464,21 @@ where
         if !(0..self.slots).any(without_users) {
             let message = format!("cpu{} looks for borrowers while every mm has users", machine.this_cpu());
             fail(machine, Invariant::I7, &message);
+        }
+    }
+
+    /// A CPU has written down what it asks of others. Under a strategy that spares isolated CPUs none of these is to end its
+    /// borrow.
+    fn check_call(&self, machine: &Machine, cpu: usize) {
+        let calls = self.switcher.cpu(CpuId::new(cpu)).calls();
+        let is_asked = |&other: &usize| {
+            machine.as_this_cpu_sees(|| {
+                calls.call().is_some_and(Call::evicts) && calls.pending().test_cpu(CpuId::new(other), Relaxed)
+            })
+        };
+        if let Some(other) = self.program.isolated.iter().copied().find(is_asked) {
+            let message = format!("cpu{cpu} interrupts cpu{other} to end its borrow, which is to be left alone");
+            machine.fail(Kind::Assertion, message);
         }
     }
 

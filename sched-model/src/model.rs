@@ -6,6 +6,7 @@ use std::rc::Rc;
 use lazytlb::any::AnyPlatform;
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy};
 use lazytlb_core::platform::Platform;
+use lazytlb_hazard::HazardIpi;
 use lazytlb_hazard::convert::Convert;
 use lazytlb_hazard::general::General;
 use lazytlb_machine::{
@@ -21,14 +22,14 @@ use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::mutants::{
-    BackupFirst, CountAfterGive, DropBeforeLoad, DropInInterrupt, EmptiedEarly, JudgeBeforeTaking, LooksTooSoon,
-    Mutant, NoSecondLook, StaleSlot, WildcardHolds,
+    BackupFirst, CountAfterGive, DropBeforeLoad, DropInInterrupt, EmptiedEarly, EvictsIsolated, JudgeBeforeTaking,
+    LooksTooSoon, Mutant, NoSecondLook, StaleSlot, WildcardHolds,
 };
 use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts, OthersAreLazy, ResetsMask, SharesAsids,
-    SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
+    OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
 use crate::watch::Watch;
@@ -106,6 +107,9 @@ impl Model {
             Some(Mutant::LeavesAndEnters) => {
                 return Self::on_wrong_rules::<PlainRule<LeavesAndEnters>>(program, setting);
             }
+            Some(Mutant::LooksAtPrev) => {
+                return Self::with::<PlainRule<LooksAtPrev>, _>(program, setting, HazardIpi::new());
+            }
             Some(Mutant::OthersAreLazy) => return Self::on_wrong_rules::<Radix<OthersAreLazy>>(program, setting),
             Some(Mutant::ResetsMask) => return Self::on_wrong_rules::<Radix<ResetsMask>>(program, setting),
             Some(Mutant::TrustsUsers) => return Self::on_wrong_rules::<Radix<TrustsUsers>>(program, setting),
@@ -123,6 +127,9 @@ impl Model {
                 return Self::on_wrong_rules::<WrongBroadcast<OnlyBroadcasts>>(program, setting);
             }
             Some(Mutant::SharesAsids) => return Self::on_wrong_rules::<WrongBroadcast<SharesAsids>>(program, setting),
+            Some(Mutant::KeepsItsAsids) => {
+                return Self::on_wrong_rules::<WrongBroadcast<KeepsItsAsids>>(program, setting);
+            }
             _ => {}
         }
         match setting.rules {
@@ -161,6 +168,7 @@ impl Model {
             Mutant::EmptiedEarly => on.call(Convert::<EmptiedEarly>::new()),
             Mutant::LooksTooSoon => on.call(LooksTooSoon),
             Mutant::DropBeforeLoad => on.call(PerCpu::<DropBeforeLoad>::new()),
+            Mutant::EvictsIsolated => on.call(EvictsIsolated),
             _ => unreachable!("{mutant:?} is no strategy's"),
         }
     }

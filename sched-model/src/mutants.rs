@@ -9,12 +9,16 @@ use core::str::FromStr;
 use lazytlb_core::cpumask::{Among, CpuId};
 use lazytlb_core::lazy_tlb::{Freeing, Host, LazyTlb};
 use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
-use lazytlb_core::platform::{IpisInterrupt, Platform};
-use lazytlb_hazard::HazardIpi;
+use lazytlb_core::part::{Part, PartOf};
+use lazytlb_core::platform::{Clock, Context, IpisInterrupt, Platform};
+use lazytlb_core::waiting::Waiting;
 use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
+use lazytlb_hazard::deadline::{Collector, Waits};
 use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, wildcard};
 use lazytlb_hazard::slot::LazySlot;
+use lazytlb_hazard::{HazardDeadline, HazardIpi};
 use lazytlb_refcount::per_cpu::{ActivateSteps, OwnedMm, PerCpu};
+use lazytlb_shootdown::CanShoot;
 
 use crate::platform::{Lab, MmData};
 use crate::strategies::{Accounted, Published, Rules, UnknownName, by_name};
@@ -44,6 +48,10 @@ pub enum Mutant {
     LooksTooSoon,
     /// [`DropBeforeLoad`].
     DropBeforeLoad,
+    /// [`EvictsIsolated`].
+    EvictsIsolated,
+    /// [`LooksAtPrev`](crate::rule_mutants::LooksAtPrev).
+    LooksAtPrev,
     /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
     SkipsLazies,
     /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
@@ -70,11 +78,13 @@ pub enum Mutant {
     OnlyBroadcasts,
     /// [`SharesAsids`](crate::rule_mutants::SharesAsids).
     SharesAsids,
+    /// [`KeepsItsAsids`](crate::rule_mutants::KeepsItsAsids).
+    KeepsItsAsids,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 24] = [
+    pub const ALL: [Mutant; 27] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -86,6 +96,8 @@ impl Mutant {
         Mutant::EmptiedEarly,
         Mutant::LooksTooSoon,
         Mutant::DropBeforeLoad,
+        Mutant::EvictsIsolated,
+        Mutant::LooksAtPrev,
         Mutant::SkipsLazies,
         Mutant::LeavesAndEnters,
         Mutant::OthersAreLazy,
@@ -99,6 +111,7 @@ impl Mutant {
         Mutant::SyncsElsewhere,
         Mutant::OnlyBroadcasts,
         Mutant::SharesAsids,
+        Mutant::KeepsItsAsids,
     ];
 
     /// Its name in files.
@@ -115,6 +128,8 @@ impl Mutant {
             Mutant::EmptiedEarly => "emptied-early",
             Mutant::LooksTooSoon => "looks-too-soon",
             Mutant::DropBeforeLoad => "drop-before-load",
+            Mutant::EvictsIsolated => "evicts-isolated",
+            Mutant::LooksAtPrev => "looks-at-prev",
             Mutant::SkipsLazies => "skips-lazies",
             Mutant::LeavesAndEnters => "leaves-and-enters",
             Mutant::OthersAreLazy => "others-are-lazy",
@@ -128,10 +143,12 @@ impl Mutant {
             Mutant::SyncsElsewhere => "syncs-elsewhere",
             Mutant::OnlyBroadcasts => "only-broadcasts",
             Mutant::SharesAsids => "shares-asids",
+            Mutant::KeepsItsAsids => "keeps-its-asids",
         }
     }
 
-    /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under refcount only.
+    /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under refcount only
+    /// ([`LooksAtPrev`](crate::rule_mutants::LooksAtPrev) says why not).
     pub const fn rules(self) -> Option<Rules> {
         match self {
             Mutant::Caller
@@ -144,18 +161,21 @@ impl Mutant {
             | Mutant::DropInInterrupt
             | Mutant::EmptiedEarly
             | Mutant::LooksTooSoon
-            | Mutant::DropBeforeLoad => None,
+            | Mutant::DropBeforeLoad
+            | Mutant::EvictsIsolated => None,
             Mutant::SkipsLazies => Some(Rules::X86Linux612),
-            Mutant::LeavesAndEnters => Some(Rules::Plain),
+            Mutant::LeavesAndEnters | Mutant::LooksAtPrev => Some(Rules::Plain),
             Mutant::OthersAreLazy
             | Mutant::ResetsMask
             | Mutant::TrustsUsers
             | Mutant::Unpinned
             | Mutant::KeepsItsTlb => Some(Rules::PowerRadix),
             Mutant::ForgetsLazies | Mutant::FlushesItsOwn => Some(Rules::Arm64),
-            Mutant::SkipsTlbsync | Mutant::SyncsElsewhere | Mutant::OnlyBroadcasts | Mutant::SharesAsids => {
-                Some(Rules::X86Broadcast)
-            }
+            Mutant::SkipsTlbsync
+            | Mutant::SyncsElsewhere
+            | Mutant::OnlyBroadcasts
+            | Mutant::SharesAsids
+            | Mutant::KeepsItsAsids => Some(Rules::X86Broadcast),
         }
     }
 }
@@ -341,5 +361,87 @@ impl<P: Platform> ActivateSteps<P> for DropBeforeLoad {
     fn release(host: &impl Host<P, PerCpu<Self>>, _this: &OwnedMm<P>, last: MmPtr<P>) {
         // SAFETY: the CPU owned it, and its word names another mm now.
         host.mmdrop(unsafe { CountRef::new(last) });
+    }
+}
+
+/// CPUs that are to be left alone are interrupted like all others when an mm dies that they borrow.
+#[derive(Clone, Copy, Debug)]
+pub struct EvictsIsolated;
+
+/// What [`EvictsIsolated`] is in all other steps.
+const AT_ONCE: HazardDeadline = HazardDeadline { deadline: Some(0), collector: Collector::Tail };
+
+impl<P: Clock + IpisInterrupt> PartOf<EvictsIsolated, P> for HazardDeadline {
+    fn of_cpu(whole: &LazySlot<P>) -> &LazySlot<P> {
+        whole
+    }
+
+    fn of_mm(whole: &Waits<P>) -> &Waits<P> {
+        whole
+    }
+
+    fn of_shared(whole: &Waiting<P>) -> &Waiting<P> {
+        whole
+    }
+}
+
+impl<P: Clock + IpisInterrupt> LazyTlb<P> for EvictsIsolated {
+    type CpuState = LazySlot<P>;
+    type MmState = Waits<P>;
+    type Shared = Waiting<P>;
+
+    fn name(&self) -> &'static str {
+        "evicts-isolated"
+    }
+
+    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, shared: &Waiting<P>, mm: &MmCore<P>) {
+        AT_ONCE.mmgrab_lazy_tlb(platform, this, shared, mm);
+    }
+
+    fn leave_lazy_tlb(&self, platform: P, this: &LazySlot<P>) {
+        AT_ONCE.leave_lazy_tlb(platform, this);
+    }
+
+    fn borrow_is_over(&self, host: &impl Host<P, Self>) {
+        AT_ONCE.borrow_is_over(&Part::new(host));
+    }
+
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        if host.platform().context().may_wait_for_cpus() {
+            // SAFETY: it is freed by who the strategy says, and only then.
+            let core = unsafe { mm.as_ref() };
+            host.evict_lazies(core, Among::All, |cpu| host.cpu_state(cpu).scan() == mm.as_ptr());
+        }
+        AT_ONCE.cleanup_lazy_tlbs(&Part::new(host), mm)
+    }
+
+    fn collect(&self, host: &impl Host<P, Self>) {
+        AT_ONCE.collect(&Part::new(host));
+    }
+
+    fn spares_isolated(&self) -> bool {
+        true
+    }
+
+    fn may_free(&self, context: Context) -> bool {
+        LazyTlb::<P>::may_free(&AT_ONCE, context)
+    }
+}
+
+impl<P: CanShoot + Clock> Accounted<P> for EvictsIsolated {
+    fn needs_worker(&self) -> bool {
+        true
+    }
+
+    fn publishes(&self, cpu: &LazySlot<P>) -> Published<P> {
+        Published::slot(cpu.lazy_mm())
+    }
+
+    fn waiting(&self, shared: &Waiting<P>) -> usize {
+        shared.len()
+    }
+
+    fn waits_for(&self, cpu: &LazySlot<P>, borrows: bool, isolated: bool) -> bool {
+        Accounted::<P>::waits_for(&AT_ONCE, cpu, borrows, isolated)
     }
 }

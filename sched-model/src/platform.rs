@@ -24,8 +24,8 @@ use lazytlb_shootdown::x86_broadcast::Broadcasting;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsTlb, LeavesAndEnters, OnlyBroadcasts, OthersAreLazy, ResetsMask, SharesAsids,
-    SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
+    OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::tables::{Table, Tables};
 use crate::tlb::Mmus;
@@ -344,6 +344,7 @@ platform!(Arm64);
 // With a step wrong: planted bugs.
 platform!(X86<SkipsLazies, SLOTS>);
 platform!(PlainRule<LeavesAndEnters>);
+platform!(PlainRule<LooksAtPrev>);
 platform!(Radix<OthersAreLazy>);
 platform!(Radix<ResetsMask>);
 platform!(Radix<TrustsUsers>);
@@ -355,6 +356,7 @@ platform!(WrongBroadcast<SkipsTlbsync>);
 platform!(WrongBroadcast<SyncsElsewhere>);
 platform!(WrongBroadcast<OnlyBroadcasts>);
 platform!(WrongBroadcast<SharesAsids>);
+platform!(WrongBroadcast<KeepsItsAsids>);
 
 /// AMD's rule with steps of which one is wrong.
 pub(crate) type WrongBroadcast<Steps> = X86<Broadcasting<Steps, TRIM, FROM>, SLOTS>;
@@ -412,6 +414,13 @@ where
     Lab<R>: Platform,
 {
     fn invlpgb_tag(self, tag: Tag) {
+        let tags = self.nr_tags();
+        if tag.0 > tags {
+            Machine::with(|machine| {
+                let message = format!("INVLPGB is asked for the ASID {}, and the hardware has {tags}", tag.0);
+                machine.fail(Kind::Assertion, message);
+            });
+        }
         invlpgb(Some(tag.0));
     }
 
@@ -450,6 +459,9 @@ unsafe impl MaskCoversLazy for Lab<Arm64> {}
 
 // SAFETY: its MMU moves when the scheduler says, and a CPU leaves a mask only when it is on another mm.
 unsafe impl MaskCoversLazy for Lab<Plain> {}
+
+// SAFETY: as above.
+unsafe impl MaskCoversLazy for Lab<PlainRule<LooksAtPrev>> {}
 
 // SAFETY: a CPU leaves a mask only when it is on another mm or has ended its borrow, pointer and MMU, and the flush of the
 // last mmput asks all of the mask to do so.

@@ -5,7 +5,7 @@
 
 use lazytlb_core::CpuId;
 use lazytlb_core::memory::{Labelled, Ordering::Relaxed};
-use lazytlb_core::mm::MmCore;
+use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{ArchHost, MASK_CLEAR, MASK_SET, MmSwitch};
 use lazytlb_core::platform::{Platform, PreemptGuard};
 use lazytlb_core::tlb::{Invlpgb, TaggedTlb};
@@ -68,6 +68,14 @@ impl BroadcastSteps for SharesAsids {
     }
 }
 
+/// A CPU keeps what it has cached under global ASIDs while it is offline (B06).
+#[derive(Clone, Copy, Debug)]
+pub struct KeepsItsAsids;
+
+impl BroadcastSteps for KeepsItsAsids {
+    fn go_down<P: Platform>(_platform: P) {}
+}
+
 /// A switch between two threads of one process takes the CPU out of the mask and puts it in again (B23).
 #[derive(Clone, Copy, Debug)]
 pub struct LeavesAndEnters;
@@ -79,6 +87,19 @@ impl PlainSteps for LeavesAndEnters {
         if mask.clear_cpu(cpu, Relaxed.at(MASK_CLEAR)) {
             mask.set_cpu(cpu, MASK_SET);
         }
+    }
+}
+
+/// A switch looks into the mm that it leaves, as powerpc's does in kernels built for debugging
+/// (`VM_WARN_ON_ONCE(!cpumask_test_cpu(cpu, mm_cpumask(prev)))`), and as s390's does always. It runs under
+/// [`HazardIpi`](lazytlb_hazard::HazardIpi), which evicts: a borrow that owns a reference keeps what is looked into (C1).
+#[derive(Clone, Copy, Debug)]
+pub struct LooksAtPrev;
+
+impl PlainSteps for LooksAtPrev {
+    fn left<P: Platform>(prev: MmPtr<P>, cpu: CpuId) {
+        // SAFETY: not; that is the bug. In the model the memory stays in the arena.
+        unsafe { prev.as_ref() }.cpumask().test_cpu(cpu, Relaxed);
     }
 }
 

@@ -85,6 +85,8 @@ strategies! {
     HazardDeadline: "hazard-deadline", HazardDeadline::new();
     /// [`HazardDeadline`], the worker collecting.
     HazardDeadlineWorker: "hazard-deadline-worker", HazardDeadline { deadline: Some(10), collector: Collector::Worker };
+    /// [`HazardDeadline`] that waits for nobody but isolated CPUs.
+    HazardDeadlineNow: "hazard-deadline-now", HazardDeadline { deadline: Some(0), collector: Collector::Tail };
     /// [`HazardDeadline`] that never interrupts, the tail collecting.
     HazardDeadlineNever: "hazard-deadline-never", HazardDeadline { deadline: None, collector: Collector::Tail };
     /// [`GeneralHazard`].
@@ -140,6 +142,7 @@ impl Strategy {
             ShootdownDebug,
             HazardIpiUnfenced,
             HazardDeadlineWorker,
+            HazardDeadlineNow,
             HazardDeadlineNever,
             EpochQsIdle,
             EpochPinnedIdle,
@@ -156,6 +159,7 @@ impl Strategy {
                 | ShootdownBatched
                 | HazardDeadline
                 | HazardDeadlineWorker
+                | HazardDeadlineNow
                 | HazardDeadlineNever
                 | GeneralHazard
                 | EpochQs
@@ -168,7 +172,8 @@ impl Strategy {
     /// Whether it has the worker come at a time. Its machine has a CPU more, whose interrupt may come at any step, so that
     /// tests are many times larger.
     pub const fn has_timer(self) -> bool {
-        matches!(self, Strategy::ShootdownBatched | Strategy::HazardDeadline | Strategy::HazardDeadlineWorker)
+        use Strategy::*;
+        matches!(self, ShootdownBatched | HazardDeadline | HazardDeadlineWorker | HazardDeadlineNow)
     }
 
     /// Whether the rules meet the preconditions that the strategy states, so that it must pass there.
@@ -416,6 +421,11 @@ pub trait Accounted<P: Platform>: LazyTlb<P> {
         0
     }
 
+    /// Whether an mm waits for those alone who name it, and each names one: at rest no more wait than CPUs borrow.
+    fn waits_for_slots(&self) -> bool {
+        false
+    }
+
     /// Whether an mm that waits may do so for the sake of a CPU. `borrows` says whether that borrows the mm, `isolated` whether
     /// it is to be left alone.
     fn waits_for(&self, cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
@@ -515,6 +525,10 @@ impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
         shared.len()
     }
 
+    fn waits_for_slots(&self) -> bool {
+        true
+    }
+
     fn waits_for(&self, _cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
         borrows && (isolated || self.deadline.is_none())
     }
@@ -527,6 +541,10 @@ impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
 
     fn waiting(&self, shared: &Self::Shared) -> usize {
         shared.len()
+    }
+
+    fn waits_for_slots(&self) -> bool {
+        true
     }
 
     fn waits_for(&self, _cpu: &Self::CpuState, borrows: bool, _isolated: bool) -> bool {
@@ -602,6 +620,10 @@ impl<P: AnyPlatform> Accounted<P> for AnyLazyTlb {
 
     fn waiting(&self, shared: &Self::Shared) -> usize {
         each!(self, shared, |strategy, part| Accounted::<P>::waiting(strategy, part))
+    }
+
+    fn waits_for_slots(&self) -> bool {
+        matches!(self, AnyLazyTlb::HazardDeadline(_) | AnyLazyTlb::GeneralHazard(_))
     }
 
     fn waits_for(&self, cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {

@@ -201,12 +201,16 @@ impl Mmus {
         });
     }
 
-    /// The hardware of all CPUs drops all that it caches, or what it caches under a tag: a step for each.
+    /// The hardware of all CPUs that are online drops all that it caches, or what it caches under a tag: a step for each. Whether
+    /// a CPU is reached is known when its step is done.
     pub(crate) fn flush_all(&self, tag: Option<usize>) {
         Machine::with(Machine::hardware_is_done);
-        for cache in self.caches.iter().flatten() {
+        for (cpu, cache) in self.caches.iter().enumerate() {
+            let Some(cache) = cache else { continue };
             cache.flush.set(0);
-            cache.drop(tag);
+            if Machine::with(|machine| machine.is_online(cpu)) {
+                cache.drop(tag);
+            }
         }
     }
 

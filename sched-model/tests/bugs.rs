@@ -7,7 +7,8 @@ use std::collections::{BTreeSet, HashSet};
 
 use common::{bundled, explore, kinds};
 use lazytlb_machine::{Kind, MemoryModel};
-use lazytlb_sched_model::{Litmus, Mutant, Rules, Strategy};
+use lazytlb_sched_model::kernel::KernelStatement;
+use lazytlb_sched_model::{Litmus, Mutant, Rules, Statement, Strategy};
 
 fn bugs() -> impl Iterator<Item = Litmus> {
     bundled().into_iter().filter(|litmus| litmus.bug.is_some())
@@ -89,6 +90,24 @@ fn the_missing_fence_is_missed_under_sc() {
         let result = explore(&litmus, &setting);
         assert_eq!((kinds(&result), result.complete), (BTreeSet::new(), true), "{}", expected.strategy);
     }
+}
+
+/// C1: what is read too early harms where a switch looks into the mm that it leaves, and the strategy evicts.
+#[test]
+fn a_stale_prev_is_looked_into_by_a_switch_that_looks() {
+    let mut litmus = bugs().find(|litmus| litmus.program.name == "c01-looks-before-irqs-off").unwrap();
+    let found = |litmus: &Litmus| {
+        let result = explore(litmus, &litmus.setting(Strategy::HazardIpi, Rules::Plain, MemoryModel::Sc));
+        (kinds(&result), result.complete)
+    };
+    assert_eq!(found(&litmus), (BTreeSet::new(), true), "where it only compares it");
+    litmus.mutant = Some(Mutant::LooksAtPrev);
+    assert_eq!(found(&litmus), ([Kind::Dereferences].into(), true), "where it looks into it");
+    let early = Statement::Kernel(KernelStatement::OfflineLookingEarly);
+    for statement in litmus.program.scripts[0].iter_mut().filter(|statement| **statement == early) {
+        *statement = Statement::Offline;
+    }
+    assert_eq!(found(&litmus), (BTreeSet::new(), true), "where it is read in time");
 }
 
 /// What a worker frees is freed where one may sleep.

@@ -30,7 +30,8 @@ use lazytlb_core::waiting::{Link, List, Waiting};
 pub struct ShootdownBatched {
     /// How many mms make a round.
     pub batch: usize,
-    /// How long an mm waits for others at most, in ticks of the platform's clock.
+    /// How long an mm waits for others at most, in ticks of the platform's clock. What is longer than half the clock's range
+    /// is taken for half its range.
     pub linger: usize,
 }
 
@@ -102,7 +103,7 @@ impl<P: Clock + IpisInterrupt + MaskCoversLazy> LazyTlb<P> for ShootdownBatched 
         if waiting.len() >= self.batch && platform.context().may_wait_for_cpus() {
             self.collect(host);
         } else {
-            platform.queue_work_at(platform.jiffies().wrapping_add(self.linger));
+            platform.queue_work_at(platform.jiffies_in(self.linger));
         }
         Freeing::Later
     }

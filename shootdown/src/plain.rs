@@ -25,7 +25,7 @@ use lazytlb_core::platform::{IrqsOff, Platform};
 /// that is left late is Linux 6.14's.
 pub type Plain = PlainRule<Unchanged>;
 
-/// [`Plain`], with its one step that a test can override.
+/// [`Plain`], with the steps that a test can override.
 pub struct PlainRule<Steps>(PhantomData<Steps>);
 
 impl<Steps> fmt::Debug for PlainRule<Steps> {
@@ -34,15 +34,20 @@ impl<Steps> fmt::Debug for PlainRule<Steps> {
     }
 }
 
-/// The step that a test can override.
+/// The steps that a test can override.
 pub trait PlainSteps: 'static {
     /// The CPU switches to the mm that it is on.
     fn stay<P: Platform>(mm: &MmCore<P>, cpu: CpuId) {
         let _ = (mm, cpu);
     }
+
+    /// The CPU has left `prev` for another mm. By pointer only: `prev` may be gone.
+    fn left<P: Platform>(prev: MmPtr<P>, cpu: CpuId) {
+        let _ = (prev, cpu);
+    }
 }
 
-/// The step as it must be.
+/// The steps as they must be.
 #[derive(Clone, Copy, Debug)]
 pub struct Unchanged;
 
@@ -65,6 +70,7 @@ impl<P: Platform<Arch = Self>, Steps: PlainSteps> MmSwitch<P> for PlainRule<Step
         }
         // SAFETY: `next` lives until the CPU leaves it, and its root with it.
         unsafe { irqs_off.platform().load_root(next.root()) };
+        Steps::left(prev, cpu);
     }
 
     fn enter_lazy_tlb(_host: &impl ArchHost<P>, _irqs_off: &IrqsOff<'_, P>, _mm: MmPtr<P>) {}

@@ -137,6 +137,11 @@ pub trait BroadcastSteps: 'static {
         let _ = used;
         freed
     }
+
+    /// A CPU that goes offline drops all that it has cached: broadcasts may not reach it.
+    fn go_down<P: Platform>(platform: P) {
+        platform.flush_tlb_local();
+    }
 }
 
 /// The steps as they must be.
@@ -304,7 +309,7 @@ where
     }
 
     fn cpu_going_down(platform: P) {
-        platform.flush_tlb_local();
+        S::go_down(platform);
     }
 }
 

@@ -170,16 +170,10 @@ where
                 self.switcher.sched_cpu_wait_empty();
             }
             OfflineLookingEarly => {
-                let cpu = CpuId::new(this_cpu());
-                let active = self.switcher.cpu(cpu).active_mm();
-                irqs_off(|_: &IrqsOff<'_, Lab<R>>| {
-                    let init_mm = MmPtr::from(self.switcher.init_mm().core());
-                    if let Some(prev) = active.filter(|&active| active != init_mm) {
-                        // SAFETY: not; that is the bug. The memory stays in the arena.
-                        unsafe { prev.as_ref() }.cpumask().test_cpu(cpu, Relaxed);
-                    }
-                });
-                self.switcher.sched_cpu_wait_empty();
+                let init_mm = MmPtr::from(self.switcher.init_mm().core());
+                let early = self.switcher.cpu(CpuId::new(this_cpu())).active_mm().unwrap_or(init_mm);
+                // SAFETY: not; that is the bug.
+                unsafe { self.switcher.sched_force_init_mm(|_| early) };
                 self.stop_taking_interrupts();
             }
             Leave => irqs_off(|irqs_off| self.switcher.leave_mm(irqs_off)),

@@ -395,6 +395,15 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
         result
     }
 
+    /// Runs `f` with preemption off.
+    pub fn preempt_off<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.platform.preempt_disable();
+        let result = f();
+        // SAFETY: disabled above.
+        unsafe { self.platform.preempt_enable() };
+        result
+    }
+
     /// A new mm with one user.
     pub fn mm(&self, root: usize) -> ARef<MmWithUser<P, S>> {
         let data = Free::by(|mm| {
@@ -431,10 +440,7 @@ impl<P: Platform<MmData = Free>, S: LazyTlb<P>> Machine<P, S> {
             unsafe { self.switcher.context_switch(irqs_off, prev, next) };
             self.switcher.finish_task_switch(irqs_off)
         });
-        self.platform.preempt_disable();
-        prev_mm.mmdrop_lazy_tlb_sched();
-        // SAFETY: disabled above.
-        unsafe { self.platform.preempt_enable() };
+        self.preempt_off(|| prev_mm.mmdrop_lazy_tlb_sched());
     }
 
     /// Time goes on by so many ticks, and the worker comes as often as it is asked to, on the current CPU.
