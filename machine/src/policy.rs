@@ -16,7 +16,6 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::mix::fold;
 use crate::schedule::Cursor;
 use crate::state::Action;
-use crate::step::sort;
 
 /// The keys are hashes already.
 #[derive(Debug, Default)]
@@ -39,13 +38,6 @@ impl Hasher for AsIs {
 pub(crate) struct Key {
     pub(crate) hash: u64,
     pub(crate) stands_for: u64,
-}
-
-impl Key {
-    /// The key of the state in the middle of a step, when a value is picked.
-    pub(crate) fn in_the_middle(self) -> Key {
-        Key { hash: fold(self.hash, sort::PICK), ..self }
-    }
 }
 
 pub(crate) type Keys = HashSet<u64, BuildHasherDefault<AsIs>>;

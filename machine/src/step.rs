@@ -198,7 +198,7 @@ impl Machine {
                 self.all_wait(state);
                 break None;
             }
-            let key = || self.state_key(state);
+            let key = || self.state_key(state, false);
             let point = state.points;
             let pick = {
                 let mut policy = self.policy.borrow_mut();
@@ -674,7 +674,7 @@ impl Machine {
         } else if n == 1 {
             Some(0)
         } else {
-            let key = || self.state_key(&state).in_the_middle();
+            let key = || self.state_key(&state, true);
             match policy.pick(state.points, &PICKS[..usize::from(n)], state.running, key) {
                 Pick::Act(Action::Pick(value)) => Some(value),
                 _ => {

@@ -29,6 +29,7 @@ use crate::mix::{fold, term};
 use crate::policy::{AsIs, Key};
 use crate::search::Reduction;
 use crate::state::{Place, State};
+use crate::step::sort;
 use crate::word::SimWord;
 
 /// One of several like things: memory, and perhaps the task that goes with it.
@@ -407,20 +408,26 @@ impl Machine {
         }
     }
 
-    /// What tells states apart.
-    pub(crate) fn state_key(&self, state: &State) -> Key {
-        if self.symmetry.folds.get() {
-            return self.canonical_key(state);
-        }
+    /// What tells states apart, between steps or in the middle of one, when a value is picked.
+    pub(crate) fn state_key(&self, state: &State, in_the_middle: bool) -> Key {
+        let mut key = if self.symmetry.folds.get() {
+            self.canonical_key(state)
+        } else {
+            Key { hash: self.key(state, &Order::AS_IT_IS), stands_for: 1 }
+        };
         if let Some(seen) = &mut *self.symmetry.seen.borrow_mut() {
-            let about = self.about_to_do(state);
-            let known = seen.entry(self.nameless_key(state)).or_insert_with(|| about.clone());
+            let nameless = fold(self.nameless_key(state), in_the_middle.into());
+            let about = self.about_to_do(state, in_the_middle);
+            let known = seen.entry(nameless).or_insert_with(|| about.clone());
             assert!(
                 *known == about,
                 "a state is taken for another: \"{known}\" comes next there, and here \"{about}\""
             );
         }
-        Key { hash: self.key(state, &Order::AS_IT_IS), stands_for: 1 }
+        if in_the_middle {
+            key.hash = fold(key.hash, sort::PICK);
+        }
+        key
     }
 
     fn nameless_key(&self, state: &State) -> u64 {
@@ -428,14 +435,17 @@ impl Machine {
     }
 
     /// What all places are about to do and in which functions, without names.
-    fn about_to_do(&self, state: &State) -> String {
-        let one = |place: &Place| {
+    fn about_to_do(&self, state: &State, in_the_middle: bool) -> String {
+        let one = |(id, place): (usize, &Place)| {
+            if in_the_middle && id == state.running {
+                return "pick".to_owned();
+            }
             let word = place.next.word().map(|word| self.arena.names().word(word).1 as usize);
             let calls = state.tasks[place.task].calls.iter().map(|call| call.function);
             let words = [place.next.verb().to_owned()].into_iter().chain(word.map(|word| self.name_of(word)));
             words.chain(calls.map(str::to_owned)).collect::<Vec<_>>().join(" ")
         };
-        state.places.iter().map(one).collect::<Vec<_>>().join("; ")
+        state.places.iter().enumerate().map(one).collect::<Vec<_>>().join("; ")
     }
 
     /// A key of the state that does not depend on which of the like things is which.
