@@ -152,6 +152,14 @@ fn errors_say_where_and_what() {
         (format!("{header}cpu sh\nleave now\n"), "t:6:7: not known behind `leave`"),
         (format!("{header}cpu sh\nclear-cid 0\n"), "t:6:1: expected a line `cid MM` in the header"),
         (format!("{header}word X\ncpu sh\nload-user X\nforbid 1:X=0\n"), "t:8:8: expected CPU:WORD=0 or CPU:WORD=1"),
+        (format!("{header}memory weak\nroam\ncpu idle\n"), "t:5:8: tasks roam under sc and tso only"),
+        (format!("{header}roam\ncpu sh\nexit\n"), "t:5:1: where tasks roam, CPUs are `cpu idle`"),
+        (format!("{header}cpu sh\nexec A\n\nexit\n\n"), "t:6:1: mm `A` is made by an exec, so nobody can have it"),
+        (format!("{header}mm B\ncpu sh\nexec B\n exec B\n"), "t:8:2: mm `B` is made by more than one exec"),
+        (format!("{header}mm B  C\ncpu sh\nexec B\n# end\n"), "t:5:7: mm `C` has no user"),
+        (format!("{header}mm B\ncpu sh\nmmdrop B\n\n"), "t:5:4: mm `B` has references but no user"),
+        (format!("{header}mutant skips-lazies\ncpu sh\nexit\n\n"), "t:5:8: mutant `skips-lazies` is of x86-6.12"),
+        ("lazytlb-litmus 1\nmm A\nuser sh A\ncpu sh\nexit\n\n\n".to_owned(), "t:5:1: the test has no name"),
     ] {
         let error = Litmus::parse(&text).unwrap_err().in_file("t");
         assert!(error.starts_with(expected), "{error}");
