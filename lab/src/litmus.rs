@@ -81,7 +81,8 @@ fn indent(text: &str) -> String {
 fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
     let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let mut runs = Vec::new();
-    for test in suite::load(&arguments.tests)? {
+    let tests = suite::load(&arguments.tests)?;
+    for test in &tests {
         let litmus = &test.litmus;
         // A test with a planted bug is not a test of the strategies; it is run where one asks for it to see its report.
         if litmus.is_mutation() && arguments.replay.is_none() {
@@ -100,17 +101,28 @@ fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
                 let named = !arguments.strategy.is_empty();
                 let is_run = |strategy: &&Strategy| named || litmus.is_run_under(**strategy, rules, memory);
                 for &strategy in strategies.iter().filter(is_run) {
-                    runs.push(Run::new(&test, strategy, rules, memory));
+                    runs.push(Run::new(test, strategy, rules, memory));
                 }
             }
         }
     }
     if runs.is_empty() {
-        return Err(BadInput::new(
-            "nothing to run: no test is for the machines and memory models that were asked for, or a bug is planted in each (see `lazytlb bugs`)",
-        ));
+        return Err(nothing_to_run(&tests));
     }
     Ok(runs)
+}
+
+/// Nothing is left of what was asked for.
+fn nothing_to_run(tests: &[Test]) -> BadInput {
+    let [Test { asked_as, litmus }] = tests else {
+        return BadInput::new(
+            "nothing to run: no test is for the machines and memory models that were asked for, or a bug is planted in each (see `lazytlb bugs`)",
+        );
+    };
+    let machines = litmus.machines.iter().map(|rules| rules.name()).collect::<Vec<_>>().join(", ");
+    let memories = litmus.memories.iter().map(|memory| memory.name()).collect::<Vec<_>>().join(", ");
+    let knows = if litmus.program.accesses() { "; `weak` knows no user accesses" } else { "" };
+    BadInput::new(format!("nothing to run: {asked_as} is for {machines}, under {memories}{knows}"))
 }
 
 fn among<T: PartialEq>(one: &T, wanted: &[T]) -> bool {

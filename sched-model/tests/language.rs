@@ -152,6 +152,8 @@ fn errors_say_where_and_what() {
         (format!("{header}cpu sh\nleave now\n"), "t:6:7: not known behind `leave`"),
         (format!("{header}cpu sh\nclear-cid 0\n"), "t:6:1: expected a line `cid MM` in the header"),
         (format!("{header}word X\ncpu sh\nload-user X\nforbid 1:X=0\n"), "t:8:8: expected CPU:WORD=0 or CPU:WORD=1"),
+        (format!("{header}memory tso weak\ncpu sh\naccess\n"), "t:5:12: `weak` knows no user accesses"),
+        (format!("{header}kthread k\nmemory weak\ncpu k\nrevive A\n"), "t:6:8: `weak` knows no user accesses"),
         (format!("{header}memory weak\nroam\ncpu idle\n"), "t:5:8: tasks roam under sc and tso only"),
         (format!("{header}roam\ncpu sh\nexit\n"), "t:5:1: where tasks roam, CPUs are `cpu idle`"),
         (format!("{header}cpu sh\nexec A\n\nexit\n\n"), "t:6:1: mm `A` is made by an exec, so nobody can have it"),

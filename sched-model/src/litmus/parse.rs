@@ -453,6 +453,7 @@ impl Reader {
             self.litmus.memories.retain(|&memory| memory != MemoryModel::Weak || fits);
         }
         self.check_users()?;
+        self.check_accesses()?;
         self.check_roam()?;
         self.check_mutant().map_err(|message| self.places.mutant.error(message))?;
         Ok(self.litmus)
@@ -470,6 +471,17 @@ impl Reader {
         let elsewhere = self.litmus.expected.iter().any(|one| one.strategy != Strategy::Refcount);
         if self.litmus.machines != [rules] || elsewhere {
             return Err(format!("mutant `{mutant}` is of {rules}: expected `machine {rules}`, and only `refcount`"));
+        }
+        Ok(())
+    }
+
+    /// What a cached translation is under `weak` nobody has said.
+    fn check_accesses(&self) -> Result<(), LitmusError> {
+        if self.litmus.program.accesses() && self.litmus.memories.contains(&MemoryModel::Weak) {
+            return Err(self
+                .places
+                .weak
+                .error("`weak` knows no user accesses: `access` and `revive` are for sc and tso"));
         }
         Ok(())
     }
