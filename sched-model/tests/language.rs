@@ -101,13 +101,54 @@ proptest! {
     }
 }
 
-/// A script that asks for what cannot be is told so.
+/// A script that asks for what cannot be is told so, also where a test is for a caller's mistake and may.
 #[test]
 fn what_was_not_adopted_is_not_given_back() {
-    let litmus = Litmus::parse("lazytlb-litmus 1\nname t\nmm A\nuser sh A\n\ncpu sh\nunuse\n").unwrap();
+    let text = "lazytlb-litmus 1\nname t\nmutant caller\nmm A\nuser sh A\n\ncpu sh\nunuse\n";
+    let litmus = Litmus::parse(text).unwrap();
     let model = Model::new(&litmus.program, &litmus.setting(Strategy::Refcount, Rules::Ipi, MemoryModel::Sc));
     let found = model.explore(Search::Exhaustive(Reduction::Full), Limits::default(), |_| {}).found;
     assert_eq!(found[0].verdict.kind, Kind::Assertion);
+}
+
+/// What is wrong in every execution is no finding: it has a place in the file.
+#[test]
+fn scripts_that_cannot_be_right_are_refused() {
+    let header = "lazytlb-litmus 1\nname t\nmm A B\nuser sh A\nuser b B\nkthread k\nspinlock L\nword X\n";
+    let refused =
+        |body: &str| Litmus::parse(&format!("{header}{body}")).map_err(|error| error.to_string()).unwrap_err();
+    for (body, expected) in [
+        ("cpu sh\nunuse-temporary-mm\n", "10:1: no temporary tables are loaded"),
+        ("cpu k | cpu sh\nuse-temporary-mm A |\ntext-poke A\n", "11:1: temporary tables are loaded already"),
+        ("cpu k | cpu sh\nuse-temporary-mm A |\nswitch idle\n", "11:1: temporary tables are loaded, and preemption"),
+        ("cpu sh | cpu k\n | online\n", "10:4: the CPU is online"),
+        ("cpu idle\noffline\nlook\n", "11:1: the CPU is offline: only `online` can follow"),
+        ("cpu sh\nmigrate sh\n", "10:1: the task runs on this CPU"),
+        ("cpu sh | cpu b\nmigrate b | migrate sh\n", "10:1: CPUs wait for each other's tasks"),
+        ("cpu sh\nunlock L\n", "10:1: the lock is not held"),
+        ("cpu sh\nlock L\nlock-irq L\n", "11:1: the CPU has locked it already"),
+        ("cpu sh\nexit\naccess\n", "11:1: the task has no user memory"),
+        ("cpu k\nload-user X\n", "10:1: the task has no user memory"),
+        ("cpu sh\nuse B\n", "10:1: the task has an address space already"),
+        ("cpu k\nuse A\nunuse\nunuse\n", "12:1: the task has adopted no address space"),
+        ("cpu sh\nmembarrier B\n", "10:1: the address space is not the running task's"),
+        ("cpu sh\nload-saved-root\n", "10:1: no task has saved a root"),
+    ] {
+        assert!(refused(body).starts_with(expected), "{body}: {}", refused(body));
+        // A test of a caller's mistake is for just that.
+        Litmus::parse(&format!("{header}mutant caller\n{body}")).unwrap();
+    }
+    // Right in some execution, as far as one can tell: the task may come, the CPU may be preempted, or go back.
+    for body in [
+        "cpu sh | cpu b\nmigrate b | switch idle\n",
+        "cpu sh | cpu b\nmigrate b |\naccess |\n",
+        "cpu sh | cpu k\nswitch k | exit\nuse B |\nunuse |\n",
+        "cpu sh\npreempt k\nunlock L\n",
+        "cpu idle\noffline\nonline\nswitch sh\naccess\n",
+        "cpu sh\nlock L\nunlock L\nlock L\nunlock L\n",
+    ] {
+        Litmus::parse(&format!("{header}{body}")).unwrap();
+    }
 }
 
 /// A test of the largest size that is accepted fits into its machine.

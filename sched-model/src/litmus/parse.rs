@@ -7,9 +7,11 @@ use core::fmt;
 use lazytlb_machine::{Kind, Machine, MemoryModel};
 
 use super::{Expectation, Litmus, LitmusError};
+use crate::mistakes;
 use crate::mutants::Mutant;
 use crate::program::{InInterrupt, Program, Roam, Source, Statement, TaskDecl};
 use crate::strategies::{Rules, Strategy};
+use crate::well_formed::Misuse;
 
 pub(super) const MAGIC: &str = "lazytlb-litmus 1";
 /// More than any search could come to the end of.
@@ -456,6 +458,7 @@ impl Reader {
         self.check_accesses()?;
         self.check_roam()?;
         self.check_mutant().map_err(|message| self.places.mutant.error(message))?;
+        self.check_scripts()?;
         Ok(self.litmus)
     }
 
@@ -502,6 +505,15 @@ impl Reader {
             return Err(places.weak.error("tasks roam under sc and tso only"));
         }
         Ok(())
+    }
+
+    /// A script must not be wrong in every execution, unless that is what the test is for.
+    fn check_scripts(&self) -> Result<(), LitmusError> {
+        if self.litmus.mutant == Some(Mutant::Caller) {
+            return Ok(());
+        }
+        let Some(Misuse { place: Some((cpu, at)), why }) = mistakes::find(&self.litmus.program) else { return Ok(()) };
+        Err(self.places.statements[cpu][at].error(why))
     }
 
     /// Every address space must come from somewhere: a task has it, a script holds it, or an exec makes it, once.
