@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         }
         return Ok(true);
     }
-    let runs = runs(arguments)?;
+    let (runs, left_out) = runs(arguments)?;
     if let Some(file) = &arguments.replay {
         return replay(&runs, file);
     }
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.json {
         crate::print_json(&rows)?;
     } else {
-        crate::print(&format!("{}\n", suite::table(&rows)))?;
+        crate::print(&format!("{}\n{}", suite::table(&rows), said_of(left_out)))?;
     }
     Ok(rows.iter().all(|row| row.expected))
 }
@@ -78,9 +78,20 @@ fn indent(text: &str) -> String {
     text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
-fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
+/// What is said of runs that are left out.
+fn said_of(left_out: usize) -> String {
+    match left_out {
+        0 => String::new(),
+        _ => format!(
+            "\n{left_out} runs are left out: too large for a strategy, as their tests say; `--strategy` runs them.\n"
+        ),
+    }
+}
+
+/// What is to be run, and how many runs are left out because they are too large.
+fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
     let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
-    let mut runs = Vec::new();
+    let (mut runs, mut left_out) = (Vec::new(), 0);
     let tests = suite::load(&arguments.tests)?;
     for test in &tests {
         let litmus = &test.litmus;
@@ -100,16 +111,16 @@ fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
             for memory in memories {
                 let named = !arguments.strategy.is_empty();
                 let is_run = |strategy: &&Strategy| named || litmus.is_run_under(**strategy, rules, memory);
-                for &strategy in strategies.iter().filter(is_run) {
-                    runs.push(Run::new(test, strategy, rules, memory));
-                }
+                let before = runs.len();
+                runs.extend(strategies.iter().filter(is_run).map(|&strategy| Run::new(test, strategy, rules, memory)));
+                left_out += strategies.len() - (runs.len() - before);
             }
         }
     }
     if runs.is_empty() {
         return Err(nothing_to_run(&tests));
     }
-    Ok(runs)
+    Ok((runs, left_out))
 }
 
 /// Nothing is left of what was asked for.

@@ -244,7 +244,10 @@ fn replay_prints_one_object() {
 fn compare_prints_all_of_these() {
     let (good, all) = json(&["compare", "--strategy", "refcount", "--strategy", "shootdown"]);
     assert!(good, "{all}");
-    assert_eq!(keys(&all), ["bugs", "litmus", "native", "replay"]);
+    assert_eq!(keys(&all), ["bugs", "litmus", "native", "not_run", "replay"]);
+    for run in all["not_run"].as_array().unwrap() {
+        assert_eq!(keys(run), ["machine", "memory", "strategy", "test"]);
+    }
     assert_eq!(all["replay"].as_array().unwrap().len(), 2);
     assert_eq!(all["replay"][0]["strategies"].as_array().unwrap().len(), 2);
     assert_eq!(keys(&all["native"][0]), ["fastest_ns", "median_ns", "path", "slowest_ns", "strategy"]);
@@ -267,6 +270,14 @@ error: no-such-test: No such file or directory (os error 2); it is no bundled te
     let error = refused(&["litmus", file.to_str().unwrap()]);
     assert!(error.contains("unknown.litmus:6:1: unknown statement `jump`"), "{error}");
     assert!(error.contains("\n    jump\n    ^"), "{error}");
+    let file = scratch("script.litmus", "lazytlb-litmus 1\nname t\nmm A\nuser sh A\ncpu sh\nunuse-temporary-mm\n");
+    let error = refused(&["litmus", file.to_str().unwrap()]);
+    assert!(
+        error.contains("script.litmus:6:1: no temporary tables are loaded\n    unuse-temporary-mm\n    ^"),
+        "{error}"
+    );
+    let error = refused(&["litmus", "access-unmap", "--memory", "weak"]);
+    assert!(error.contains("under sc, tso; `weak` knows no user accesses"), "{error}");
     let file = scratch("bytes.litmus", b"lazytlb-litmus 1\nname \xff\n");
     let error = refused(&["litmus", file.to_str().unwrap()]);
     assert!(error.contains("bytes.litmus:2:6: not text"), "{error}");

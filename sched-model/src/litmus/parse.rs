@@ -6,7 +6,7 @@ use core::fmt;
 
 use lazytlb_machine::{Kind, Machine, MemoryModel};
 
-use super::{Expectation, Litmus, LitmusError};
+use super::{Exception, Expectation, Litmus, LitmusError};
 use crate::mistakes;
 use crate::mutants::Mutant;
 use crate::program::{InInterrupt, Program, Roam, Source, Statement, TaskDecl};
@@ -163,10 +163,6 @@ impl Reader {
             }
             "machine" => self.litmus.machines = parse_all(line, &rest, str::parse::<Rules>)?,
             "memory" => {
-                let memory = |name: &str| {
-                    let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
-                    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso, weak"))
-                };
                 self.litmus.memories = parse_all(line, &rest, memory)?;
                 if let Some(weak) = rest.iter().find(|word| word.text == MemoryModel::Weak.name()) {
                     self.places.weak = line.place(weak.column);
@@ -203,7 +199,7 @@ impl Reader {
                 if rest.is_empty() {
                     return Err(missing("strategies"));
                 }
-                self.litmus.except = parse_all(line, &rest, str::parse)?;
+                self.litmus.except.push(exception(line, code, &rest)?);
             }
             "check" => match rest[..] {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
@@ -552,6 +548,39 @@ impl Reader {
         let all = scripts.zip(self.places.statements.iter().flatten());
         all.filter(|&(&statement, _)| statement == Statement::Exec(mm)).map(|(_, place)| place).collect()
     }
+}
+
+/// `except STRATEGY... [on MACHINE...] [under MODEL...]`
+fn exception(line: &Line<'_>, code: &str, words: &[Word<'_>]) -> Result<Exception, LitmusError> {
+    let (words, memories) = behind(line, code, words, "under", "memory models")?;
+    let (strategies, machines) = behind(line, code, words, "on", "machines")?;
+    Ok(Exception {
+        strategies: parse_all(line, strategies, str::parse)?,
+        machines: parse_all(line, machines, str::parse)?,
+        memories: parse_all(line, memories, memory)?,
+    })
+}
+
+/// What is before a word, and what is behind it: something, if the word is there.
+fn behind<'w, 'a>(
+    line: &Line<'_>,
+    code: &str,
+    words: &'w [Word<'a>],
+    key: &str,
+    what: &str,
+) -> Result<(&'w [Word<'a>], &'w [Word<'a>]), LitmusError> {
+    let Some(at) = words.iter().position(|word| word.text == key) else { return Ok((words, &[])) };
+    let (before, after) = (&words[..at], &words[at + 1..]);
+    if before.is_empty() || after.is_empty() {
+        let (column, what) = if before.is_empty() { (words[at].column, "strategies") } else { (line.end(code), what) };
+        return Err(line.error(column, format!("expected {what}")));
+    }
+    Ok((before, after))
+}
+
+fn memory(name: &str) -> Result<MemoryModel, String> {
+    let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
+    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso, weak"))
 }
 
 /// How many execs `roam` allows.
