@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// Only these strategies; can be repeated. All but variants if not given.
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
+    /// Only the verdicts over the litmus tests.
+    #[arg(long)]
+    safety: bool,
     /// Prints one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -82,6 +85,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let compared = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let safety = verdicts(&compared)?;
     let is_safe = safety.litmus.iter().all(|row| row.expected);
+    if arguments.safety {
+        if arguments.json {
+            crate::print_json(&safety)?;
+        } else {
+            crate::print(&safety.text())?;
+        }
+        return Ok(is_safe);
+    }
     let bugs = bugs::find(&bugs::all()?, Effort::default(), false)?;
     let reports: Vec<(&str, Report)> = TRACES.iter().map(|trace| replayed(trace, &compared)).collect::<Result<_>>()?;
     let native =

@@ -257,6 +257,22 @@ fn compare_prints_all_of_these() {
     }
 }
 
+/// What is left out of the tables is counted in them.
+#[test]
+fn compare_says_what_is_not_run() {
+    let (good, safety) = json(&["compare", "--safety", "--strategy", "no-lazy"]);
+    assert!(good, "{safety}");
+    assert_eq!(keys(&safety), ["litmus", "not_run"]);
+    let not_run = safety["not_run"].as_array().unwrap();
+    assert!(!not_run.is_empty());
+    for run in not_run {
+        assert_eq!((&run["test"], &run["machine"]), (&"broadcast-two-flush".into(), &"x86-broadcast".into()));
+    }
+    let text = String::from_utf8(lazytlb(&["compare", "--safety", "--strategy", "no-lazy"]).stdout).unwrap();
+    assert!(text.starts_with("Safety: ") && !text.contains("Known bugs"), "{text}");
+    assert_eq!(text.matches(&format!("; {} not run", not_run.len())).count(), 1, "{text}");
+}
+
 #[test]
 fn bad_input_is_refused_with_one_error() {
     assert_data_eq!(
