@@ -179,7 +179,8 @@ fn native(wanted: impl Fn(&str) -> bool) -> Vec<Native> {
 fn text_report(safety: &Safety, bugs: &[bugs::Bug], reports: &[(&str, Report)], native: &[Native]) -> String {
     let mut text = safety.text();
     let found = bugs.iter().filter(|bug| bug.found).count();
-    text += &format!("\nKnown bugs, planted: {found} of {} found (`lazytlb bugs --all`).\n", bugs.len());
+    let tests = bugs.len();
+    text += &format!("\nKnown bugs, planted: {found} of {tests} tests find theirs (`lazytlb bugs --all`).\n");
     for (name, report) in reports {
         text += &format!(
             "\nCost on the bundled trace {name} (Linux 6.18, {} CPUs, {} switches), counted by the strategies' own code:\n",

@@ -152,7 +152,7 @@ fn bugs_alone_lists_the_catalogue() {
         let output = lazytlb(&["bugs", open["id"].as_str().unwrap()]);
         let text = String::from_utf8(output.stdout).unwrap();
         let reason = open["open"].as_str().unwrap().lines().next().unwrap();
-        assert!(text.contains(reason) && text.contains("Open: no test can show it yet."), "{text}");
+        assert!(text.contains(reason) && text.contains("Open: no litmus test shows it."), "{text}");
         assert_eq!(output.status.code(), Some(0));
     }
 }
