@@ -15,7 +15,7 @@ use crate::suite::{self, Effort, Row, Run, Test};
 ///
 /// Without arguments it lists the catalogue. Each bug is a litmus test, or several: a program, what is wrong, and what must
 /// be found where. A bug is found if the search comes to just the verdicts that its tests expect, wherever they expect them.
-/// Bugs that no test can show yet are listed as open, with the reason.
+/// Bugs that no litmus test shows are listed as open, with the reason.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Explains these: numbers of bugs (B04), names of their tests, or litmus files with a planted bug.
@@ -59,7 +59,7 @@ pub(crate) struct Bug {
 struct Listed<'a> {
     id: &'a str,
     title: &'a str,
-    /// Why there is no test of it yet.
+    /// Why there is no litmus test of it.
     open: Option<&'a str>,
     tests: Vec<ListedTest<'a>>,
 }
@@ -225,7 +225,7 @@ fn listed_test(test: &Test) -> ListedTest<'_> {
 fn heading(entry: &Entry) -> String {
     match &entry.open {
         Some(reason) => {
-            format!("{} {}\n\n{}\n    Open: no test can show it yet.", entry.id, entry.title, indent(reason))
+            format!("{} {}\n\n{}\n    Open: no litmus test shows it.", entry.id, entry.title, indent(reason))
         }
         None => format!("{} {}\n", entry.id, entry.title),
     }
@@ -308,7 +308,8 @@ fn summary(entries: &[Entry], bugs: &[Bug]) -> String {
     let found = entries.iter().filter(is_found).count();
     let open = entries.iter().filter(|entry| entry.open.is_some()).count();
     let seconds: f64 = bugs.iter().map(|bug| bug.seconds).sum();
-    format!("{found} of {} bugs found in {seconds:.1} s of one CPU; {open} open.", entries.len())
+    let (of, tests) = (entries.len(), bugs.len());
+    format!("{found} of {of} bugs found, by {tests} tests, in {seconds:.1} s of one CPU; {open} open.")
 }
 
 /// The bugs as a table, those that are open at the end.

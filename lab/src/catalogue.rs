@@ -1,7 +1,7 @@
 //! The catalogue of known bugs: which there are, which litmus tests show each, and which are open.
 //!
 //! A litmus test with a line `bug B07 TITLE` is a test of entry B07; its comment is the entry's text. A letter behind the
-//! number names a variant: `B07b` belongs to B07 as well. Entries that no test can express yet are listed in `open.txt`,
+//! number names a variant: `B07b` belongs to B07 as well. Entries that no litmus test shows are listed in `open.txt`,
 //! with the reason; whoever adds a test takes its entry out there.
 //!
 //! Numbers with a B are those of real bugs, with a C of candidates that nobody has reported, as far as is known. B01 to B36,

@@ -1,6 +1,7 @@
 //! `lazytlb compare`: every strategy side by side, on what is bundled.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::io::Cursor;
 
 use anyhow::{Context, Result};
@@ -22,6 +23,9 @@ pub(crate) struct Arguments {
     /// Only these strategies; can be repeated. All but variants if not given.
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
+    /// Only the verdicts over the litmus tests.
+    #[arg(long)]
+    safety: bool,
     /// Prints one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -42,10 +46,28 @@ const TRACES: [Bundled; 2] = [
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Json {
-    litmus: Vec<Row>,
+    #[serde(flatten)]
+    safety: Safety,
     bugs: Vec<bugs::Bug>,
     replay: Vec<replay::Json>,
     native: Vec<Native>,
+}
+
+/// What the litmus tests say.
+#[derive(Serialize)]
+struct Safety {
+    litmus: Vec<Row>,
+    /// What is left out, because a test says that it is too large for the strategy.
+    not_run: Vec<NotRun>,
+}
+
+/// A run that is left out.
+#[derive(Serialize)]
+struct NotRun {
+    test: String,
+    machine: &'static str,
+    strategy: &'static str,
+    memory: &'static str,
 }
 
 /// How long a strategy's hot path takes natively, in nanoseconds.
@@ -61,35 +83,49 @@ struct Native {
 /// Runs the command; says whether all was as expected.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let compared = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
-    let litmus = verdicts(&compared)?;
+    let safety = verdicts(&compared)?;
+    let is_safe = safety.litmus.iter().all(|row| row.expected);
+    if arguments.safety {
+        if arguments.json {
+            crate::print_json(&safety)?;
+        } else {
+            crate::print(&safety.text())?;
+        }
+        return Ok(is_safe);
+    }
     let bugs = bugs::find(&bugs::all()?, Effort::default(), false)?;
     let reports: Vec<(&str, Report)> = TRACES.iter().map(|trace| replayed(trace, &compared)).collect::<Result<_>>()?;
     let native =
         native(|name| arguments.strategy.is_empty() || compared.iter().any(|strategy| strategy.name() == name));
-    let good = litmus.iter().all(|row| row.expected) && bugs.iter().all(|bug| bug.found);
+    let good = is_safe && bugs.iter().all(|bug| bug.found);
     if arguments.json {
         let replay = reports.iter().map(|(name, report)| replay::Json::new(name, Rules::Ipi, report)).collect();
-        crate::print_json(&Json { litmus, bugs, replay, native })?;
+        crate::print_json(&Json { safety, bugs, replay, native })?;
     } else {
-        crate::print(&text_report(&litmus, &bugs, &reports, &native))?;
+        crate::print(&text_report(&safety, &bugs, &reports, &native))?;
     }
     Ok(good)
 }
 
-/// Every bundled test without a planted bug, under every strategy that is compared.
-fn verdicts(compared: &[Strategy]) -> Result<Vec<Row>> {
-    let mut runs = Vec::new();
+/// Every bundled test without a planted bug, under every strategy that is compared and that it is not too large for.
+fn verdicts(compared: &[Strategy]) -> Result<Safety> {
+    let (mut runs, mut not_run) = (Vec::new(), Vec::new());
     for test in suite::load(&[])?.into_iter().filter(|test| !test.litmus.is_mutation()) {
         for &rules in &test.litmus.machines {
             for memory in suite::usual_memories(&test.litmus) {
-                let is_run = |strategy: &&Strategy| test.litmus.is_run_under(**strategy, rules, memory);
-                for &strategy in compared.iter().filter(is_run) {
-                    runs.push(Run::new(&test, strategy, rules, memory));
+                for &strategy in compared {
+                    if test.litmus.is_run_under(strategy, rules, memory) {
+                        runs.push(Run::new(&test, strategy, rules, memory));
+                    } else {
+                        let test = test.litmus.program.name.clone();
+                        let (machine, strategy, memory) = (rules.name(), strategy.name(), memory.name());
+                        not_run.push(NotRun { test, machine, strategy, memory });
+                    }
                 }
             }
         }
     }
-    suite::explore_all(&runs, Effort::default(), false)
+    Ok(Safety { litmus: suite::explore_all(&runs, Effort::default(), false)?, not_run })
 }
 
 fn replayed(&(name, trace, tasks): &Bundled, compared: &[Strategy]) -> Result<(&'static str, Report)> {
@@ -140,16 +176,11 @@ fn native(wanted: impl Fn(&str) -> bool) -> Vec<Native> {
     all
 }
 
-fn text_report(litmus: &[Row], bugs: &[bugs::Bug], reports: &[(&str, Report)], native: &[Native]) -> String {
-    let tests: std::collections::BTreeSet<&str> = litmus.iter().map(|row| row.test.as_str()).collect();
-    let mut text = format!(
-        "Safety: {} litmus tests, all interleavings, SC and TSO. In brackets: a machine that the strategy is not for.\n\n{}\n\n{}\n",
-        tests.len(),
-        safety(litmus, &Rules::SIMPLE),
-        safety(litmus, &Rules::OF_ARCHITECTURES)
-    );
+fn text_report(safety: &Safety, bugs: &[bugs::Bug], reports: &[(&str, Report)], native: &[Native]) -> String {
+    let mut text = safety.text();
     let found = bugs.iter().filter(|bug| bug.found).count();
-    text += &format!("\nKnown bugs, planted: {found} of {} found (`lazytlb bugs --all`).\n", bugs.len());
+    let tests = bugs.len();
+    text += &format!("\nKnown bugs, planted: {found} of {tests} tests find theirs (`lazytlb bugs --all`).\n");
     for (name, report) in reports {
         text += &format!(
             "\nCost on the bundled trace {name} (Linux 6.18, {} CPUs, {} switches), counted by the strategies' own code:\n",
@@ -168,36 +199,54 @@ fn text_report(litmus: &[Row], bugs: &[bugs::Bug], reports: &[(&str, Report)], n
     text
 }
 
-/// For each strategy and machine: how many runs passed, or what was found. In brackets where it claims nothing.
-fn safety(litmus: &[Row], machines: &[Rules]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(core::iter::once("strategy").chain(machines.iter().map(|rules| rules.name())));
-    let is_run = |strategy: &Strategy| {
-        litmus
-            .iter()
-            .any(|row| row.strategy == strategy.name() && machines.iter().any(|rules| rules.name() == row.machine))
-    };
-    for &strategy in Strategy::KNOWN.iter().filter(|&strategy| is_run(strategy)) {
-        let on = |rules: Rules| {
-            let rows = litmus.iter().filter(|row| (row.strategy, row.machine) == (strategy.name(), rules.name()));
-            verdict_cell(&rows.collect::<Vec<_>>(), strategy.claims(rules))
-        };
-        table.add_row(core::iter::once(Cell::new(strategy.name())).chain(machines.iter().map(|&rules| on(rules))));
+impl Safety {
+    /// A heading, and a table for the simple rules and one for those of architectures.
+    fn text(&self) -> String {
+        let tests: BTreeSet<&str> = self.litmus.iter().map(|row| row.test.as_str()).collect();
+        format!(
+            "Safety: {} litmus tests, all interleavings, SC and TSO. In brackets: a machine that the strategy is not for. Not run: too large.\n\n{}\n\n{}\n",
+            tests.len(),
+            self.table(&Rules::SIMPLE),
+            self.table(&Rules::OF_ARCHITECTURES)
+        )
     }
-    table
+
+    /// For each strategy and machine: how many runs passed, or what was found, and how many are left out. In brackets where the
+    /// strategy claims nothing.
+    fn table(&self, machines: &[Rules]) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(core::iter::once("strategy").chain(machines.iter().map(|rules| rules.name())));
+        let of_litmus = self.litmus.iter().map(|row| row.strategy);
+        let compared: BTreeSet<&str> = of_litmus.chain(self.not_run.iter().map(|one| one.strategy)).collect();
+        for &strategy in Strategy::KNOWN.iter().filter(|strategy| compared.contains(strategy.name())) {
+            let cells = machines.iter().map(|&rules| self.cell(strategy, rules));
+            table.add_row(core::iter::once(Cell::new(strategy.name())).chain(cells));
+        }
+        table
+    }
+
+    fn cell(&self, strategy: Strategy, rules: Rules) -> Cell {
+        let pair = (strategy.name(), rules.name());
+        let rows: Vec<&Row> = self.litmus.iter().filter(|row| (row.strategy, row.machine) == pair).collect();
+        let not_run = self.not_run.iter().filter(|one| (one.strategy, one.machine) == pair).count();
+        verdict_cell(&rows, not_run, strategy.claims(rules))
+    }
 }
 
-fn verdict_cell(rows: &[&Row], claimed: bool) -> Cell {
+fn verdict_cell(rows: &[&Row], not_run: usize, claimed: bool) -> Cell {
     let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
     let mut kinds: Vec<&str> = rows.iter().flat_map(|row| row.kinds.iter().copied()).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    let text = match (count(Verdict::Bug), count(Verdict::Incomplete)) {
+    let mut text = match (count(Verdict::Bug), count(Verdict::Incomplete)) {
         (0, 0) => format!("{} pass", rows.len()),
         (0, incomplete) => format!("{incomplete} of {} incomplete", rows.len()),
         (bugs, _) => format!("{bugs} of {}: {}", rows.len(), kinds.join(", ")),
     };
+    if not_run > 0 {
+        text += &format!("; {not_run} not run");
+    }
     match (claimed, count(Verdict::Pass) == rows.len()) {
         (true, true) => Cell::new(text).fg(Color::Green),
         (true, false) => Cell::new(text).fg(Color::Red),

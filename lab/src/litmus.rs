@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         }
         return Ok(true);
     }
-    let runs = runs(arguments)?;
+    let (runs, left_out) = runs(arguments)?;
     if let Some(file) = &arguments.replay {
         return replay(&runs, file);
     }
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.json {
         crate::print_json(&rows)?;
     } else {
-        crate::print(&format!("{}\n", suite::table(&rows)))?;
+        crate::print(&format!("{}\n{}", suite::table(&rows), said_of(left_out)))?;
     }
     Ok(rows.iter().all(|row| row.expected))
 }
@@ -78,10 +78,22 @@ fn indent(text: &str) -> String {
     text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
-fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
+/// What is said of runs that are left out.
+fn said_of(left_out: usize) -> String {
+    match left_out {
+        0 => String::new(),
+        _ => format!(
+            "\n{left_out} runs are left out: too large for a strategy, as their tests say; `--strategy` runs them.\n"
+        ),
+    }
+}
+
+/// What is to be run, and how many runs are left out because they are too large.
+fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
     let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
-    let mut runs = Vec::new();
-    for test in suite::load(&arguments.tests)? {
+    let (mut runs, mut left_out) = (Vec::new(), 0);
+    let tests = suite::load(&arguments.tests)?;
+    for test in &tests {
         let litmus = &test.litmus;
         // A test with a planted bug is not a test of the strategies; it is run where one asks for it to see its report.
         if litmus.is_mutation() && arguments.replay.is_none() {
@@ -99,18 +111,29 @@ fn runs(arguments: &Arguments) -> Result<Vec<Run>, BadInput> {
             for memory in memories {
                 let named = !arguments.strategy.is_empty();
                 let is_run = |strategy: &&Strategy| named || litmus.is_run_under(**strategy, rules, memory);
-                for &strategy in strategies.iter().filter(is_run) {
-                    runs.push(Run::new(&test, strategy, rules, memory));
-                }
+                let before = runs.len();
+                runs.extend(strategies.iter().filter(is_run).map(|&strategy| Run::new(test, strategy, rules, memory)));
+                left_out += strategies.len() - (runs.len() - before);
             }
         }
     }
     if runs.is_empty() {
-        return Err(BadInput::new(
-            "nothing to run: no test is for the machines and memory models that were asked for, or a bug is planted in each (see `lazytlb bugs`)",
-        ));
+        return Err(nothing_to_run(&tests));
     }
-    Ok(runs)
+    Ok((runs, left_out))
+}
+
+/// Nothing is left of what was asked for.
+fn nothing_to_run(tests: &[Test]) -> BadInput {
+    let [Test { asked_as, litmus }] = tests else {
+        return BadInput::new(
+            "nothing to run: no test is for the machines and memory models that were asked for, or a bug is planted in each (see `lazytlb bugs`)",
+        );
+    };
+    let machines = litmus.machines.iter().map(|rules| rules.name()).collect::<Vec<_>>().join(", ");
+    let memories = litmus.memories.iter().map(|memory| memory.name()).collect::<Vec<_>>().join(", ");
+    let knows = if litmus.program.accesses() { "; `weak` knows no user accesses" } else { "" };
+    BadInput::new(format!("nothing to run: {asked_as} is for {machines}, under {memories}{knows}"))
 }
 
 fn among<T: PartialEq>(one: &T, wanted: &[T]) -> bool {

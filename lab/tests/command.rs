@@ -154,7 +154,7 @@ fn bugs_alone_lists_the_catalogue() {
         let output = lazytlb(&["bugs", open["id"].as_str().unwrap()]);
         let text = String::from_utf8(output.stdout).unwrap();
         let reason = open["open"].as_str().unwrap().lines().next().unwrap();
-        assert!(text.contains(reason) && text.contains("Open: no test can show it yet."), "{text}");
+        assert!(text.contains(reason) && text.contains("Open: no litmus test shows it."), "{text}");
         assert_eq!(output.status.code(), Some(0));
     }
 }
@@ -246,7 +246,10 @@ fn replay_prints_one_object() {
 fn compare_prints_all_of_these() {
     let (good, all) = json(&["compare", "--strategy", "refcount", "--strategy", "shootdown"]);
     assert!(good, "{all}");
-    assert_eq!(keys(&all), ["bugs", "litmus", "native", "replay"]);
+    assert_eq!(keys(&all), ["bugs", "litmus", "native", "not_run", "replay"]);
+    for run in all["not_run"].as_array().unwrap() {
+        assert_eq!(keys(run), ["machine", "memory", "strategy", "test"]);
+    }
     assert_eq!(all["replay"].as_array().unwrap().len(), 2);
     assert_eq!(all["replay"][0]["strategies"].as_array().unwrap().len(), 2);
     assert_eq!(keys(&all["native"][0]), ["fastest_ns", "median_ns", "path", "slowest_ns", "strategy"]);
@@ -254,6 +257,22 @@ fn compare_prints_all_of_these() {
         assert!(run["strategy"] == "refcount" || run["strategy"] == "shootdown");
         assert!(run["claimed"] == false || run["verdict"] == "pass", "{run}");
     }
+}
+
+/// What is left out of the tables is counted in them.
+#[test]
+fn compare_says_what_is_not_run() {
+    let (good, safety) = json(&["compare", "--safety", "--strategy", "no-lazy"]);
+    assert!(good, "{safety}");
+    assert_eq!(keys(&safety), ["litmus", "not_run"]);
+    let not_run = safety["not_run"].as_array().unwrap();
+    assert!(!not_run.is_empty());
+    for run in not_run {
+        assert_eq!((&run["test"], &run["machine"]), (&"broadcast-two-flush".into(), &"x86-broadcast".into()));
+    }
+    let text = String::from_utf8(lazytlb(&["compare", "--safety", "--strategy", "no-lazy"]).stdout).unwrap();
+    assert!(text.starts_with("Safety: ") && !text.contains("Known bugs"), "{text}");
+    assert_eq!(text.matches(&format!("; {} not run", not_run.len())).count(), 1, "{text}");
 }
 
 #[test]
@@ -269,6 +288,14 @@ error: no-such-test: No such file or directory (os error 2); it is no bundled te
     let error = refused(&["litmus", file.to_str().unwrap()]);
     assert!(error.contains("unknown.litmus:6:1: unknown statement `jump`"), "{error}");
     assert!(error.contains("\n    jump\n    ^"), "{error}");
+    let file = scratch("script.litmus", "lazytlb-litmus 1\nname t\nmm A\nuser sh A\ncpu sh\nunuse-temporary-mm\n");
+    let error = refused(&["litmus", file.to_str().unwrap()]);
+    assert!(
+        error.contains("script.litmus:6:1: no temporary tables are loaded\n    unuse-temporary-mm\n    ^"),
+        "{error}"
+    );
+    let error = refused(&["litmus", "access-unmap", "--memory", "weak"]);
+    assert!(error.contains("under sc, tso; `weak` knows no user accesses"), "{error}");
     let file = scratch("bytes.litmus", b"lazytlb-litmus 1\nname \xff\n");
     let error = refused(&["litmus", file.to_str().unwrap()]);
     assert!(error.contains("bytes.litmus:2:6: not text"), "{error}");

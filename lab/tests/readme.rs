@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use lazytlb_sched_model::{Rules, Strategy};
 use snapbox::cmd::cargo_bin;
 
 /// The README's blocks that begin with a `litmus` command: its arguments, and the lines below it.
@@ -62,4 +63,35 @@ fn the_guide_shows_what_costs_counts() {
     let output = Command::new(cargo_bin!("lazytlb")).arg("costs").env("NO_COLOR", "1").output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!(shown.trim(), printed.trim(), "`lazytlb costs` prints what belongs into docs/STRATEGIES.md");
+}
+
+/// The tables of a text whose header has a column, each as the first words of its rows.
+fn rows_of_tables<'a>(text: &'a str, column: &str) -> Vec<Vec<&'a str>> {
+    let is_header = |line: &str| line.starts_with(" strategy ") && line.split_whitespace().any(|word| word == column);
+    let lines: Vec<&str> = text.lines().collect();
+    let headers = lines.iter().enumerate().filter(|(_, line)| is_header(line));
+    let rows = headers.map(|(header, _)| lines[header + 1..].iter().take_while(|line| line.starts_with(' ')));
+    rows.map(|rows| rows.filter_map(|row| row.split_whitespace().next()).collect()).collect()
+}
+
+/// That a table is the one that `compare` prints is checked where that has been run (`.ci/run`): it takes minutes. That none lacks
+/// a strategy, or a machine, is seen at once.
+#[test]
+fn no_strategy_is_missing_from_a_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let guide = fs::read_to_string(root.join("docs/STRATEGIES.md")).unwrap();
+    let all: Vec<&str> = Strategy::all().map(Strategy::name).collect();
+    let machines = Rules::ALL.iter().map(|rules| (&guide, rules.name(), 1));
+    let of_readme = [("ipi-flush", 1), ("transfers", 2), ("user-user", 1)];
+    for (text, column, tables) in machines.chain(of_readme.map(|(column, tables)| (&readme, column, tables))) {
+        let found = rows_of_tables(text, column);
+        assert_eq!(found.len(), tables, "tables with a column {column}");
+        for rows in found {
+            // There is nothing to time of a strategy that does nothing.
+            let expected = all.iter().filter(|&&name| column != "user-user" || name != "unprotected");
+            let missing: Vec<&&str> = expected.filter(|name| !rows.contains(name)).collect();
+            assert!(missing.is_empty(), "{missing:?} are not in the table with a column {column}");
+        }
+    }
 }

@@ -16,8 +16,10 @@ use crate::well_formed::{check, duel};
 pub const MOST_CPUS: usize = 4;
 /// The most statements that each of its CPUs is given; what belongs together may be a few more.
 const MOST_STATEMENTS: usize = 7;
+/// How many more address spaces than CPUs a program may begin with: more than arm64's rule has ASIDs here, so that they run out.
+const SPARE_MMS: usize = 3;
 /// The most address spaces, those included that are made by execs.
-const MOST_MMS: usize = 5;
+const MOST_MMS: usize = MOST_CPUS + SPARE_MMS + 2;
 /// How often a statement is tried for each that is wanted: most places fit most statements not.
 const TRIES: usize = 8;
 
@@ -49,7 +51,8 @@ impl Maker {
         let mut rng = Rng::with_seed(number);
         let program = Program { name: format!("random-{number:016x}"), ..Program::default() };
         let cpus = [1, 2, 2, 2, 3, 3, 3, MOST_CPUS][rng.usize(..8)];
-        let mms = rng.usize(1..=3);
+        // Mostly few, so that CPUs meet on them.
+        let mms = if rng.usize(..4) == 0 { rng.usize(1..=cpus + SPARE_MMS) } else { rng.usize(1..=3) };
         let mut maker = Maker { rng, program };
         for mm in 0..mms {
             maker.program.mms.push(letter(mm));

@@ -3,6 +3,7 @@
 //! * [`Program`]: what each CPU does; [`Statement`]s for every path of the switch path.
 //! * [`Strategy`], [`Rules`]: what it runs under; [`Strategy::claims`] says where a strategy must pass.
 //! * [`Model`]: the program on a machine; explore it, shrink what was found, replay it.
+//! * [`mistakes`]: scripts that are wrong in every execution.
 //! * [`generate`], [`well_formed`], [`mod@shrink`]: random programs that a correct kernel could run, and what is left of one that
 //!   fails.
 //! * [`seed`]: the bug that this project began with.
@@ -12,6 +13,7 @@ pub mod generate;
 pub mod invariants;
 pub mod kernel;
 pub mod litmus;
+pub mod mistakes;
 mod model;
 pub mod mutants;
 pub mod platform;

@@ -19,7 +19,8 @@
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
 //! check pinned-roots                   # a root that a CPU has loaded must not be unpinned when its last user goes
 //! check freeing-sleeps                 # an mm must be freed where one may sleep, as on a real-time kernel
-//! except hazard-deadline               # too large for these strategies, unless one is named
+//! except hazard-deadline               # too large for these strategies, unless one is named; can be repeated
+//! except epoch-qs on arm64 under weak  # likewise, on these machines, or under these memory models, only
 //! drop smp.ack                         # a planted bug: the access with this label has no effect
 //! relax hazard.unpublish               # a planted bug: the access with this label orders nothing; a fence is none
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
@@ -96,8 +97,8 @@ pub struct Litmus {
     pub machines: Vec<Rules>,
     /// The memory models it runs under.
     pub memories: Vec<MemoryModel>,
-    /// The strategies that it is too large for.
-    pub except: Vec<Strategy>,
+    /// What it is too large for.
+    pub except: Vec<Exception>,
     /// Labels whose accesses have no effect; a test with any is a mutation.
     pub dropped: Vec<String>,
     /// Labels of accesses and fences that order nothing; a test with any is a mutation.
@@ -110,6 +111,25 @@ pub struct Litmus {
     pub allowed: Vec<Kind>,
     /// What must be found where a strategy does not claim to work.
     pub expected: Vec<Expectation>,
+}
+
+/// What a test is too large for: it is run there only where somebody names the strategy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exception {
+    /// The strategies.
+    pub strategies: Vec<Strategy>,
+    /// The machines; all if none is named.
+    pub machines: Vec<Rules>,
+    /// The memory models; all if none is named.
+    pub memories: Vec<MemoryModel>,
+}
+
+impl Exception {
+    fn covers(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> bool {
+        self.strategies.contains(&strategy)
+            && (self.machines.is_empty() || self.machines.contains(&rules))
+            && (self.memories.is_empty() || self.memories.contains(&memory))
+    }
 }
 
 /// What must be found under a strategy on a machine.
@@ -146,19 +166,9 @@ impl Litmus {
         !self.dropped.is_empty() || !self.relaxed.is_empty() || self.mutant.is_some()
     }
 
-    /// Whether it is run under a strategy on a machine where nobody names the strategy. Those that free later run with at
-    /// most two CPUs and on the simple rules only: what they do does not depend on what else a flush does, and their tests are
-    /// the largest. What is too large for one of them is too large for all of them under `weak`.
+    /// Whether it is run under a strategy on a machine where nobody names the strategy.
     pub fn is_run_under(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> bool {
-        if self.except.contains(&strategy) {
-            return false;
-        }
-        if !strategy.frees_later() {
-            return true;
-        }
-        let is_small = self.program.cpus() <= 2 && Rules::SIMPLE.contains(&rules);
-        let is_small_under_weak = self.except.is_empty() && !strategy.has_timer() && rules == Rules::Broadcast;
-        is_small && (memory != MemoryModel::Weak || is_small_under_weak)
+        !self.except.iter().any(|exception| exception.covers(strategy, rules, memory))
     }
 
     /// What the test runs in, for one strategy on one machine under one memory model.

@@ -28,8 +28,9 @@ use crate::mutants::{
 use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
-    OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, KeepsOldContexts, LeavesAndEnters, LooksAtPrev,
+    NeverFlushes, OnlyBroadcasts, OthersAreLazy, ReservesOnce, ResetsMask, SharesAsids, SharesReserved, SkipsLazies,
+    SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
 use crate::watch::Watch;
@@ -117,6 +118,12 @@ impl Model {
             Some(Mutant::KeepsItsTlb) => return Self::on_wrong_rules::<Radix<KeepsItsTlb>>(program, setting),
             Some(Mutant::ForgetsLazies) => return Self::on_wrong_rules::<AsidRule<ForgetsLazies>>(program, setting),
             Some(Mutant::FlushesItsOwn) => return Self::on_wrong_rules::<AsidRule<FlushesItsOwn>>(program, setting),
+            Some(Mutant::NeverFlushes) => return Self::on_wrong_rules::<AsidRule<NeverFlushes>>(program, setting),
+            Some(Mutant::SharesReserved) => return Self::on_wrong_rules::<AsidRule<SharesReserved>>(program, setting),
+            Some(Mutant::KeepsOldContexts) => {
+                return Self::on_wrong_rules::<AsidRule<KeepsOldContexts>>(program, setting);
+            }
+            Some(Mutant::ReservesOnce) => return Self::on_wrong_rules::<AsidRule<ReservesOnce>>(program, setting),
             Some(Mutant::SkipsTlbsync) => {
                 return Self::on_wrong_rules::<WrongBroadcast<SkipsTlbsync>>(program, setting);
             }

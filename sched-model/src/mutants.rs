@@ -70,6 +70,14 @@ pub enum Mutant {
     ForgetsLazies,
     /// [`FlushesItsOwn`](crate::rule_mutants::FlushesItsOwn).
     FlushesItsOwn,
+    /// [`NeverFlushes`](crate::rule_mutants::NeverFlushes).
+    NeverFlushes,
+    /// [`SharesReserved`](crate::rule_mutants::SharesReserved).
+    SharesReserved,
+    /// [`KeepsOldContexts`](crate::rule_mutants::KeepsOldContexts).
+    KeepsOldContexts,
+    /// [`ReservesOnce`](crate::rule_mutants::ReservesOnce).
+    ReservesOnce,
     /// [`SkipsTlbsync`](crate::rule_mutants::SkipsTlbsync).
     SkipsTlbsync,
     /// [`SyncsElsewhere`](crate::rule_mutants::SyncsElsewhere).
@@ -84,7 +92,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 27] = [
+    pub const ALL: [Mutant; 31] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -107,6 +115,10 @@ impl Mutant {
         Mutant::KeepsItsTlb,
         Mutant::ForgetsLazies,
         Mutant::FlushesItsOwn,
+        Mutant::NeverFlushes,
+        Mutant::SharesReserved,
+        Mutant::KeepsOldContexts,
+        Mutant::ReservesOnce,
         Mutant::SkipsTlbsync,
         Mutant::SyncsElsewhere,
         Mutant::OnlyBroadcasts,
@@ -139,6 +151,10 @@ impl Mutant {
             Mutant::KeepsItsTlb => "keeps-its-tlb",
             Mutant::ForgetsLazies => "forgets-lazies",
             Mutant::FlushesItsOwn => "flushes-its-own",
+            Mutant::NeverFlushes => "never-flushes",
+            Mutant::SharesReserved => "shares-reserved",
+            Mutant::KeepsOldContexts => "keeps-old-contexts",
+            Mutant::ReservesOnce => "reserves-once",
             Mutant::SkipsTlbsync => "skips-tlbsync",
             Mutant::SyncsElsewhere => "syncs-elsewhere",
             Mutant::OnlyBroadcasts => "only-broadcasts",
@@ -170,7 +186,12 @@ impl Mutant {
             | Mutant::TrustsUsers
             | Mutant::Unpinned
             | Mutant::KeepsItsTlb => Some(Rules::PowerRadix),
-            Mutant::ForgetsLazies | Mutant::FlushesItsOwn => Some(Rules::Arm64),
+            Mutant::ForgetsLazies
+            | Mutant::FlushesItsOwn
+            | Mutant::NeverFlushes
+            | Mutant::SharesReserved
+            | Mutant::KeepsOldContexts
+            | Mutant::ReservesOnce => Some(Rules::Arm64),
             Mutant::SkipsTlbsync
             | Mutant::SyncsElsewhere
             | Mutant::OnlyBroadcasts

@@ -24,8 +24,9 @@ use lazytlb_shootdown::x86_broadcast::Broadcasting;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, LeavesAndEnters, LooksAtPrev, OnlyBroadcasts,
-    OthersAreLazy, ResetsMask, SharesAsids, SkipsLazies, SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
+    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, KeepsOldContexts, LeavesAndEnters, LooksAtPrev,
+    NeverFlushes, OnlyBroadcasts, OthersAreLazy, ReservesOnce, ResetsMask, SharesAsids, SharesReserved, SkipsLazies,
+    SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::tables::{Table, Tables};
 use crate::tlb::Mmus;
@@ -352,6 +353,10 @@ platform!(Radix<Unpinned>);
 platform!(Radix<KeepsItsTlb>);
 platform!(AsidRule<ForgetsLazies>);
 platform!(AsidRule<FlushesItsOwn>);
+platform!(AsidRule<NeverFlushes>);
+platform!(AsidRule<SharesReserved>);
+platform!(AsidRule<KeepsOldContexts>);
+platform!(AsidRule<ReservesOnce>);
 platform!(WrongBroadcast<SkipsTlbsync>);
 platform!(WrongBroadcast<SyncsElsewhere>);
 platform!(WrongBroadcast<OnlyBroadcasts>);

@@ -178,6 +178,42 @@ impl AsidSteps for FlushesItsOwn {
     }
 }
 
+/// After a rollover a CPU goes on with what it has cached under ASIDs that others get now (A01).
+#[derive(Clone, Copy, Debug)]
+pub struct NeverFlushes;
+
+impl AsidSteps for NeverFlushes {
+    fn make_flush<P: Platform>(_cpu: &AsidState<P>) {}
+}
+
+/// An ASID that some CPU is on is handed out to another mm (A02).
+#[derive(Clone, Copy, Debug)]
+pub struct SharesReserved;
+
+impl AsidSteps for SharesReserved {
+    fn is_free(_is_reserved: bool) -> bool {
+        true
+    }
+}
+
+/// An mm that has had a context once keeps it, whatever the generation (A03).
+#[derive(Clone, Copy, Debug)]
+pub struct KeepsOldContexts;
+
+impl AsidSteps for KeepsOldContexts {
+    fn is_current(of_context: usize, _generation: usize) -> bool {
+        of_context != 0
+    }
+}
+
+/// An mm keeps its reserved ASID through one rollover and not through the next: it is reserved under its old name still (A04).
+#[derive(Clone, Copy, Debug)]
+pub struct ReservesOnce;
+
+impl AsidSteps for ReservesOnce {
+    fn renew<P: Platform>(_cpu: &AsidState<P>, _context: usize) {}
+}
+
 /// Takes all CPUs but the calling one out of the mask.
 fn clear_others<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>) {
     let me = host.platform().smp_processor_id();

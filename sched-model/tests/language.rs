@@ -101,13 +101,81 @@ proptest! {
     }
 }
 
-/// A script that asks for what cannot be is told so.
+/// A script that asks for what cannot be is told so, also where a test is for a caller's mistake and may.
 #[test]
 fn what_was_not_adopted_is_not_given_back() {
-    let litmus = Litmus::parse("lazytlb-litmus 1\nname t\nmm A\nuser sh A\n\ncpu sh\nunuse\n").unwrap();
+    let text = "lazytlb-litmus 1\nname t\nmutant caller\nmm A\nuser sh A\n\ncpu sh\nunuse\n";
+    let litmus = Litmus::parse(text).unwrap();
     let model = Model::new(&litmus.program, &litmus.setting(Strategy::Refcount, Rules::Ipi, MemoryModel::Sc));
     let found = model.explore(Search::Exhaustive(Reduction::Full), Limits::default(), |_| {}).found;
     assert_eq!(found[0].verdict.kind, Kind::Assertion);
+}
+
+/// What is wrong in every execution is no finding: it has a place in the file.
+#[test]
+fn scripts_that_cannot_be_right_are_refused() {
+    let header = "lazytlb-litmus 1\nname t\nmm A B\nuser sh A\nuser b B\nkthread k\nspinlock L\nword X\n";
+    let refused =
+        |body: &str| Litmus::parse(&format!("{header}{body}")).map_err(|error| error.to_string()).unwrap_err();
+    for (body, expected) in [
+        ("cpu sh\nunuse-temporary-mm\n", "10:1: no temporary tables are loaded"),
+        ("cpu k | cpu sh\nuse-temporary-mm A |\ntext-poke A\n", "11:1: temporary tables are loaded already"),
+        ("cpu k | cpu sh\nuse-temporary-mm A |\nswitch idle\n", "11:1: temporary tables are loaded, and preemption"),
+        ("cpu sh | cpu k\n | online\n", "10:4: the CPU is online"),
+        ("cpu idle\noffline\nlook\n", "11:1: the CPU is offline: only `online` can follow"),
+        ("cpu sh\nmigrate sh\n", "10:1: the task runs on this CPU"),
+        ("cpu sh | cpu b\nmigrate b | migrate sh\n", "10:1: CPUs wait for each other's tasks"),
+        ("cpu sh\nunlock L\n", "10:1: the lock is not held"),
+        ("cpu sh\nlock L\nlock-irq L\n", "11:1: the CPU has locked it already"),
+        ("cpu sh\nexit\naccess\n", "11:1: the task has no user memory"),
+        ("cpu k\nload-user X\n", "10:1: the task has no user memory"),
+        ("cpu sh\nuse B\n", "10:1: the task has an address space already"),
+        ("cpu k\nuse A\nunuse\nunuse\n", "12:1: the task has adopted no address space"),
+        ("cpu sh\nmembarrier B\n", "10:1: the address space is not the running task's"),
+        ("cpu sh\nload-saved-root\n", "10:1: no task has saved a root"),
+    ] {
+        assert!(refused(body).starts_with(expected), "{body}: {}", refused(body));
+        // A test of a caller's mistake is for just that.
+        Litmus::parse(&format!("{header}mutant caller\n{body}")).unwrap();
+    }
+    // Right in some execution, as far as one can tell: the task may come, the CPU may be preempted, or go back.
+    for body in [
+        "cpu sh | cpu b\nmigrate b | switch idle\n",
+        "cpu sh | cpu b\nmigrate b |\naccess |\n",
+        "cpu sh | cpu k\nswitch k | exit\nuse B |\nunuse |\n",
+        "cpu sh\npreempt k\nunlock L\n",
+        "cpu idle\noffline\nonline\nswitch sh\naccess\n",
+        "cpu sh\nlock L\nunlock L\nlock L\nunlock L\n",
+    ] {
+        Litmus::parse(&format!("{header}{body}")).unwrap();
+    }
+}
+
+/// What a test says that it is too large for, and nothing else, is left out.
+#[test]
+fn what_is_too_large_is_left_out() {
+    use MemoryModel::{Sc, Tso, Weak};
+    let text = "lazytlb-litmus 1\nname t\nexcept epoch-qs refcount on plain arm64 under weak\nexcept lazyfix on plain\n\
+                except hazard-ipi under sc tso\nexcept users-only\nmm A\nuser sh A\ncpu sh\nexit\n";
+    let litmus = Litmus::parse(text).unwrap();
+    let is_left_out = |strategy: &str, rules: &str, memory| {
+        !litmus.is_run_under(strategy.parse().unwrap(), rules.parse().unwrap(), memory)
+    };
+    for (strategy, rules, memory, expected) in [
+        ("refcount", "arm64", Weak, true),
+        ("refcount", "arm64", Tso, false),
+        ("refcount", "ipi-flush", Weak, false),
+        ("epoch-qs", "plain", Weak, true),
+        ("epoch-pinned", "plain", Weak, false),
+        ("lazyfix", "plain", Sc, true),
+        ("lazyfix", "arm64", Weak, false),
+        ("hazard-ipi", "arm64", Sc, true),
+        ("hazard-ipi", "arm64", Weak, false),
+        ("users-only", "x86-6.12", Tso, true),
+    ] {
+        assert_eq!(is_left_out(strategy, rules, memory), expected, "{strategy} {rules} {memory}");
+    }
+    assert_eq!(Litmus::parse(&litmus.to_string()).unwrap(), litmus, "it is read as it is printed");
 }
 
 /// A test of the largest size that is accepted fits into its machine.
@@ -152,6 +220,20 @@ fn errors_say_where_and_what() {
         (format!("{header}cpu sh\nleave now\n"), "t:6:7: not known behind `leave`"),
         (format!("{header}cpu sh\nclear-cid 0\n"), "t:6:1: expected a line `cid MM` in the header"),
         (format!("{header}word X\ncpu sh\nload-user X\nforbid 1:X=0\n"), "t:8:8: expected CPU:WORD=0 or CPU:WORD=1"),
+        (format!("{header}except on arm64\n"), "t:5:8: expected strategies"),
+        (format!("{header}except refcount on\n"), "t:5:19: expected machines"),
+        (format!("{header}except refcount under tos\n"), "t:5:23: unknown memory model `tos`"),
+        (format!("{header}except refcount under tso on arm64\n"), "t:5:27: unknown memory model `on`"),
+        (format!("{header}memory tso weak\ncpu sh\naccess\n"), "t:5:12: `weak` knows no user accesses"),
+        (format!("{header}kthread k\nmemory weak\ncpu k\nrevive A\n"), "t:6:8: `weak` knows no user accesses"),
+        (format!("{header}memory weak\nroam\ncpu idle\n"), "t:5:8: tasks roam under sc and tso only"),
+        (format!("{header}roam\ncpu sh\nexit\n"), "t:5:1: where tasks roam, CPUs are `cpu idle`"),
+        (format!("{header}cpu sh\nexec A\n\nexit\n\n"), "t:6:1: mm `A` is made by an exec, so nobody can have it"),
+        (format!("{header}mm B\ncpu sh\nexec B\n exec B\n"), "t:8:2: mm `B` is made by more than one exec"),
+        (format!("{header}mm B  C\ncpu sh\nexec B\n# end\n"), "t:5:7: mm `C` has no user"),
+        (format!("{header}mm B\ncpu sh\nmmdrop B\n\n"), "t:5:4: mm `B` has references but no user"),
+        (format!("{header}mutant skips-lazies\ncpu sh\nexit\n\n"), "t:5:8: mutant `skips-lazies` is of x86-6.12"),
+        ("lazytlb-litmus 1\nmm A\nuser sh A\ncpu sh\nexit\n\n\n".to_owned(), "t:5:1: the test has no name"),
     ] {
         let error = Litmus::parse(&text).unwrap_err().in_file("t");
         assert!(error.starts_with(expected), "{error}");

@@ -9,7 +9,7 @@ use std::thread;
 use common::{bundled, explore, kinds};
 use lazytlb_machine::Kind;
 use lazytlb_machine::MemoryModel::{self, Sc, Tso};
-use lazytlb_sched_model::{Litmus, Setting, Strategy};
+use lazytlb_sched_model::{Litmus, Rules, Setting, Strategy};
 
 /// What is wrong with one run, if anything is.
 fn wrong(litmus: &Litmus, setting: &Setting) -> Option<String> {
@@ -56,4 +56,29 @@ fn strategies_pass_where_they_claim_to_and_show_elsewhere_what_is_expected() {
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What tests leave out is some of the largest for some strategies: nobody is left out altogether, on no machine.
+#[test]
+fn every_strategy_is_run_on_every_machine_under_every_memory_model() {
+    let tests: Vec<_> = bundled().into_iter().filter(|litmus| !litmus.is_mutation()).collect();
+    for strategy in Strategy::all() {
+        for rules in Rules::ALL {
+            for (memory, least) in [(Sc, 40), (Tso, 40), (MemoryModel::Weak, 20)] {
+                let is_run = |litmus: &&Litmus| {
+                    let runs_there = litmus.machines.contains(&rules) && litmus.memories.contains(&memory);
+                    litmus.program.cpus() == 2 && runs_there && litmus.is_run_under(strategy, rules, memory)
+                };
+                let tests = tests.iter().filter(is_run).count();
+                assert!(tests >= least, "{strategy} on {rules} under {memory}: {tests} tests of two CPUs");
+            }
+        }
+        let is_run = |litmus: &Litmus| {
+            litmus
+                .machines
+                .iter()
+                .any(|&rules| litmus.memories.iter().any(|&memory| litmus.is_run_under(strategy, rules, memory)))
+        };
+        assert!(tests.iter().any(|litmus| litmus.program.cpus() == 3 && is_run(litmus)), "{strategy}: three CPUs");
+    }
 }

@@ -32,11 +32,12 @@ use lazytlb_core::tlb::{BroadcastTags, Tag};
 ///
 /// | the switching CPU | the other side |
 /// | --- | --- |
-/// | reads the generation, exchanges its `active` from what it was ([`ACTIVE`]) | rollover: raises the generation, takes `active` away ([`RESERVE`], full) |
+/// | reads the generation, exchanges its `active` from what it was ([`ACTIVE`]) | rollover: raises the generation, takes `active` away ([`RESERVE`]) |
 /// | stores the mm's new context, full barrier ([`NEW_CONTEXT`]), walks | a flush: writes page tables, full barrier ([`FLUSH`]), reads the context |
 ///
-/// By the first, a switch that has not seen the rollover finds that its `active` was taken and goes the slow way. By the
-/// second, a flush that used the old context has its page-table writes seen by whoever walks under the new one.
+/// By the first, a switch that has not seen the rollover finds that its `active` was taken and goes the slow way, behind the
+/// pool's lock ([`POOL`]). It is enough that both change one word: nothing here needs more order of them. By the second, a flush
+/// that used the old context has its page-table writes seen by whoever walks under the new one.
 ///
 /// Sources: arch/arm64/mm/context.c (Will Deacon's allocator; Linux commit b5466f8728527 brought it to ARM). Departures: an mm
 /// does not try to get its former ASID back unless it is reserved, and a CPU's `active` is not cleared when it goes to
@@ -52,7 +53,7 @@ impl<Steps> fmt::Debug for AsidRule<Steps> {
     }
 }
 
-/// Rollover takes a CPU's `active` context away (full, because the generation was raised before).
+/// Rollover takes a CPU's `active` context away.
 pub const RESERVE: Label = Label::new("arm64.reserve");
 /// A switch puts its context in the place of the CPU's former one.
 pub const ACTIVE: Label = Label::new("arm64.active");
@@ -70,6 +71,26 @@ pub trait AsidSteps: 'static {
             0 => {}
             active => cpu.reserved.store(active, Relaxed),
         }
+    }
+
+    /// Whether an mm whose context is of one generation may go on with it in another.
+    fn is_current(of_context: usize, generation: usize) -> bool {
+        of_context == generation
+    }
+
+    /// Whether an ASID can be handed out.
+    fn is_free(is_reserved: bool) -> bool {
+        !is_reserved
+    }
+
+    /// An mm keeps its reserved ASID: what the CPU is on has a new name.
+    fn renew<P: Platform>(cpu: &AsidState<P>, context: usize) {
+        cpu.reserved.store(context, Relaxed);
+    }
+
+    /// A CPU must drop its translations before it runs anything of the new generation.
+    fn make_flush<P: Platform>(cpu: &AsidState<P>) {
+        cpu.flush_pending.store(1, Relaxed);
     }
 
     /// The context by which an mm is flushed: the one that it has now, whatever the flushing CPU is on.
@@ -226,7 +247,7 @@ where
         if old != 0 && self.cpus().any(|cpu| cpu.reserved.load(Relaxed) == old) {
             let renewed = self.numbers.context(generation, self.numbers.asid(old));
             for cpu in self.cpus().filter(|cpu| cpu.reserved.load(Relaxed) == old) {
-                cpu.reserved.store(renewed, Relaxed);
+                Steps::renew(cpu, renewed);
             }
             return renewed;
         }
@@ -238,7 +259,7 @@ where
             }
             pool.used.store(asid, Relaxed);
             let is_reserved = |cpu: &AsidState<P>| self.numbers.asid(cpu.reserved.load(Relaxed)) == asid;
-            if !self.cpus().any(is_reserved) {
+            if Steps::is_free(self.cpus().any(is_reserved)) {
                 return self.numbers.context(pool.generation.load(Relaxed), asid);
             }
         }
@@ -251,7 +272,7 @@ where
         pool.used.store(0, Relaxed);
         for cpu in self.cpus() {
             Steps::reserve(cpu);
-            cpu.flush_pending.store(1, Relaxed);
+            Steps::make_flush(cpu);
         }
     }
 }
@@ -320,15 +341,17 @@ where
 
     let context = word.load(Relaxed);
     let active = this.active.load(Relaxed);
-    let is_current = || numbers.generation(context) == pool.generation.load(Relaxed);
-    if active != 0 && is_current() && this.active.compare_exchange(active, context, Relaxed.at(ACTIVE), Relaxed).is_ok()
+    let is_current = |context| Steps::is_current(numbers.generation(context), pool.generation.load(Relaxed));
+    if active != 0
+        && is_current(context)
+        && this.active.compare_exchange(active, context, Relaxed.at(ACTIVE), Relaxed).is_ok()
     {
         return context;
     }
 
     platform.spin_until(|| pool.lock.compare_exchange(0, 1, Acquire.at(POOL), Relaxed).ok());
     let mut context = word.load(Relaxed);
-    let is_new = numbers.generation(context) != pool.generation.load(Relaxed);
+    let is_new = !is_current(context);
     if is_new {
         context = allocator.new_context(context);
         word.store(context, Relaxed);

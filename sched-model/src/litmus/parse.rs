@@ -6,10 +6,12 @@ use core::fmt;
 
 use lazytlb_machine::{Kind, Machine, MemoryModel};
 
-use super::{Expectation, Litmus, LitmusError};
+use super::{Exception, Expectation, Litmus, LitmusError};
+use crate::mistakes;
 use crate::mutants::Mutant;
 use crate::program::{InInterrupt, Program, Roam, Source, Statement, TaskDecl};
 use crate::strategies::{Rules, Strategy};
+use crate::well_formed::Misuse;
 
 pub(super) const MAGIC: &str = "lazytlb-litmus 1";
 /// More than any search could come to the end of.
@@ -35,11 +37,43 @@ struct Line<'a> {
     text: &'a str,
 }
 
+/// A place of the text that may turn out to be wrong when all has been read.
+#[derive(Clone, Default)]
+struct Place {
+    line: usize,
+    column: usize,
+    text: String,
+}
+
+impl Place {
+    fn error(&self, message: impl Into<String>) -> LitmusError {
+        let Place { line, column, text } = self.clone();
+        LitmusError { line, column, message: message.into(), text }
+    }
+}
+
+/// Where things were said that are checked at the end.
+#[derive(Default)]
+struct Places {
+    /// The last line that says anything.
+    last: Place,
+    mms: Vec<Place>,
+    /// Each CPU's statements.
+    statements: Vec<Vec<Place>>,
+    mutant: Place,
+    roam: Place,
+    /// The word `weak` behind `memory`.
+    weak: Place,
+}
+
 impl<'a> Line<'a> {
-    fn error(&self, column: usize, message: impl Into<String>) -> LitmusError {
+    fn place(&self, column: usize) -> Place {
         // A tab is one column wide here, so that the caret stands right.
-        let text = self.text.replace('\t', " ");
-        LitmusError { line: self.number, column, message: message.into(), text }
+        Place { line: self.number, column, text: self.text.replace('\t', " ") }
+    }
+
+    fn error(&self, column: usize, message: impl Into<String>) -> LitmusError {
+        self.place(column).error(message)
     }
 
     /// The words of a part of the line; `part` is a slice of it.
@@ -67,6 +101,7 @@ struct Reader {
     /// `switch idle` is known only when all tasks are.
     columns: usize,
     in_header: bool,
+    places: Places,
 }
 
 impl Litmus {
@@ -80,13 +115,12 @@ impl Litmus {
         if first.text.trim_end() != MAGIC {
             return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
         }
-        let mut reader = Reader { litmus: Litmus::of(Program::default()), columns: 0, in_header: true };
-        let mut last = first.number;
+        let places = Places { last: first.place(1), ..Places::default() };
+        let mut reader = Reader { litmus: Litmus::of(Program::default()), columns: 0, in_header: true, places };
         for line in lines {
-            last = line.number;
             reader.line(&line)?;
         }
-        reader.finish(last)
+        reader.finish()
     }
 }
 
@@ -108,6 +142,7 @@ impl Reader {
             return Ok(());
         }
         let first = line.words(code).next().expect("it is not empty");
+        self.places.last = line.place(1);
         match first.text {
             "cpu" => self.columns(line, code),
             "allow" | "expect" | "forbid" => self.condition(line, code),
@@ -128,11 +163,10 @@ impl Reader {
             }
             "machine" => self.litmus.machines = parse_all(line, &rest, str::parse::<Rules>)?,
             "memory" => {
-                let memory = |name: &str| {
-                    let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
-                    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso, weak"))
-                };
                 self.litmus.memories = parse_all(line, &rest, memory)?;
+                if let Some(weak) = rest.iter().find(|word| word.text == MemoryModel::Weak.name()) {
+                    self.places.weak = line.place(weak.column);
+                }
             }
             "mm" => {
                 for word in &rest {
@@ -143,6 +177,7 @@ impl Reader {
                         return Err(line.error(word.column, format!("a test has at most {MOST_MMS} mms")));
                     }
                     self.litmus.program.mms.push(word.text.to_owned());
+                    self.places.mms.push(line.place(word.column));
                 }
             }
             "user" | "kthread" => {
@@ -164,7 +199,7 @@ impl Reader {
                 if rest.is_empty() {
                     return Err(missing("strategies"));
                 }
-                self.litmus.except = parse_all(line, &rest, str::parse)?;
+                self.litmus.except.push(exception(line, code, &rest)?);
             }
             "check" => match rest[..] {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
@@ -182,6 +217,7 @@ impl Reader {
             "mutant" => {
                 let [mutant] = rest[..] else { return Err(missing("one mutant")) };
                 self.litmus.mutant = Some(parse_one(line, mutant, str::parse)?);
+                self.places.mutant = line.place(mutant.column);
             }
             "bug" => {
                 let [number, title @ ..] = &rest[..] else { return Err(missing("a number and a title")) };
@@ -191,7 +227,10 @@ impl Reader {
                 let title: Vec<&str> = title.iter().map(|word| word.text).collect();
                 self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
             }
-            "roam" => self.litmus.program.roam = Some(Roam { execs: execs(line, &rest)? }),
+            "roam" => {
+                self.litmus.program.roam = Some(Roam { execs: execs(line, &rest)? });
+                self.places.roam = line.place(key.column);
+            }
             _ if self.kernel_header(line, key, &rest)? => {}
             _ => {
                 return Err(line.error(
@@ -257,6 +296,7 @@ impl Reader {
             }
             self.litmus.program.start.push(start);
             self.litmus.program.scripts.push(Vec::new());
+            self.places.statements.push(Vec::new());
             self.columns += 1;
         }
         if self.columns > MOST_PLACES {
@@ -277,6 +317,7 @@ impl Reader {
             }
             let statement = self.statement(line, cell, cpu, &words)?;
             self.litmus.program.scripts[cpu].push(statement);
+            self.places.statements[cpu].push(line.place(first.column));
             if self.litmus.program.arriving(cpu).len() > MOST_ARRIVING {
                 return Err(line.error(first.column, format!("a CPU has at most {MOST_ARRIVING} interrupts")));
             }
@@ -392,14 +433,13 @@ impl Reader {
         Ok(())
     }
 
-    fn finish(mut self, last: usize) -> Result<Litmus, LitmusError> {
-        let at_end =
-            |message: &str| LitmusError { line: last, column: 1, message: message.into(), text: String::new() };
+    fn finish(mut self) -> Result<Litmus, LitmusError> {
         if self.litmus.program.name.is_empty() {
-            return Err(at_end("the test has no name"));
+            return Err(self.places.last.error("the test has no name"));
         }
         if self.columns == 0 {
-            return Err(at_end("the test has no CPUs: expected a line such as `cpu TASK | cpu idle`"));
+            let message = "the test has no CPUs: expected a line such as `cpu TASK | cpu idle`";
+            return Err(self.places.last.error(message));
         }
         self.litmus.program = self.litmus.program.hold_what_is_put();
         if self.litmus.memories.is_empty() {
@@ -410,9 +450,11 @@ impl Reader {
             self.litmus.memories = MemoryModel::ALL.to_vec();
             self.litmus.memories.retain(|&memory| memory != MemoryModel::Weak || fits);
         }
-        self.check_users().map_err(|message| at_end(&message))?;
-        self.check_roam().map_err(|message| at_end(&message))?;
-        self.check_mutant().map_err(|message| at_end(&message))?;
+        self.check_users()?;
+        self.check_accesses()?;
+        self.check_roam()?;
+        self.check_mutant().map_err(|message| self.places.mutant.error(message))?;
+        self.check_scripts()?;
         Ok(self.litmus)
     }
 
@@ -432,48 +474,113 @@ impl Reader {
         Ok(())
     }
 
-    /// Where tasks roam there are no scripts, and memory is ordered as the scheduler's queue is there.
-    fn check_roam(&self) -> Result<(), String> {
-        let Litmus { program, memories, .. } = &self.litmus;
-        if program.roam.is_none() {
-            return Ok(());
-        }
-        if program.scripts.iter().any(|script| !script.is_empty()) || program.start.iter().any(Option::is_some) {
-            return Err("where tasks roam, CPUs are `cpu idle` and have no statements".into());
-        }
-        if program.tasks.is_empty() || program.mms.is_empty() {
-            return Err("nobody can roam without a task and an mm".into());
-        }
-        if memories.contains(&MemoryModel::Weak) {
-            return Err("tasks roam under sc and tso only".into());
+    /// What a cached translation is under `weak` nobody has said.
+    fn check_accesses(&self) -> Result<(), LitmusError> {
+        if self.litmus.program.accesses() && self.litmus.memories.contains(&MemoryModel::Weak) {
+            return Err(self
+                .places
+                .weak
+                .error("`weak` knows no user accesses: `access` and `revive` are for sc and tso"));
         }
         Ok(())
     }
 
+    /// Where tasks roam there are no scripts, and memory is ordered as the scheduler's queue is there.
+    fn check_roam(&self) -> Result<(), LitmusError> {
+        let (Litmus { program, memories, .. }, places) = (&self.litmus, &self.places);
+        if program.roam.is_none() {
+            return Ok(());
+        }
+        if program.scripts.iter().any(|script| !script.is_empty()) || program.start.iter().any(Option::is_some) {
+            return Err(places.roam.error("where tasks roam, CPUs are `cpu idle` and have no statements"));
+        }
+        if program.tasks.is_empty() || program.mms.is_empty() {
+            return Err(places.roam.error("nobody can roam without a task and an mm"));
+        }
+        if memories.contains(&MemoryModel::Weak) {
+            return Err(places.weak.error("tasks roam under sc and tso only"));
+        }
+        Ok(())
+    }
+
+    /// A script must not be wrong in every execution, unless that is what the test is for.
+    fn check_scripts(&self) -> Result<(), LitmusError> {
+        if self.litmus.mutant == Some(Mutant::Caller) {
+            return Ok(());
+        }
+        let Some(Misuse { place: Some((cpu, at)), why }) = mistakes::find(&self.litmus.program) else { return Ok(()) };
+        Err(self.places.statements[cpu][at].error(why))
+    }
+
     /// Every address space must come from somewhere: a task has it, a script holds it, or an exec makes it, once.
-    fn check_users(&self) -> Result<(), String> {
+    fn check_users(&self) -> Result<(), LitmusError> {
         let program = &self.litmus.program;
         for (mm, name) in program.mms.iter().enumerate() {
-            let execs = program.scripts.iter().flatten().filter(|&&statement| statement == Statement::Exec(mm)).count();
+            let execs = self.execs_of(mm);
+            let declared = &self.places.mms[mm];
             let tasks = program.tasks.iter().filter(|task| task.mm == Some(mm)).count();
             let (users, references) = program.held[mm];
-            match (execs, tasks + users + references) {
-                (0, 0) if program.roam.is_some() => {}
-                (0, 0) => {
-                    return Err(format!(
-                        "mm `{name}` has no user: no task has it, no script holds it, no exec makes it"
-                    ));
+            match (&execs[..], tasks + users + references) {
+                ([], 0) if program.roam.is_some() => {}
+                ([], 0) => {
+                    let message = "has no user: no task has it, no script holds it, no exec makes it";
+                    return Err(declared.error(format!("mm `{name}` {message}")));
                 }
-                (0, _) if tasks + users == 0 => {
-                    return Err(format!("mm `{name}` has references but no user at the start"));
+                ([], _) if tasks + users == 0 => {
+                    return Err(declared.error(format!("mm `{name}` has references but no user at the start")));
                 }
-                (0, _) | (1, 0) => {}
-                (1, _) => return Err(format!("mm `{name}` is made by an exec, so nobody can have it at the start")),
-                _ => return Err(format!("mm `{name}` is made by more than one exec")),
+                ([], _) | ([_], 0) => {}
+                ([exec], _) => {
+                    let message = "is made by an exec, so nobody can have it at the start";
+                    return Err(exec.error(format!("mm `{name}` {message}")));
+                }
+                ([_, second, ..], _) => {
+                    return Err(second.error(format!("mm `{name}` is made by more than one exec")));
+                }
             }
         }
         Ok(())
     }
+
+    /// Where an mm is made.
+    fn execs_of(&self, mm: usize) -> Vec<&Place> {
+        let scripts = self.litmus.program.scripts.iter().flatten();
+        let all = scripts.zip(self.places.statements.iter().flatten());
+        all.filter(|&(&statement, _)| statement == Statement::Exec(mm)).map(|(_, place)| place).collect()
+    }
+}
+
+/// `except STRATEGY... [on MACHINE...] [under MODEL...]`
+fn exception(line: &Line<'_>, code: &str, words: &[Word<'_>]) -> Result<Exception, LitmusError> {
+    let (words, memories) = behind(line, code, words, "under", "memory models")?;
+    let (strategies, machines) = behind(line, code, words, "on", "machines")?;
+    Ok(Exception {
+        strategies: parse_all(line, strategies, str::parse)?,
+        machines: parse_all(line, machines, str::parse)?,
+        memories: parse_all(line, memories, memory)?,
+    })
+}
+
+/// What is before a word, and what is behind it: something, if the word is there.
+fn behind<'w, 'a>(
+    line: &Line<'_>,
+    code: &str,
+    words: &'w [Word<'a>],
+    key: &str,
+    what: &str,
+) -> Result<(&'w [Word<'a>], &'w [Word<'a>]), LitmusError> {
+    let Some(at) = words.iter().position(|word| word.text == key) else { return Ok((words, &[])) };
+    let (before, after) = (&words[..at], &words[at + 1..]);
+    if before.is_empty() || after.is_empty() {
+        let (column, what) = if before.is_empty() { (words[at].column, "strategies") } else { (line.end(code), what) };
+        return Err(line.error(column, format!("expected {what}")));
+    }
+    Ok((before, after))
+}
+
+fn memory(name: &str) -> Result<MemoryModel, String> {
+    let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
+    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso, weak"))
 }
 
 /// How many execs `roam` allows.

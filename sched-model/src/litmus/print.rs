@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-use super::Litmus;
 use super::parse::MAGIC;
+use super::{Exception, Litmus};
 use crate::kernel::{KernelInterrupt, KernelStatement};
 use crate::program::{InInterrupt, Program, Roam, Source, Statement};
 use crate::strategies::Rules;
@@ -22,6 +22,19 @@ impl fmt::Display for Litmus {
     }
 }
 
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let strategies = self.strategies.iter().map(|strategy| strategy.name()).collect::<Vec<_>>();
+        f.write_str(&strategies.join(" "))?;
+        let machines = self.machines.iter().map(|rules| rules.name()).collect::<Vec<_>>();
+        let memories = self.memories.iter().map(|memory| memory.name()).collect::<Vec<_>>();
+        for (key, names) in [("on", machines), ("under", memories)].iter().filter(|(_, names)| !names.is_empty()) {
+            write!(f, " {key} {}", names.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
 fn line<T: fmt::Display>(f: &mut fmt::Formatter<'_>, key: &str, words: impl IntoIterator<Item = T>) -> fmt::Result {
     let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
     if words.is_empty() { Ok(()) } else { writeln!(f, "{key} {}", words.join(" ")) }
@@ -34,7 +47,9 @@ impl Litmus {
         if let Some((number, title)) = &self.bug {
             line(f, "bug", [number, title])?;
         }
-        line(f, "except", &self.except)?;
+        for exception in &self.except {
+            line(f, "except", [exception])?;
+        }
         line(f, "drop", &self.dropped)?;
         line(f, "relax", &self.relaxed)?;
         line(f, "mutant", self.mutant)?;

@@ -22,8 +22,13 @@ pub(crate) fn bundled() -> Vec<Litmus> {
 
 /// All that can happen.
 pub(crate) fn explore(litmus: &Litmus, setting: &Setting) -> Exploration {
+    explore_by(litmus, setting, Reduction::Full)
+}
+
+/// The same, leaving out so much.
+pub(crate) fn explore_by(litmus: &Litmus, setting: &Setting, reduction: Reduction) -> Exploration {
     let limits = Limits { stop_at_first: false, executions: 5_000_000, ..Limits::default() };
-    Model::new(&litmus.program, setting).explore(Search::Exhaustive(Reduction::Full), limits, |_| {})
+    Model::new(&litmus.program, setting).explore(Search::Exhaustive(reduction), limits, |_| {})
 }
 
 /// The kinds of what was found.

@@ -1,0 +1,230 @@
+//! Scripts that are wrong in every execution: what is found then is the script's fault and says nothing of a strategy.
+//!
+//! [`well_formed`](crate::well_formed) refuses whatever it cannot tell to be right. Here it is the other way round: refused is only
+//! what cannot be right, whatever the CPUs do. A CPU's script is followed from its start as long as it is known which task does the
+//! next statement: up to a `preempt` or a `goto`.
+//!
+//! | statement | is wrong where |
+//! | --- | --- |
+//! | `unuse-temporary-mm` | the CPU has no temporary tables loaded |
+//! | `use-temporary-mm`, `text-poke`, `switch`, `migrate`, `exit`, `exec`, `use`, `unuse`, `offline` | it has |
+//! | any but `online` | the CPU is offline |
+//! | `online` | it is not |
+//! | `migrate` | the task runs on this CPU; or on another that waits for a task itself, all in a circle |
+//! | `unlock` | this CPU has not locked it |
+//! | `lock`, `lock-irq` | it has |
+//! | `access`, `store-user`, `load-user` | the task has no address space |
+//! | `use` | the task has one |
+//! | `unuse` | the task has adopted none |
+//! | `membarrier` | the address space is not the task's |
+//! | `load-saved-root` | no script saves one |
+
+use crate::kernel::KernelStatement;
+use crate::program::{Program, Statement};
+use crate::well_formed::Misuse;
+
+/// The first statement that is wrong in every execution, if there is one.
+pub fn find(program: &Program) -> Option<Misuse> {
+    Follower::new(program).follow().err()
+}
+
+/// The address space of a task, as far as it is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Has {
+    Nothing,
+    Own(usize),
+    Adopted(usize),
+    Unknown,
+}
+
+/// How far a CPU has been followed, and what is known of it there.
+struct Cpu {
+    next: usize,
+    /// The task that does the next statement, where it is known.
+    running: Option<usize>,
+    /// What it does from here on depends on the execution.
+    lost: bool,
+    offline: bool,
+    temporary: bool,
+    /// The locks that it has locked.
+    locked: Vec<usize>,
+}
+
+struct Follower<'a> {
+    program: &'a Program,
+    /// Of each task, idle tasks included.
+    has: Vec<Has>,
+    /// The one CPU that runs each task, if no other can.
+    home: Vec<Option<usize>>,
+    cpus: Vec<Cpu>,
+}
+
+type Step = Result<(), &'static str>;
+
+/// The step is right, or not known to be wrong.
+fn unless(wrong: bool, why: &'static str) -> Step {
+    if wrong { Err(why) } else { Ok(()) }
+}
+
+impl<'a> Follower<'a> {
+    fn new(program: &'a Program) -> Self {
+        let of_task = program.tasks.iter().map(|task| task.mm.map_or(Has::Nothing, Has::Own));
+        let cpu = |cpu: usize| Cpu {
+            next: 0,
+            running: Some(program.start[cpu].unwrap_or_else(|| program.idle(cpu))),
+            lost: false,
+            offline: false,
+            temporary: false,
+            locked: Vec::new(),
+        };
+        Follower {
+            program,
+            has: of_task.chain((0..program.cpus()).map(|_| Has::Nothing)).collect(),
+            home: (0..program.tasks.len() + program.cpus()).map(|task| home(program, task)).collect(),
+            cpus: (0..program.cpus()).map(cpu).collect(),
+        }
+    }
+
+    /// Each CPU goes on until it waits for another, or is lost.
+    fn follow(&mut self) -> Result<(), Misuse> {
+        loop {
+            let mut moved = false;
+            for cpu in 0..self.cpus.len() {
+                while let Some(statement) = self.statement(cpu).filter(|&one| !self.waits(cpu, one)) {
+                    let place = Some((cpu, self.cpus[cpu].next));
+                    self.step(cpu, statement).map_err(|why| Misuse { place, why })?;
+                    self.cpus[cpu].next += 1;
+                    moved = true;
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        match (0..self.cpus.len()).find(|&cpu| self.statement(cpu).is_some()) {
+            Some(cpu) => {
+                Err(Misuse { place: Some((cpu, self.cpus[cpu].next)), why: "CPUs wait for each other's tasks" })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What a CPU does next, where that is known.
+    fn statement(&self, cpu: usize) -> Option<Statement> {
+        let state = &self.cpus[cpu];
+        self.program.scripts[cpu].get(state.next).copied().filter(|_| !state.lost)
+    }
+
+    /// Whether it waits for a task that another CPU runs and does not let go before its own next statement.
+    fn waits(&self, cpu: usize, statement: Statement) -> bool {
+        let Statement::Migrate(task) = statement else { return false };
+        (0..self.cpus.len())
+            .any(|other| other != cpu && self.cpus[other].running == Some(task) && self.statement(other).is_some())
+    }
+
+    fn step(&mut self, cpu: usize, statement: Statement) -> Step {
+        use Statement::{Exec, Exit, Goto, Migrate, Offline, Online, Preempt, Switch, UnuseMm, UseMm};
+        let state = &mut self.cpus[cpu];
+        unless(state.offline && statement != Online, "the CPU is offline: only `online` can follow")?;
+        let changes = matches!(statement, Switch(_) | Migrate(_) | Exit | Exec(_) | UseMm(_) | UnuseMm | Offline);
+        unless(changes && state.temporary, "temporary tables are loaded, and preemption is off")?;
+        match statement {
+            Offline => state.offline = true,
+            Online => {
+                unless(!state.offline, "the CPU is online")?;
+                state.offline = false;
+            }
+            Preempt(_) | Goto(_) => state.lost = true,
+            Switch(task) => state.running = Some(task).filter(|&task| self.home[task] == Some(cpu)),
+            Migrate(task) => {
+                unless(state.running == Some(task), "the task runs on this CPU")?;
+                state.running = None;
+            }
+            Statement::Kernel(statement) => return self.kernel(cpu, statement),
+            _ => return self.of_task(cpu, statement),
+        }
+        Ok(())
+    }
+
+    /// What depends on the address space of the task that runs.
+    fn of_task(&mut self, cpu: usize, statement: Statement) -> Step {
+        use Statement::{Access, Exec, Exit, UnuseMm, UseMm};
+        let has = self.has(cpu);
+        match statement {
+            Access => unless(has == Has::Nothing, "the task has no user memory")?,
+            Exit => self.now_has(cpu, Has::Nothing),
+            Exec(mm) => self.now_has(cpu, Has::Own(mm)),
+            UseMm(mm) => {
+                unless(matches!(has, Has::Own(_) | Has::Adopted(_)), "the task has an address space already")?;
+                self.now_has(cpu, Has::Adopted(mm));
+            }
+            UnuseMm => {
+                unless(matches!(has, Has::Own(_) | Has::Nothing), "the task has adopted no address space")?;
+                self.now_has(cpu, Has::Nothing);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn kernel(&mut self, cpu: usize, statement: KernelStatement) -> Step {
+        use KernelStatement::*;
+        let has = self.has(cpu);
+        let state = &mut self.cpus[cpu];
+        match statement {
+            UseTemporaryMm(_) => {
+                unless(state.temporary, "temporary tables are loaded already")?;
+                state.temporary = true;
+            }
+            UnuseTemporaryMm => {
+                unless(!state.temporary, "no temporary tables are loaded")?;
+                state.temporary = false;
+            }
+            TextPoke(_) => unless(state.temporary, "temporary tables are loaded already")?,
+            Lock(lock) | LockIrq(lock) => {
+                unless(state.locked.contains(&lock), "the CPU has locked it already, and waits for itself")?;
+                state.locked.push(lock);
+            }
+            Unlock(lock) => {
+                unless(!state.locked.contains(&lock), "the lock is not held")?;
+                state.locked.retain(|&held| held != lock);
+            }
+            StoreUser(_) | LoadUser(_) => unless(has == Has::Nothing, "the task has no user memory")?,
+            Membarrier(mm) | MembarrierOfTasks(mm) => {
+                let is_its_own = [Has::Own(mm), Has::Adopted(mm), Has::Unknown].contains(&has);
+                unless(!is_its_own, "the address space is not the running task's")?;
+            }
+            LoadSavedRoot => {
+                let saves = |&statement: &Statement| statement == Statement::Kernel(SaveRoot);
+                unless(!self.program.scripts.iter().flatten().any(saves), "no task has saved a root")?;
+            }
+            OfflineBorrowing | OfflineFirst | OfflineLookingEarly => state.offline = true,
+            SaveRoot | LoadRoot(_) | ClearCid(_) | Leave | WalkLeaders | WalkLeadersStopped | MustBeReaped(_)
+            | RememberMm | RecogniseMm => {}
+        }
+        Ok(())
+    }
+
+    /// What the running task has; nothing is known of one that another CPU may have run before.
+    fn has(&self, cpu: usize) -> Has {
+        let running = self.cpus[cpu].running.filter(|&task| self.home[task] == Some(cpu));
+        running.map_or(Has::Unknown, |task| self.has[task])
+    }
+
+    fn now_has(&mut self, cpu: usize, has: Has) {
+        match self.cpus[cpu].running {
+            Some(task) => self.has[task] = has,
+            // Whoever could not be switched to, the idle task runs instead.
+            None => self.has[self.program.idle(cpu)] = Has::Unknown,
+        }
+    }
+}
+
+/// The one CPU that is told to run a task, if no other is.
+fn home(program: &Program, task: usize) -> Option<usize> {
+    let told = |statement: &Statement| matches!(*statement, Statement::Switch(one) | Statement::Preempt(one) | Statement::Migrate(one) if one == task);
+    let first = |cpu: usize| program.start[cpu].unwrap_or_else(|| program.idle(cpu));
+    let mut cpus = (0..program.cpus()).filter(|&cpu| first(cpu) == task || program.scripts[cpu].iter().any(told));
+    let home = cpus.next();
+    home.filter(|_| cpus.next().is_none())
+}
