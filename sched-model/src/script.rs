@@ -142,8 +142,9 @@ where
 
     fn come_online(&self, task: usize) {
         Machine::with(|machine| {
+            // A step of its own: what others send meanwhile comes before it, and misses the CPU, or after it.
+            machine.stop_machine(|machine| machine.set_online(machine.this_cpu(), true));
             let were_on = machine.irq_save(Label::NONE);
-            machine.set_online(machine.this_cpu(), true);
             self.books.is_empty(machine.this_cpu(), false);
             // SAFETY: just disabled.
             let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
