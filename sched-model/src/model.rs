@@ -30,7 +30,7 @@ use crate::program::Program;
 use crate::rule_mutants::{
     FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, KeepsOldContexts, LeavesAndEnters, LooksAtPrev,
     NeverFlushes, OnlyBroadcasts, OthersAreLazy, ReservesOnce, ResetsMask, SharesAsids, SharesReserved, SkipsLazies,
-    SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
+    SkipsTlbsync, SleepsOnItsTlb, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
 use crate::watch::Watch;
@@ -123,6 +123,7 @@ impl Model {
             Some(Mutant::KeepsOldContexts) => {
                 return Self::on_wrong_rules::<AsidRule<KeepsOldContexts>>(program, setting);
             }
+            Some(Mutant::SleepsOnItsTlb) => return Self::on_wrong_rules::<AsidRule<SleepsOnItsTlb>>(program, setting),
             Some(Mutant::ReservesOnce) => return Self::on_wrong_rules::<AsidRule<ReservesOnce>>(program, setting),
             Some(Mutant::SkipsTlbsync) => {
                 return Self::on_wrong_rules::<WrongBroadcast<SkipsTlbsync>>(program, setting);

@@ -78,6 +78,8 @@ pub enum Mutant {
     KeepsOldContexts,
     /// [`ReservesOnce`](crate::rule_mutants::ReservesOnce).
     ReservesOnce,
+    /// [`SleepsOnItsTlb`](crate::rule_mutants::SleepsOnItsTlb).
+    SleepsOnItsTlb,
     /// [`SkipsTlbsync`](crate::rule_mutants::SkipsTlbsync).
     SkipsTlbsync,
     /// [`SyncsElsewhere`](crate::rule_mutants::SyncsElsewhere).
@@ -92,7 +94,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 31] = [
+    pub const ALL: [Mutant; 32] = [
         Mutant::Caller,
         Mutant::CountAfterGive,
         Mutant::StaleSlot,
@@ -119,6 +121,7 @@ impl Mutant {
         Mutant::SharesReserved,
         Mutant::KeepsOldContexts,
         Mutant::ReservesOnce,
+        Mutant::SleepsOnItsTlb,
         Mutant::SkipsTlbsync,
         Mutant::SyncsElsewhere,
         Mutant::OnlyBroadcasts,
@@ -155,6 +158,7 @@ impl Mutant {
             Mutant::SharesReserved => "shares-reserved",
             Mutant::KeepsOldContexts => "keeps-old-contexts",
             Mutant::ReservesOnce => "reserves-once",
+            Mutant::SleepsOnItsTlb => "sleeps-on-its-tlb",
             Mutant::SkipsTlbsync => "skips-tlbsync",
             Mutant::SyncsElsewhere => "syncs-elsewhere",
             Mutant::OnlyBroadcasts => "only-broadcasts",
@@ -191,7 +195,8 @@ impl Mutant {
             | Mutant::NeverFlushes
             | Mutant::SharesReserved
             | Mutant::KeepsOldContexts
-            | Mutant::ReservesOnce => Some(Rules::Arm64),
+            | Mutant::ReservesOnce
+            | Mutant::SleepsOnItsTlb => Some(Rules::Arm64),
             Mutant::SkipsTlbsync
             | Mutant::SyncsElsewhere
             | Mutant::OnlyBroadcasts

@@ -26,7 +26,7 @@ use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadca
 use crate::rule_mutants::{
     FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, KeepsOldContexts, LeavesAndEnters, LooksAtPrev,
     NeverFlushes, OnlyBroadcasts, OthersAreLazy, ReservesOnce, ResetsMask, SharesAsids, SharesReserved, SkipsLazies,
-    SkipsTlbsync, SyncsElsewhere, TrustsUsers, Unpinned,
+    SkipsTlbsync, SleepsOnItsTlb, SyncsElsewhere, TrustsUsers, Unpinned,
 };
 use crate::tables::{Table, Tables};
 use crate::tlb::Mmus;
@@ -357,6 +357,7 @@ platform!(AsidRule<NeverFlushes>);
 platform!(AsidRule<SharesReserved>);
 platform!(AsidRule<KeepsOldContexts>);
 platform!(AsidRule<ReservesOnce>);
+platform!(AsidRule<SleepsOnItsTlb>);
 platform!(WrongBroadcast<SkipsTlbsync>);
 platform!(WrongBroadcast<SyncsElsewhere>);
 platform!(WrongBroadcast<OnlyBroadcasts>);

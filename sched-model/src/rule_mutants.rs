@@ -214,6 +214,14 @@ impl AsidSteps for ReservesOnce {
     fn renew<P: Platform>(_cpu: &AsidState<P>, _context: usize) {}
 }
 
+/// A CPU that goes offline keeps its translations (B06c).
+#[derive(Clone, Copy, Debug)]
+pub struct SleepsOnItsTlb;
+
+impl AsidSteps for SleepsOnItsTlb {
+    fn go_down<P: Platform>(_platform: P) {}
+}
+
 /// Takes all CPUs but the calling one out of the mask.
 fn clear_others<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>) {
     let me = host.platform().smp_processor_id();

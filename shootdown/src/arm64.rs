@@ -93,6 +93,12 @@ pub trait AsidSteps: 'static {
         cpu.flush_pending.store(1, Relaxed);
     }
 
+    /// A CPU that goes offline drops its translations: no broadcast reaches it until it is back, and the ASIDs of its last mms
+    /// may be good then still. (Linux drops them on the way up.)
+    fn go_down<P: Platform>(platform: P) {
+        platform.flush_tlb_local();
+    }
+
     /// The context by which an mm is flushed: the one that it has now, whatever the flushing CPU is on.
     fn context_to_flush<P>(host: &impl ArchHost<P>, mm: &AsidContext<P>) -> usize
     where
@@ -319,6 +325,10 @@ impl<P: BroadcastTags + Platform<Arch = Self>, Steps: AsidSteps> MmSwitch<P> for
 
     unsafe fn flush_ipi(_host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>, _mm: MmPtr<P>, _tables_freed: bool) {
         irqs_off.platform().flush_tlb_local();
+    }
+
+    fn cpu_going_down(_host: &impl ArchHost<P>, irqs_off: &IrqsOff<'_, P>) {
+        Steps::go_down(irqs_off.platform());
     }
 }
 
