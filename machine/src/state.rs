@@ -57,7 +57,8 @@ impl Next {
     /// What it is called, without the word that it is about.
     pub(crate) fn verb(self) -> &'static str {
         match self {
-            Next::Start => "start",
+            // A start is one with the first step, and without one if the task idles at once.
+            Next::Start | Next::Idle => "idle",
             Next::Load { .. } => "load",
             Next::Store { .. } => "store",
             Next::Rmw { .. } | Next::FullRmw { .. } => "rmw",
@@ -70,7 +71,6 @@ impl Next {
             Next::Checkpoint => "begin a statement",
             Next::Yield => "poll",
             Next::Wait => "wait",
-            Next::Idle => "idle",
             Next::Stop => "stop the machine",
         }
     }

@@ -60,6 +60,7 @@ fn without_what_was_planted_nothing_is_found() {
     let unnamed = |litmus: &Litmus| lazytlb_sched_model::Program { name: String::new(), ..litmus.program.clone() };
     let planted = |litmus: &Litmus| litmus.is_mutation() && litmus.mutant != Some(Mutant::Caller);
     let clean: HashSet<_> = bundled().iter().filter(|litmus| !litmus.is_mutation()).map(unnamed).collect();
+    let mut wrong = Vec::new();
     for mut litmus in bugs().filter(planted).filter(|litmus| !clean.contains(&unnamed(litmus))) {
         litmus.dropped.clear();
         litmus.relaxed.clear();
@@ -76,11 +77,14 @@ fn without_what_was_planted_nothing_is_found() {
                     }
                     let result = explore(&litmus, &litmus.setting(strategy, rules, memory));
                     let name = &litmus.program.name;
-                    assert_eq!((kinds(&result), result.complete), (BTreeSet::new(), true), "{name} {strategy} {rules}");
+                    if !result.found.is_empty() || !result.complete {
+                        wrong.push(format!("{name} {strategy} {rules} {memory}: complete {}", result.complete));
+                    }
                 }
             }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// A missing barrier between a store and a later load shows only where stores are buffered.

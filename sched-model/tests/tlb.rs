@@ -57,8 +57,9 @@ fn a_tag_that_is_used_again_is_dropped_first() {
 
 #[test]
 fn a_kernel_thread_has_no_user_memory() {
-    let program = litmus("mm A\nuser sh A\nkthread k\ncpu sh | cpu k\n | access\n");
-    assert_eq!(found(&program, Rules::Ipi), BTreeSet::from([Kind::Assertion]));
+    let text = "lazytlb-litmus 1\nname t\nmm A\nuser sh A\nkthread k\ncpu sh | cpu k\n | access\n";
+    let error = Litmus::parse(text).unwrap_err();
+    assert_eq!((error.line, error.message.as_str()), (7, "the task has no user memory"));
 }
 
 /// The report says what a kernel developer needs: who accessed which frame, what the CPU had cached, who freed it.
