@@ -480,17 +480,14 @@ impl Machine {
     /// What is known of each thing without naming others.
     fn known_without_names(&self, state: &State) -> [u64; MOST + 1] {
         let names = self.arena.names();
-        let mut known = [0; MOST + 1];
-        for thing in 1..names.width() {
-            let mut sum = self.arena.sum_of(thing);
-            if let Some(task) = names.task(thing as u8) {
-                let task = &state.tasks[task];
-                sum = fold(fold(sum, task.history.nameless()), task.statement.nameless());
-                sum = fold(sum, task.place.map_or(0, |place| place as u64 + 1));
-            }
-            known[thing] = sum;
-        }
-        known
+        let of = |thing: usize| {
+            let sum = self.arena.sum_of(thing);
+            let Some(task) = names.task(thing as u8) else { return sum };
+            let task = &state.tasks[task];
+            let seen = fold(fold(sum, task.history.nameless()), task.statement.nameless());
+            fold(seen, task.place.map_or(0, |place| place as u64 + 1))
+        };
+        core::array::from_fn(|thing| if (1..names.width()).contains(&thing) { of(thing) } else { 0 })
     }
 }
 

@@ -14,6 +14,13 @@ fn explore(machine: &Machine, reduction: Reduction) -> Exploration {
     exploration
 }
 
+/// For as long as the machine that has it; each test keeps its machine to the end.
+fn placed<T: ?Sized>(reference: &mut T) -> &'static T {
+    let reference: *const T = reference;
+    // SAFETY: in the arena, which lives as long as the machine that runs the tasks.
+    unsafe { &*reference }
+}
+
 /// Three CPUs, each with a task that adds to a word of its own and to a common one, as often as is said.
 struct Adders {
     machine: Machine,
@@ -22,13 +29,12 @@ struct Adders {
 impl Adders {
     fn new(memory: MemoryModel, declared: bool, first: usize) -> Adders {
         let machine = Machine::new(Config { cpus: 3, memory, ticks: true, ..Config::default() });
-        let own: *const [SimWord<usize>] =
-            machine.place_slice("own", ObjectKind::Other, 3, |task| AtomicWord::new(if task == 0 { first } else { 0 }));
-        let last: *const SimLocal<*mut SimWord<usize>> =
-            machine.place("last", ObjectKind::Other, LocalWord::new(core::ptr::null_mut()));
-        let common: *const SimWord<usize> = machine.place("common", ObjectKind::Other, AtomicWord::new(0));
-        // SAFETY: in the arena, which lives as long as the machine that runs the tasks.
-        let (own, last, common) = unsafe { (&*own, &*last, &*common) };
+        let first = |task| if task == 0 { first } else { 0 };
+        let own: &[SimWord<usize>] =
+            placed(machine.place_slice("own", ObjectKind::Other, 3, |task| AtomicWord::new(first(task))));
+        let last: &SimLocal<*mut SimWord<usize>> =
+            placed(machine.place("last", ObjectKind::Other, LocalWord::new(core::ptr::null_mut())));
+        let common: &SimWord<usize> = placed(machine.place("common", ObjectKind::Other, AtomicWord::new(0)));
         for (task, word) in own.iter().enumerate() {
             let id = machine.add_task(&format!("adder{task}"), move || {
                 word.fetch_add(1, Relaxed);
@@ -77,10 +83,9 @@ fn things_must_start_alike() {
 #[test]
 fn a_program_that_forgets_what_it_remembers_is_noticed() {
     let machine = Machine::new(Config { cpus: 2, ticks: true, ..Config::default() });
-    let words: *const [SimWord<usize>] = machine.place_slice("word", ObjectKind::Other, 2, |_| AtomicWord::new(0));
-    let own: *const [SimWord<usize>] = machine.place_slice("own", ObjectKind::Other, 2, |_| AtomicWord::new(0));
-    // SAFETY: in the arena, which lives as long as the machine that runs the tasks.
-    let (words, own) = unsafe { (&*words, &*own) };
+    let [words, own] = ["word", "own"].map(|name| -> &'static [SimWord<usize>] {
+        placed(machine.place_slice(name, ObjectKind::Other, 2, |_| AtomicWord::new(0)))
+    });
     for task in ["one", "other"] {
         let id = machine.add_task(task, move || {
             Machine::with(|machine| machine.checkpoint(0, true));
