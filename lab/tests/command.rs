@@ -305,7 +305,7 @@ error: no-such-test: No such file or directory (os error 2); it is no bundled te
         refused(&["litmus", "b01-x86", "--search", "pct", "--bound", "4294967295"])
             .contains("4294967295 is not in 0..=1000")
     );
-    assert!(refused(&["bugs", "B99"]).contains("unknown bug `B99`; there are: B01,"));
+    assert!(refused(&["bugs", "B99"]).contains("unknown bug `B99`; there are: A01,"));
     assert!(refused(&["litmus", "--replay", "no-such-file"]).contains("a schedule is of one test"));
     assert!(refused(&["replay", "no-such-trace"]).contains("no-such-trace: No such file"));
     let file = scratch("binary.trace", [0_u8; 4096]);
