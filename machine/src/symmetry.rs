@@ -16,7 +16,7 @@
 //! tasks renamed along.
 //!
 //! The program must not tell the things apart by number or address. That they start alike is checked when a search begins;
-//! tests compare with searches that do not use it ([`Reduction::Full`](crate::Reduction::Full)) and count up to symmetry.
+//! tests compare with searches that tell them apart ([`Reduction::Named`]) and count what differs in more than names.
 
 use core::cell::{Cell, RefCell};
 use core::hash::BuildHasherDefault;
@@ -416,7 +416,9 @@ impl Machine {
             Key { hash: self.key(state, &Order::AS_IT_IS), stands_for: 1 }
         };
         if let Some(seen) = &mut *self.symmetry.seen.borrow_mut() {
-            let nameless = fold(self.nameless_key(state), in_the_middle.into());
+            let alike = !self.arena.names().is_empty();
+            let nameless = if alike { self.canonical_key(state).hash } else { key.hash };
+            let nameless = fold(nameless, in_the_middle.into());
             let about = self.about_to_do(state, in_the_middle);
             let known = seen.entry(nameless).or_insert_with(|| about.clone());
             assert!(
@@ -428,10 +430,6 @@ impl Machine {
             key.hash = fold(key.hash, sort::PICK);
         }
         key
-    }
-
-    fn nameless_key(&self, state: &State) -> u64 {
-        if self.arena.names().is_empty() { self.key(state, &Order::AS_IT_IS) } else { self.canonical_key(state).hash }
     }
 
     /// What all places are about to do and in which functions, without names.

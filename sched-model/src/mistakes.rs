@@ -21,20 +21,11 @@
 
 use crate::kernel::KernelStatement;
 use crate::program::{Program, Statement};
-use crate::well_formed::Misuse;
+use crate::well_formed::{Has, Misuse, only_if};
 
 /// The first statement that is wrong in every execution, if there is one.
 pub fn find(program: &Program) -> Option<Misuse> {
     Follower::new(program).follow().err()
-}
-
-/// The address space of a task, as far as it is known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Has {
-    Nothing,
-    Own(usize),
-    Adopted(usize),
-    Unknown,
 }
 
 /// How far a CPU has been followed, and what is known of it there.
@@ -61,17 +52,11 @@ struct Follower<'a> {
 
 type Step = Result<(), &'static str>;
 
-/// The step is right, or not known to be wrong.
-fn unless(wrong: bool, why: &'static str) -> Step {
-    if wrong { Err(why) } else { Ok(()) }
-}
-
 impl<'a> Follower<'a> {
     fn new(program: &'a Program) -> Self {
-        let of_task = program.tasks.iter().map(|task| task.mm.map_or(Has::Nothing, Has::Own));
         let cpu = |cpu: usize| Cpu {
             next: 0,
-            running: Some(program.start[cpu].unwrap_or_else(|| program.idle(cpu))),
+            running: Some(program.first(cpu)),
             lost: false,
             offline: false,
             temporary: false,
@@ -79,7 +64,7 @@ impl<'a> Follower<'a> {
         };
         Follower {
             program,
-            has: of_task.chain((0..program.cpus()).map(|_| Has::Nothing)).collect(),
+            has: Has::at_start(program),
             home: (0..program.tasks.len() + program.cpus()).map(|task| home(program, task)).collect(),
             cpus: (0..program.cpus()).map(cpu).collect(),
         }
@@ -125,19 +110,19 @@ impl<'a> Follower<'a> {
     fn step(&mut self, cpu: usize, statement: Statement) -> Step {
         use Statement::{Exec, Exit, Goto, Migrate, Offline, Online, Preempt, Switch, UnuseMm, UseMm};
         let state = &mut self.cpus[cpu];
-        unless(state.offline && statement != Online, "the CPU is offline: only `online` can follow")?;
+        only_if(!state.offline || statement == Online, "the CPU is offline: only `online` can follow")?;
         let changes = matches!(statement, Switch(_) | Migrate(_) | Exit | Exec(_) | UseMm(_) | UnuseMm | Offline);
-        unless(changes && state.temporary, "temporary tables are loaded, and preemption is off")?;
+        only_if(!changes || !state.temporary, "temporary tables are loaded, and preemption is off")?;
         match statement {
             Offline => state.offline = true,
             Online => {
-                unless(!state.offline, "the CPU is online")?;
+                only_if(state.offline, "the CPU is online")?;
                 state.offline = false;
             }
             Preempt(_) | Goto(_) => state.lost = true,
             Switch(task) => state.running = Some(task).filter(|&task| self.home[task] == Some(cpu)),
             Migrate(task) => {
-                unless(state.running == Some(task), "the task runs on this CPU")?;
+                only_if(state.running != Some(task), "the task runs on this CPU")?;
                 state.running = None;
             }
             Statement::Kernel(statement) => return self.kernel(cpu, statement),
@@ -151,15 +136,15 @@ impl<'a> Follower<'a> {
         use Statement::{Access, Exec, Exit, UnuseMm, UseMm};
         let has = self.has(cpu);
         match statement {
-            Access => unless(has == Has::Nothing, "the task has no user memory")?,
+            Access => only_if(has != Has::Nothing, "the task has no user memory")?,
             Exit => self.now_has(cpu, Has::Nothing),
             Exec(mm) => self.now_has(cpu, Has::Own(mm)),
             UseMm(mm) => {
-                unless(matches!(has, Has::Own(_) | Has::Adopted(_)), "the task has an address space already")?;
+                only_if(matches!(has, Has::Nothing | Has::Unknown), "the task has an address space already")?;
                 self.now_has(cpu, Has::Adopted(mm));
             }
             UnuseMm => {
-                unless(matches!(has, Has::Own(_) | Has::Nothing), "the task has adopted no address space")?;
+                only_if(matches!(has, Has::Adopted(_) | Has::Unknown), "the task has adopted no address space")?;
                 self.now_has(cpu, Has::Nothing);
             }
             _ => {}
@@ -173,30 +158,30 @@ impl<'a> Follower<'a> {
         let state = &mut self.cpus[cpu];
         match statement {
             UseTemporaryMm(_) => {
-                unless(state.temporary, "temporary tables are loaded already")?;
+                only_if(!state.temporary, "temporary tables are loaded already")?;
                 state.temporary = true;
             }
             UnuseTemporaryMm => {
-                unless(!state.temporary, "no temporary tables are loaded")?;
+                only_if(state.temporary, "no temporary tables are loaded")?;
                 state.temporary = false;
             }
-            TextPoke(_) => unless(state.temporary, "temporary tables are loaded already")?,
+            TextPoke(_) => only_if(!state.temporary, "temporary tables are loaded already")?,
             Lock(lock) | LockIrq(lock) => {
-                unless(state.locked.contains(&lock), "the CPU has locked it already, and waits for itself")?;
+                only_if(!state.locked.contains(&lock), "the CPU has locked it already, and waits for itself")?;
                 state.locked.push(lock);
             }
             Unlock(lock) => {
-                unless(!state.locked.contains(&lock), "the lock is not held")?;
+                only_if(state.locked.contains(&lock), "the lock is not held")?;
                 state.locked.retain(|&held| held != lock);
             }
-            StoreUser(_) | LoadUser(_) => unless(has == Has::Nothing, "the task has no user memory")?,
+            StoreUser(_) | LoadUser(_) => only_if(has != Has::Nothing, "the task has no user memory")?,
             Membarrier(mm) | MembarrierOfTasks(mm) => {
                 let is_its_own = [Has::Own(mm), Has::Adopted(mm), Has::Unknown].contains(&has);
-                unless(!is_its_own, "the address space is not the running task's")?;
+                only_if(is_its_own, "the address space is not the running task's")?;
             }
             LoadSavedRoot => {
                 let saves = |&statement: &Statement| statement == Statement::Kernel(SaveRoot);
-                unless(!self.program.scripts.iter().flatten().any(saves), "no task has saved a root")?;
+                only_if(self.program.scripts.iter().flatten().any(saves), "no task has saved a root")?;
             }
             OfflineBorrowing | OfflineFirst | OfflineLookingEarly => state.offline = true,
             SaveRoot | LoadRoot(_) | ClearCid(_) | Leave | WalkLeaders | WalkLeadersStopped | MustBeReaped(_)
@@ -223,8 +208,8 @@ impl<'a> Follower<'a> {
 /// The one CPU that is told to run a task, if no other is.
 fn home(program: &Program, task: usize) -> Option<usize> {
     let told = |statement: &Statement| matches!(*statement, Statement::Switch(one) | Statement::Preempt(one) | Statement::Migrate(one) if one == task);
-    let first = |cpu: usize| program.start[cpu].unwrap_or_else(|| program.idle(cpu));
-    let mut cpus = (0..program.cpus()).filter(|&cpu| first(cpu) == task || program.scripts[cpu].iter().any(told));
+    let mut cpus =
+        (0..program.cpus()).filter(|&cpu| program.first(cpu) == task || program.scripts[cpu].iter().any(told));
     let home = cpus.next();
     home.filter(|_| cpus.next().is_none())
 }

@@ -135,6 +135,11 @@ impl Program {
         self.tasks.len() + cpu
     }
 
+    /// The number of the task that a CPU runs at the start.
+    pub fn first(&self, cpu: usize) -> usize {
+        self.start[cpu].unwrap_or_else(|| self.idle(cpu))
+    }
+
     /// Whether a task is some CPU's idle task.
     pub fn is_idle(&self, task: usize) -> bool {
         task >= self.tasks.len()

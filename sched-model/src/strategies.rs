@@ -169,13 +169,6 @@ impl Strategy {
         )
     }
 
-    /// Whether it has the worker come at a time. Its machine has a CPU more, whose interrupt may come at any step, so that
-    /// tests are many times larger.
-    pub const fn has_timer(self) -> bool {
-        use Strategy::*;
-        matches!(self, ShootdownBatched | HazardDeadline | HazardDeadlineWorker | HazardDeadlineNow)
-    }
-
     /// Whether the rules meet the preconditions that the strategy states, so that it must pass there.
     pub const fn claims(self, rules: Rules) -> bool {
         match self {

@@ -161,12 +161,20 @@ impl Facts {
 
 /// The address space of a task.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Has {
+pub(crate) enum Has {
     Nothing,
     Own(usize),
     Adopted(usize),
     /// It depends on who ran.
     Unknown,
+}
+
+impl Has {
+    /// Of each task at the start, idle tasks included.
+    pub(crate) fn at_start(program: &Program) -> Vec<Has> {
+        let of_task = program.tasks.iter().map(|task| task.mm.map_or(Has::Nothing, Has::Own));
+        of_task.chain((0..program.cpus()).map(|_| Has::Nothing)).collect()
+    }
 }
 
 /// What is open on a CPU.
@@ -211,16 +219,15 @@ enum Progress {
 type Step = Result<Progress, &'static str>;
 
 /// Done, if the precondition holds.
-fn only_if(holds: bool, why: &'static str) -> Result<(), &'static str> {
+pub(crate) fn only_if(holds: bool, why: &'static str) -> Result<(), &'static str> {
     if holds { Ok(()) } else { Err(why) }
 }
 
 impl<'a> Checker<'a> {
     fn new(program: &'a Program, facts: &'a Facts) -> Self {
-        let of_task = program.tasks.iter().map(|task| task.mm.map_or(Has::Nothing, Has::Own));
-        let has: Vec<Has> = of_task.chain((0..program.cpus()).map(|_| Has::Nothing)).collect();
+        let has = Has::at_start(program);
         let cpu = |cpu: usize| {
-            let first = program.start[cpu].unwrap_or_else(|| program.idle(cpu));
+            let first = program.first(cpu);
             Cpu {
                 next: 0,
                 running: vec![first],

@@ -181,7 +181,7 @@ where
                     unsafe { self.switcher.context_switch(&irqs_off, idle, &self.tasks[start]) };
                     self.switcher.finish_task_switch(&irqs_off).mmdrop_lazy_tlb_sched();
                 }
-                let first = start.unwrap_or_else(|| self.program.idle(cpu));
+                let first = self.program.first(cpu);
                 self.scheduled[first].on_cpu.poke(1);
                 self.scheduled[first].cpu.poke(cpu);
             });
@@ -201,8 +201,7 @@ where
         let program = &world.program;
         let names = program.tasks.iter().map(|task| task.name.clone());
         let names: Vec<String> = names.chain((0..program.cpus()).map(|cpu| format!("swapper/{cpu}"))).collect();
-        let booted: Vec<usize> =
-            (0..program.cpus()).map(|cpu| program.start[cpu].unwrap_or_else(|| program.idle(cpu))).collect();
+        let booted: Vec<usize> = (0..program.cpus()).map(|cpu| program.first(cpu)).collect();
         for (task, name) in names.iter().enumerate() {
             let starts = booted.contains(&task);
             let world = Rc::clone(world);

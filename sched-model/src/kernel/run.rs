@@ -57,7 +57,7 @@ impl KernelState {
         let cids = if program.kernel.cid.is_some() { cpus } else { 0 };
         let current = local("current", cpus);
         for (cpu, current) in current.iter().enumerate() {
-            current.poke(program.start[cpu].unwrap_or_else(|| program.idle(cpu)));
+            current.poke(program.first(cpu));
         }
         KernelState {
             current,
