@@ -25,7 +25,9 @@ impl<P: Platform, S: LazyTlb<P>> Host<P, S> for Inside<'_, P, S> {
 
     fn mm_state<'a>(&self, mm: &'a MmCore<P>) -> &'a S::MmState {
         // SAFETY: every core that a switcher hands to its strategy is that of one of its own Mms.
-        unsafe { Mm::<P, S>::of(MmPtr::from(mm)) }.strategy()
+        let mm = unsafe { Mm::<P, S>::of(MmPtr::from(mm)) };
+        // SAFETY: this is the switch path.
+        unsafe { mm.strategy() }
     }
 
     fn shared(&self) -> &S::Shared {

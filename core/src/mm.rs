@@ -320,8 +320,11 @@ impl<P: Platform, S: LazyTlb<P>> Mm<P, S> {
         &self.core
     }
 
-    /// The strategy's state in this mm.
-    pub(crate) fn strategy(&self) -> &S::MmState {
+    /// The strategy's state in this mm, for those who watch the machine from outside.
+    ///
+    /// # Safety
+    /// It is only read. The strategy's steps are the switch path's to call.
+    pub unsafe fn strategy(&self) -> &S::MmState {
         &self.strategy
     }
 

@@ -31,7 +31,7 @@ pub const LOOK: Label = Label::new("epoch_pinned.look");
 /// The RMW that advances the epoch. Full barrier, before the next look.
 pub const ADVANCE: Label = Label::new("epoch_pinned.advance");
 
-/// Where a CPU is pinned: twice the epoch plus one; 0 if it is not. Written by its CPU alone, with interrupts off.
+/// Where a CPU is pinned, 0 if it is not: a [`noted`] epoch. Written by its CPU alone, with interrupts off.
 pub struct Pin<P: Platform>(P::AtomicUsize);
 
 impl<P: Platform> Pin<P> {
@@ -45,15 +45,24 @@ impl<P: Platform> Pin<P> {
         self.0.load(Relaxed) != 0
     }
 
+    /// The epoch in which it is pinned, as [`noted`]; 0 if it is not. For those who watch the machine from outside.
+    pub fn pinned_in(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
     /// Whether it keeps the epoch from advancing.
     fn holds_up(&self, epoch: usize) -> bool {
         let pinned = self.0.load(Acquire.at(LOOK));
-        pinned != 0 && pinned != pinned_at(epoch)
+        pinned != 0 && pinned != noted(epoch)
     }
 }
 
-fn pinned_at(epoch: usize) -> usize {
-    epoch.wrapping_mul(2) | 1
+/// Epochs are counted by twos: one that is noted down is odd, and never 0.
+const NEXT: usize = 2;
+
+/// An epoch as it is noted down.
+fn noted(epoch: usize) -> usize {
+    epoch | 1
 }
 
 impl<P: Platform> Slot for Pin<P> {
@@ -75,7 +84,8 @@ impl<P: Platform> fmt::Debug for Pin<P> {
 /// In each mm: when it died.
 pub struct Died<P: Platform> {
     link: Link<P>,
-    /// The epoch. Written before the mm waits, read by collectors: the list orders the two.
+    /// The epoch, as [`noted`]; 0 of an mm that lives. Written before the mm waits, read by collectors: the list orders the
+    /// two.
     epoch: P::AtomicUsize,
 }
 
@@ -83,6 +93,11 @@ impl<P: Platform> Died<P> {
     /// Of an mm that lives, from ready parts; `const`, for statics.
     pub const fn from_parts(link: Link<P>, epoch: P::AtomicUsize) -> Self {
         Died { link, epoch }
+    }
+
+    /// The epoch in which it died, as it is noted down; 0 if it lives. For those who watch the machine from outside.
+    pub fn died_in(&self) -> usize {
+        self.epoch.load(Relaxed)
     }
 }
 
@@ -105,7 +120,7 @@ impl<P: Platform> Linked<P> for Died<P> {
 
 impl<P: Platform> fmt::Debug for Died<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Died").field("epoch", &self.epoch.load(Relaxed)).finish_non_exhaustive()
+        f.debug_struct("Died").field("epoch", &self.died_in()).finish_non_exhaustive()
     }
 }
 
@@ -125,6 +140,11 @@ impl<P: Platform> Epoch<P> {
     pub fn waiting(&self) -> &Waiting<P> {
         &self.waiting
     }
+
+    /// The present epoch: twice their number. For those who watch the machine from outside.
+    pub fn epoch(&self) -> usize {
+        self.epoch.load(Relaxed)
+    }
 }
 
 impl<P: Platform> Slot for Epoch<P> {
@@ -140,7 +160,7 @@ impl<P: Platform> Slot for Epoch<P> {
 
 impl<P: Platform> fmt::Debug for Epoch<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Epoch").field("epoch", &self.epoch.load(Relaxed)).field("waiting", &self.waiting).finish()
+        f.debug_struct("Epoch").field("epoch", &self.epoch()).field("waiting", &self.waiting).finish()
     }
 }
 
@@ -172,7 +192,7 @@ impl EpochPinned {
             for mm in turn.take(host) {
                 // SAFETY: what waits is not freed before a collector frees it, and this one has the turn.
                 let died = host.mm_state(unsafe { mm.as_ref() }).epoch.load(Relaxed);
-                if epoch.wrapping_sub(died) >= 2 {
+                if noted(epoch).wrapping_sub(died) >= 2 * NEXT {
                     // SAFETY: no CPU that was pinned when it died is pinned there now.
                     unsafe { turn.free(host, mm) };
                 } else {
@@ -185,7 +205,7 @@ impl EpochPinned {
             if !some_wait || pins.any(|pin| pin.holds_up(epoch)) {
                 return;
             }
-            shared.epoch.fetch_add_full(1, ADVANCE);
+            shared.epoch.fetch_add_full(NEXT, ADVANCE);
         }
     }
 }
@@ -209,7 +229,7 @@ impl<P: Platform> LazyTlb<P> for EpochPinned {
         if P::DEBUG_VM && this.borrows() {
             platform.warn(Warning::SlotBusy);
         }
-        this.0.store(pinned_at(shared.epoch.load(Relaxed)), Relaxed.at(PIN));
+        this.0.store(noted(shared.epoch.load(Relaxed)), Relaxed.at(PIN));
     }
 
     #[inline]
@@ -228,7 +248,7 @@ impl<P: Platform> LazyTlb<P> for EpochPinned {
         // SAFETY: it is freed by who this says, and only then.
         let core = unsafe { mm.as_ref() };
         // After the decrement of `count`, a full barrier.
-        host.mm_state(core).epoch.store(host.shared().epoch.load(Relaxed), Relaxed);
+        host.mm_state(core).epoch.store(noted(host.shared().epoch.load(Relaxed)), Relaxed);
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().waiting.push(host, mm) };
         self.collect(host);

@@ -158,6 +158,11 @@ impl<P: Platform> Waits<P> {
     pub const fn from_parts(link: Link<P>, until: P::AtomicUsize) -> Self {
         Waits { link, until }
     }
+
+    /// The tick, for those who watch the machine from outside; 0 of an mm that has not waited.
+    pub fn until(&self) -> usize {
+        self.until.load(Relaxed)
+    }
 }
 
 impl<P: Platform> Slot for Waits<P> {
@@ -167,12 +172,13 @@ impl<P: Platform> Slot for Waits<P> {
 
     fn reinit(&self) {
         self.link.reinit();
+        self.until.store(0, Relaxed);
     }
 }
 
 impl<P: Platform> fmt::Debug for Waits<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waits").field("until", &self.until.load(Relaxed)).finish_non_exhaustive()
+        f.debug_struct("Waits").field("until", &self.until()).finish_non_exhaustive()
     }
 }
 

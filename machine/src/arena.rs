@@ -12,6 +12,7 @@ use std::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 
 use crate::mix::{fold, term};
 use crate::symmetry::{Names, Order, pair};
+use crate::times::Times;
 
 pub(crate) const WORD: usize = size_of::<u64>();
 
@@ -43,6 +44,7 @@ pub(crate) struct Arena {
     /// things a single sum.
     sums: Box<[Cell<u64>; MOST_SUMS]>,
     names: OnceCell<Names>,
+    times: OnceCell<Times>,
     /// What words held before they were changed, in the order in which that happened.
     journal: RefCell<Vec<(usize, u64)>>,
     /// The mark after which each word was journalled last.
@@ -67,6 +69,7 @@ impl Arena {
             words,
             sums: Box::new([const { Cell::new(0) }; MOST_SUMS]),
             names: OnceCell::new(),
+            times: OnceCell::new(),
             journal: RefCell::default(),
             journalled: vec![Cell::new(0); words],
             marks: Cell::new(1),
@@ -123,7 +126,7 @@ impl Arena {
         if self.journalled[index].replace(mark) != mark {
             self.journal.borrow_mut().push((index, old));
         }
-        if !self.hashing.get() {
+        if !self.hashing.get() || self.times_if(index).is_some() {
             return true;
         }
         if self.names().is_empty() {
@@ -173,6 +176,23 @@ impl Arena {
         self.names.get().unwrap_or(&NOTHING)
     }
 
+    /// Says which words hold times; not more than once.
+    pub(crate) fn set_times(&self, times: Times) {
+        assert!(self.times.set(times).is_ok(), "which words hold times is said once");
+    }
+
+    /// The times, if there are any.
+    #[inline]
+    pub(crate) fn times(&self) -> Option<&Times> {
+        self.times.get()
+    }
+
+    /// The same, if this word is one of them.
+    #[inline]
+    pub(crate) fn times_if(&self, word: usize) -> Option<&Times> {
+        self.times().filter(|times| times.has(word))
+    }
+
     /// The thing that a value points into, and the value as it would be for the first such thing.
     #[inline]
     pub(crate) fn named(&self, value: u64) -> (u8, u64) {
@@ -207,7 +227,7 @@ impl Arena {
     /// The hash where things have these names.
     #[inline]
     pub(crate) fn hash(&self, order: &Order) -> u64 {
-        let mut hash = self.sums[0].get();
+        let mut hash = self.sums[0].get() ^ self.times().map_or(0, |times| times.hash(self, order));
         let width = self.names().width();
         for of in 0..width {
             for pointed in usize::from(of == 0)..width {

@@ -22,6 +22,7 @@ mod stacks;
 mod state;
 mod step;
 mod symmetry;
+mod times;
 mod verdict;
 mod watchpoint;
 mod weak;

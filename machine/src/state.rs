@@ -705,14 +705,14 @@ impl State {
                 | u64::from(place.preempted) << 48;
             let mut one = fold(fold(order.task(names, place.task), flags), more);
             for &(word, value) in &place.buffer {
-                one = fold(fold(one, order.word(arena, word)), order.value(arena, value));
+                one = fold(fold(one, order.word(arena, word)), order.value(arena, word, value));
             }
             hash ^= term(id as u64, one);
         }
         for (id, task) in self.tasks.iter().enumerate() {
-            let mut one = fold(task.history.named(order), task.statement.named(order));
+            let mut one = fold(task.history.named(arena, order), task.statement.named(arena, order));
             for (history, statement) in &task.interrupted {
-                one = fold(fold(one, history.named(order)), statement.named(order));
+                one = fold(fold(one, history.named(arena, order)), statement.named(arena, order));
             }
             for wait in core::iter::once(&task.wait).chain(&task.interrupted_waits) {
                 one = fold(one, wait.hash(|word| order.word(arena, word)));

@@ -254,9 +254,12 @@ impl Order {
         like | self.of(thing) << 56
     }
 
-    /// A number for a value.
+    /// A number for what a word shall hold.
     #[inline]
-    pub(crate) fn value(&self, arena: &Arena, value: u64) -> u64 {
+    pub(crate) fn value(&self, arena: &Arena, word: usize, value: u64) -> u64 {
+        if let Some(times) = arena.times_if(word) {
+            return times.distance(arena, word, value);
+        }
         let (thing, portable) = arena.named(value);
         portable ^ self.of(thing) << 56
     }
@@ -277,11 +280,13 @@ impl Order {
 pub(crate) struct History {
     hash: u64,
     things: u64,
+    /// The present when the last time was seen, plus one; 0 if none was.
+    present: u64,
 }
 
 impl History {
     pub(crate) fn new(hash: u64) -> History {
-        History { hash, things: 0 }
+        History { hash, things: 0, present: 0 }
     }
 
     /// A step of this sort, with what came of it.
@@ -294,6 +299,16 @@ impl History {
     #[inline]
     pub(crate) fn see_word(&mut self, sort: u64, word: usize, value: u64, arena: &Arena) {
         let names = arena.names();
+        if let Some(times) = arena.times_if(word) {
+            let (thing, like) = names.word(word);
+            let called = self.call(thing);
+            self.see((sort + like * 16) ^ called << 56, times.distance(arena, word, value));
+            if self.present != 0 {
+                self.hash = fold(self.hash, times.moved(arena, self.present - 1));
+            }
+            self.present = times.now(arena) + 1;
+            return;
+        }
         if names.is_empty() {
             return self.see(sort + word as u64 * 16, arena.portable(value));
         }
@@ -340,11 +355,15 @@ impl History {
         self.hash
     }
 
-    /// The hash with these names.
+    /// The hash with these names, now.
     #[inline]
-    pub(crate) fn named(self, order: &Order) -> u64 {
+    pub(crate) fn named(self, arena: &Arena, order: &Order) -> u64 {
+        let hash = match arena.times() {
+            Some(times) if self.present != 0 => fold(self.hash, times.moved(arena, self.present - 1)),
+            _ => self.hash,
+        };
         if self.things == 0 {
-            return self.hash;
+            return hash;
         }
         let mut list = 0;
         let mut rest = self.things;
@@ -354,7 +373,7 @@ impl History {
             rest >>= 4;
             shift += 4;
         }
-        fold(self.hash, list)
+        fold(hash, list)
     }
 }
 

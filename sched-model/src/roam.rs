@@ -13,6 +13,7 @@
 
 use core::panic::Location;
 
+use lazytlb_core::CpuId;
 use lazytlb_core::memory::{AtomicWord, Label, Memory};
 use lazytlb_core::mm::{ARef, MmWithUser};
 use lazytlb_core::platform::Platform;
@@ -21,6 +22,7 @@ use lazytlb_machine::{Machine, MemoryModel, ObjectKind, Sim, SimWord, Thing};
 use crate::platform::{Lab, MmData, address, peek};
 use crate::program::Program;
 use crate::strategies::Accounted;
+use crate::worker::Worker;
 use crate::world::World;
 
 /// The run queue of all CPUs, and how many execs are left.
@@ -116,8 +118,37 @@ where
             let thing = thing.with(self.tables.root(machine, slot)).with(&raw const self.named[slot]);
             thing.with(&raw const self.held[slot]).with(self.books.of_mm(slot))
         };
+        self.declare_times(machine);
         let groups = [(0..self.program.tasks.len()).map(task).collect(), (0..self.slots).map(mm).collect()];
         machine.alike(&groups, &[&queue.tasks]);
+    }
+
+    /// What time it is makes no difference.
+    fn declare_times(&self, machine: &Machine) {
+        let (switcher, strategy) = (self.switcher, self.switcher.strategy());
+        // SAFETY: it is only read.
+        let epoch = Machine::words_read(|| strategy.epoch(unsafe { switcher.shared() }));
+        let of_cpu = |cpu| {
+            // SAFETY: it is only read.
+            Machine::words_read(|| strategy.time_on(unsafe { switcher.cpu(CpuId::new(cpu)).strategy() }))
+        };
+        let of_mm = |slot| {
+            // SAFETY: in the arena; slots are initialised once and for all.
+            let mm = unsafe { machine.slot(self.mms, slot).as_ref() };
+            // SAFETY: it is only read.
+            Machine::words_read(|| strategy.time_in(unsafe { mm.strategy() }))
+        };
+        let mut times: Vec<usize> =
+            (0..machine.config().cpus).flat_map(of_cpu).chain((0..self.slots).flat_map(of_mm)).collect();
+        let clock = match (&epoch[..], self.worker.map(Worker::clock_and_timer)) {
+            ([epoch], _) => *epoch,
+            (_, Some([clock, timer])) => {
+                times.push(timer);
+                clock
+            }
+            _ => return,
+        };
+        machine.counts_from(clock, &times, strategy.reach());
     }
 
     /// A task's life where tasks roam.

@@ -425,6 +425,29 @@ pub trait Accounted<P: Platform>: LazyTlb<P> {
         let _ = (cpu, borrows, isolated);
         false
     }
+
+    /// The epoch that it counts, if it counts one itself; else its times are those of the platform's clock.
+    fn epoch(&self, shared: &Self::Shared) -> usize {
+        let _ = shared;
+        0
+    }
+
+    /// The time that it keeps for a CPU, if it does.
+    fn time_on(&self, cpu: &Self::CpuState) -> usize {
+        let _ = cpu;
+        0
+    }
+
+    /// The time that it keeps in an mm, if it does.
+    fn time_in(&self, mm: &Self::MmState) -> usize {
+        let _ = mm;
+        0
+    }
+
+    /// No time that it keeps is further ahead of the present, and all that are as far behind are the same to it.
+    fn reach(&self) -> usize {
+        0
+    }
 }
 
 impl<P: Platform> Accounted<P> for NoLazy {}
@@ -487,6 +510,10 @@ impl<P: CanShoot + Clock> Accounted<P> for ShootdownBatched {
     fn waiting(&self, shared: &Self::Shared) -> usize {
         shared.waiting().len()
     }
+
+    fn reach(&self) -> usize {
+        self.linger
+    }
 }
 
 impl<P: Platform, Steps: ConvertSteps<P>> Accounted<P> for Convert<Steps> {
@@ -525,6 +552,14 @@ impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
     fn waits_for(&self, _cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
         borrows && (isolated || self.deadline.is_none())
     }
+
+    fn time_in(&self, mm: &Self::MmState) -> usize {
+        mm.until()
+    }
+
+    fn reach(&self) -> usize {
+        self.deadline.unwrap_or(0)
+    }
 }
 
 impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
@@ -546,7 +581,7 @@ impl<P: Platform, Steps: GeneralSteps<P>> Accounted<P> for General<Steps> {
 }
 
 macro_rules! epochs {
-    ($($strategy:ident),*) => {
+    ($($strategy:ident { $($more:item)* })*) => {
         $(impl<P: Platform> Accounted<P> for $strategy {
             fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
                 Published::mark(cpu.borrows())
@@ -559,11 +594,33 @@ macro_rules! epochs {
             fn waits_for(&self, cpu: &Self::CpuState, _borrows: bool, _isolated: bool) -> bool {
                 cpu.borrows()
             }
+
+            $($more)*
         })*
     };
 }
 
-epochs!(EpochQs, EpochPinned);
+epochs! {
+    EpochQs {}
+    EpochPinned {
+        fn epoch(&self, shared: &Self::Shared) -> usize {
+            shared.epoch()
+        }
+
+        fn time_on(&self, cpu: &Self::CpuState) -> usize {
+            cpu.pinned_in()
+        }
+
+        fn time_in(&self, mm: &Self::MmState) -> usize {
+            mm.died_in()
+        }
+
+        /// Two epochs: what died then is freed, what was pinned before holds up as what is pinned now does.
+        fn reach(&self) -> usize {
+            3
+        }
+    }
+}
 
 /// Does something with whichever strategy it is, and with its part of each state.
 macro_rules! each {
@@ -621,5 +678,26 @@ impl<P: AnyPlatform> Accounted<P> for AnyLazyTlb {
 
     fn waits_for(&self, cpu: &Self::CpuState, borrows: bool, isolated: bool) -> bool {
         each!(self, cpu, |strategy, part| Accounted::<P>::waits_for(strategy, part, borrows, isolated))
+    }
+
+    fn epoch(&self, shared: &Self::Shared) -> usize {
+        each!(self, shared, |strategy, part| Accounted::<P>::epoch(strategy, part))
+    }
+
+    fn time_on(&self, cpu: &Self::CpuState) -> usize {
+        each!(self, cpu, |strategy, part| Accounted::<P>::time_on(strategy, part))
+    }
+
+    fn time_in(&self, mm: &Self::MmState) -> usize {
+        each!(self, mm, |strategy, part| Accounted::<P>::time_in(strategy, part))
+    }
+
+    fn reach(&self) -> usize {
+        match self {
+            AnyLazyTlb::ShootdownBatched(strategy) => Accounted::<P>::reach(strategy),
+            AnyLazyTlb::HazardDeadline(strategy) => Accounted::<P>::reach(strategy),
+            AnyLazyTlb::EpochPinned(strategy) => Accounted::<P>::reach(strategy),
+            _ => 0,
+        }
     }
 }

@@ -25,11 +25,17 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn place(machine: &Machine, cpu: usize) -> &'static Worker {
-        let (jiffies, timer) = (AtomicWord::new(0), LocalWord::new(0));
+        // 0 is no time.
+        let (jiffies, timer) = (AtomicWord::new(1), LocalWord::new(0));
         let worker: *const Worker =
             machine.place("worker", ObjectKind::PerCpu, Worker { cpu, jiffies, timer, asked: LocalWord::new(0) });
         // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
         unsafe { &*worker }
+    }
+
+    /// Where the time is, and where a later one is kept.
+    pub(crate) fn clock_and_timer(&self) -> [usize; 2] {
+        [(&raw const self.jiffies).addr(), (&raw const self.timer).addr()]
     }
 
     /// The worker's CPU.
