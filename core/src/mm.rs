@@ -218,6 +218,11 @@ impl<P: Platform> CountRef<P> {
         CountRef(mm)
     }
 
+    /// To whom it is.
+    pub(crate) fn ptr(&self) -> MmPtr<P> {
+        self.0
+    }
+
     /// Gives it to whoever drops it.
     pub(crate) fn into_ptr(self) -> MmPtr<P> {
         self.0

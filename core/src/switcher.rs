@@ -470,6 +470,12 @@ impl<P: Platform, S: LazyTlb<P>> PrevMm<'_, P, S> {
         self.drop_references(reference);
     }
 
+    /// The mm whose borrow is over, and the one that a reference was left of: to compare, for those who watch the machine from
+    /// outside.
+    pub fn mms(&self) -> [Option<MmPtr<P>>; 2] {
+        [self.borrow, self.left_with_us.as_ref().map(CountRef::ptr)]
+    }
+
     /// Drops it in process context.
     pub(crate) fn mmdrop_lazy_tlb(self) {
         let strategy = &self.switcher.strategy;

@@ -222,12 +222,13 @@ impl<P: Platform> Waiting<P> {
     ///
     /// Context: not in an interrupt.
     pub fn with_turn(&self, platform: P, mut collector: impl FnMut(&Turn<'_, P>)) {
+        let _frame = Frame::enter(platform, "collect");
         let free = self.asked.compare_exchange_full(NOBODY, ONE, TURN).is_ok();
         if !free && self.asked.swap_full(MORE, TURN) != NOBODY {
             return;
         }
         loop {
-            let frame = Frame::enter(platform, "collect");
+            let frame = Frame::enter(platform, "turn");
             collector(&Turn { waiting: self });
             drop(frame);
             if self.asked.compare_exchange_full(ONE, NOBODY, TURN).is_ok() {

@@ -72,8 +72,8 @@ const TEARDOWN: [&str; 4] = ["mmput", "__mmput", "mmdrop", "__mmdrop"];
 
 /// What collects mms that wait. Each turn, and each grace period in it, begins with nothing that was remembered from the one
 /// before, and when the last is over nothing is left to do of what the collector was called by: the end of an mm, the tail
-/// of a switch, or the exec of a task that had no mm.
-const COLLECTS: [&str; 2] = ["collect", "grace_period"];
+/// of a switch, the exec of a task that had no mm, or the worker.
+const COLLECTS: [&str; 3] = ["collect", "turn", "grace_period"];
 
 /// Forgets what the running task has seen, if it is on one of those ways and nowhere else: not in what has preempted it, and
 /// not about another mm that had to wait. `place` tells places in the same function apart.
@@ -88,7 +88,11 @@ pub(crate) fn forget(machine: &Machine, place: u64) {
     let way = frames.strip_prefix(&["exit_mm"]).or(frames.strip_prefix(&["exec_mmap"])).unwrap_or(frames);
     let forgets = match collectors {
         0 => !way.is_empty() && TEARDOWN.starts_with(way),
-        _ => way == TEARDOWN || frames.last() == Some(&"finish_task_switch") || frames == ["exec_mmap"],
+        _ => {
+            way == TEARDOWN
+                || frames.last() == Some(&"finish_task_switch")
+                || [["exec_mmap"], ["collect_waiting"]].iter().any(|caller| frames == caller)
+        }
     };
     if forgets {
         let place = place << 32 | (collectors as u64) << 16;
@@ -209,7 +213,11 @@ where
             // SAFETY: it runs.
             unsafe { self.switcher.exit_mm(&self.tasks[task]) };
         }
-        Machine::with(|machine| machine.irq_save(Label::NONE));
+        Machine::with(|machine| {
+            // It knows nothing any more.
+            machine.checkpoint(CHOICES.len() as u64 + 1, false);
+            machine.irq_save(Label::NONE)
+        });
         self.schedule_any(queue, task, 1 << (DEAD as usize + task));
         unreachable!("a dead task is not put back into the queue");
     }

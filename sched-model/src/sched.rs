@@ -8,7 +8,7 @@ use lazytlb_core::memory::{AtomicWord, Label, LocalWord, Memory, Ordering::*};
 use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_machine::{Machine, Sim, SimLocal, SimWord};
 
-use crate::platform::{CALL_VECTOR, Lab, MmData};
+use crate::platform::{CALL_VECTOR, Lab, MmData, address};
 use crate::program::{Source, Statement};
 use crate::strategies::Accounted;
 use crate::world::World;
@@ -149,6 +149,11 @@ where
             machine.preempt_disable();
             machine.irq_restore(true);
         });
+        if self.queue.is_some() {
+            // All that it knows now is what is left to drop.
+            let [borrow, reference] = prev.mms().map(address);
+            Machine::with(|machine| machine.checkpoint_of(2, &[borrow, reference]));
+        }
         prev.mmdrop_lazy_tlb_sched();
         Machine::with(Machine::preempt_enable);
     }
