@@ -16,6 +16,7 @@
 //!   `ARCHITECTURE.md` lists the pairs.
 
 use core::fmt;
+use core::hash::Hash;
 
 pub use core::sync::atomic::Ordering;
 
@@ -210,5 +211,15 @@ pub trait Memory: Copy {
             }
             self.spin_hint();
         }
+    }
+
+    /// Runs `f`, of all that it reads the caller learns its outcome and nothing else.
+    ///
+    /// So `f` must leave no trace in captured variables, and its outcome must say nothing of addresses. An explorer relies on
+    /// that to take states for one that differ only in what `f` has read on its way.
+    #[inline]
+    #[track_caller]
+    fn outcome_of<R: Hash>(self, f: impl FnOnce() -> R) -> R {
+        f()
     }
 }

@@ -129,14 +129,16 @@ pub(crate) fn call_others<'a, P: Platform>(
     let _pinned = PreemptGuard::new(platform);
     let me = platform.smp_processor_id();
     let slot = slot_of(me);
-    if !slot.pending.assign(among, platform.nr_cpu_ids(), |cpu| cpu != me && platform.cpu_online(cpu) && is_target(cpu))
-    {
+    let is_asked = |cpu| platform.outcome_of(|| cpu != me && platform.cpu_online(cpu) && is_target(cpu));
+    if !platform.outcome_of(|| slot.pending.assign(among, platform.nr_cpu_ids(), is_asked)) {
         return;
     }
     slot.call.store(MmPtr::from(mm).as_ptr().map_addr(|address| address | call as usize), Relaxed);
-    for target in slot.pending.cpus(Relaxed) {
-        slot_of(target).inbox.set_cpu(me, POST);
-    }
+    platform.outcome_of(|| {
+        for target in slot.pending.cpus(Relaxed) {
+            slot_of(target).inbox.set_cpu(me, POST);
+        }
+    });
     platform.kick(&slot.pending);
     platform.wait_until(|| slot.pending.is_empty(Acquire.at(ACK)).then_some(()));
     // A call that is over names no mm: it may be freed next.

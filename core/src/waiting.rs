@@ -102,10 +102,13 @@ impl<P: Platform> List<P> {
     {
         // SAFETY: alive, as the caller says; it may be gone as soon as the exchange has put it on the list.
         let link = host.mm_state(unsafe { mm.as_ref() }).link();
-        host.platform().spin_until(|| {
-            let first = self.first.load(Relaxed);
-            link.next.store(first, Relaxed);
-            self.first.compare_exchange(first, mm.as_ptr(), Release, Relaxed).ok()
+        let platform = host.platform();
+        platform.outcome_of(|| {
+            platform.spin_until(|| {
+                let first = self.first.load(Relaxed);
+                link.next.store(first, Relaxed);
+                self.first.compare_exchange(first, mm.as_ptr(), Release, Relaxed).ok()
+            });
         });
     }
 
@@ -135,7 +138,7 @@ impl<P: Platform> List<P> {
         S: LazyTlb<P, MmState: Linked<P>>,
         H: Host<P, S>,
     {
-        let mut next = match self.first.load(Relaxed).is_null() {
+        let mut next = match host.platform().outcome_of(|| self.is_empty()) {
             true => None,
             false => MmPtr::new(self.first.swap(null_mut(), Acquire)),
         };
@@ -212,7 +215,9 @@ impl<P: Platform> Waiting<P> {
     where
         S: LazyTlb<P, MmState: Linked<P>>,
     {
-        self.count.fetch_add_full(1, PUSH);
+        host.platform().outcome_of(|| {
+            self.count.fetch_add_full(1, PUSH);
+        });
         // SAFETY: nobody but the collector frees it, after taking it off the list.
         unsafe { self.pushed.push(host, mm) };
     }
@@ -223,8 +228,9 @@ impl<P: Platform> Waiting<P> {
     /// Context: not in an interrupt.
     pub fn with_turn(&self, platform: P, mut collector: impl FnMut(&Turn<'_, P>)) {
         let _frame = Frame::enter(platform, "collect");
-        let free = self.asked.compare_exchange_full(NOBODY, ONE, TURN).is_ok();
-        if !free && self.asked.swap_full(MORE, TURN) != NOBODY {
+        let is_free = || self.asked.compare_exchange_full(NOBODY, ONE, TURN).is_ok();
+        let has_passed = || self.asked.swap_full(MORE, TURN) != NOBODY;
+        if !platform.outcome_of(is_free) && platform.outcome_of(has_passed) {
             return;
         }
         loop {
@@ -293,7 +299,9 @@ impl<P: Platform> Turn<'_, P> {
     /// # Safety
     /// `mm` was taken and is on no list. No CPU borrows it.
     pub unsafe fn free<S: LazyTlb<P>>(&self, host: &impl Host<P, S>, mm: MmPtr<P>) {
-        self.waiting.count.fetch_sub(1, Relaxed);
+        host.platform().outcome_of(|| {
+            self.waiting.count.fetch_sub(1, Relaxed);
+        });
         // SAFETY: it waited, so the strategy was asked to free it later, and this is the once.
         unsafe { host.free_mm(mm) };
     }

@@ -185,14 +185,14 @@ pub struct EpochPinned {
 impl EpochPinned {
     /// With the turn: advances as far as there is something to gain, and frees what has become free.
     fn advance<P: Platform>(self, host: &impl Host<P, Self>, turn: &Turn<'_, P>) {
-        let shared = host.shared();
+        let (platform, shared) = (host.platform(), host.shared());
         loop {
             let epoch = shared.epoch.load(Relaxed);
             let mut some_wait = false;
             for mm in turn.take(host) {
                 // SAFETY: what waits is not freed before a collector frees it, and this one has the turn.
-                let died = host.mm_state(unsafe { mm.as_ref() }).epoch.load(Relaxed);
-                if noted(epoch).wrapping_sub(died) >= 2 * NEXT {
+                let died = &host.mm_state(unsafe { mm.as_ref() }).epoch;
+                if platform.outcome_of(|| noted(epoch).wrapping_sub(died.load(Relaxed)) >= 2 * NEXT) {
                     // SAFETY: no CPU that was pinned when it died is pinned there now.
                     unsafe { turn.free(host, mm) };
                 } else {
@@ -201,8 +201,8 @@ impl EpochPinned {
                     unsafe { turn.put_back(host, mm) };
                 }
             }
-            let mut pins = (0..host.platform().nr_cpu_ids()).map(|cpu| host.cpu_state(CpuId::new(cpu)));
-            if !some_wait || pins.any(|pin| pin.holds_up(epoch)) {
+            let mut pins = (0..platform.nr_cpu_ids()).map(|cpu| host.cpu_state(CpuId::new(cpu)));
+            if !some_wait || platform.outcome_of(|| pins.any(|pin| platform.outcome_of(|| pin.holds_up(epoch)))) {
                 return;
             }
             shared.epoch.fetch_add_full(NEXT, ADVANCE);
@@ -248,7 +248,8 @@ impl<P: Platform> LazyTlb<P> for EpochPinned {
         // SAFETY: it is freed by who this says, and only then.
         let core = unsafe { mm.as_ref() };
         // After the decrement of `count`, a full barrier.
-        host.mm_state(core).epoch.store(noted(host.shared().epoch.load(Relaxed)), Relaxed);
+        let (died, shared) = (host.mm_state(core), host.shared());
+        host.platform().outcome_of(|| died.epoch.store(noted(shared.epoch.load(Relaxed)), Relaxed));
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().waiting.push(host, mm) };
         self.collect(host);

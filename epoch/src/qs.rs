@@ -141,11 +141,14 @@ pub struct EpochQs {
 impl EpochQs {
     /// With the turn: frees the batch if its grace period is over, and begins the next one for what has come since.
     fn advance<P: Platform>(self, host: &impl Host<P, Self>, turn: &Turn<'_, P>) {
-        let counters = || (0..host.platform().nr_cpu_ids()).map(|cpu| host.cpu_state(CpuId::new(cpu)));
+        let platform = host.platform();
+        let counters = || (0..platform.nr_cpu_ids()).map(|cpu| host.cpu_state(CpuId::new(cpu)));
         let batch = &host.shared().batch;
         loop {
-            let _frame = Frame::enter(host.platform(), "grace_period");
-            if !batch.is_empty() && counters().any(Counter::holds_up) {
+            let _frame = Frame::enter(platform, "grace_period");
+            if platform.outcome_of(|| {
+                !batch.is_empty() && counters().any(|counter| platform.outcome_of(|| counter.holds_up()))
+            }) {
                 return;
             }
             for mm in batch.take(host) {
@@ -159,7 +162,7 @@ impl EpochQs {
             if batch.is_empty() {
                 return;
             }
-            counters().for_each(Counter::begin);
+            platform.outcome_of(|| counters().for_each(Counter::begin));
         }
     }
 }

@@ -251,14 +251,14 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
     }
 
     fn mm_users_zero(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
-        let cpus = host.platform().nr_cpu_ids();
+        let platform = host.platform();
+        let cpus = platform.nr_cpu_ids();
         // References in hand: one RMW takes enough for all, one gives back what is left.
         let mut in_hand = 0;
         let mm_ptr = MmPtr::from(mm).as_ptr();
         for cpu in 0..cpus {
             let slot = host.cpu_state(CpuId::new(cpu));
-            let seen = slot.lazy.scan();
-            if seen != mm_ptr {
+            if !platform.outcome_of(|| slot.lazy.scan() == mm_ptr) {
                 continue;
             }
             if in_hand == 0 {
@@ -266,7 +266,7 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
                 Steps::raise_count(mm, in_hand);
             }
             in_hand -= 1;
-            Steps::give(slot, mm, seen, |reference| host.mmdrop(reference));
+            Steps::give(slot, mm, mm_ptr, |reference| host.mmdrop(reference));
         }
         if in_hand > 0 {
             Steps::lower_count(mm, in_hand);

@@ -103,8 +103,9 @@ impl HazardDeadline {
     /// Whether a slot names the mm. What a slot names, read with acquire, its CPU's MMU is on; what it does not name any
     /// more the MMU has left (pair L2).
     fn is_borrowed<P: Clock + IpisInterrupt>(self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> bool {
-        let mm = MmPtr::from(mm).as_ptr();
-        (0..host.platform().nr_cpu_ids()).any(|cpu| host.cpu_state(CpuId::new(cpu)).scan() == mm)
+        let (platform, mm) = (host.platform(), MmPtr::from(mm).as_ptr());
+        let borrows = |cpu| platform.outcome_of(|| host.cpu_state(CpuId::new(cpu)).scan() == mm);
+        platform.outcome_of(|| (0..platform.nr_cpu_ids()).any(borrows))
     }
 
     /// Interrupts those whose slots name the mm and for whom `may` holds.
@@ -122,10 +123,10 @@ impl HazardDeadline {
             return Wait::ForEver;
         }
         let platform = host.platform();
-        let until = host.mm_state(mm).until.load(Relaxed);
-        let left = until.wrapping_sub(platform.jiffies()).cast_signed();
-        if left > 0 || !platform.context().may_wait_for_cpus() {
-            return Wait::Until(until);
+        let waits = host.mm_state(mm);
+        let has_time = platform.outcome_of(|| waits.until().wrapping_sub(platform.jiffies()).cast_signed() > 0);
+        if has_time || !platform.context().may_wait_for_cpus() {
+            return Wait::Until(waits.until());
         }
         self.evict(host, mm, |cpu| !platform.cpu_isolated(cpu));
         if self.is_borrowed(host, mm) { Wait::ForEver } else { Wait::Over }
@@ -159,7 +160,7 @@ impl<P: Platform> Waits<P> {
         Waits { link, until }
     }
 
-    /// The tick, for those who watch the machine from outside; 0 of an mm that has not waited.
+    /// The tick; 0 of an mm that has not waited. Relaxed.
     pub fn until(&self) -> usize {
         self.until.load(Relaxed)
     }
@@ -242,7 +243,7 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
             return Freeing::Now;
         }
         if let Some(ticks) = self.deadline {
-            host.mm_state(core).until.store(platform.jiffies_in(ticks), Relaxed);
+            platform.outcome_of(|| host.mm_state(core).until.store(platform.jiffies_in(ticks), Relaxed));
         }
         // SAFETY: this is the mm that is to be freed.
         unsafe { host.shared().push(host, mm) };

@@ -253,7 +253,9 @@ fn is_held<P: Platform, Steps: GeneralSteps<P>>(
     mm: MmPtr<P>,
 ) -> bool {
     let platform = host.platform();
-    (0..platform.nr_cpu_ids()).any(|cpu| Steps::holds(platform, host.cpu_state(CpuId::new(cpu)), mm.as_ptr()))
+    let state = |cpu| host.cpu_state(CpuId::new(cpu));
+    let holds = |cpu| platform.outcome_of(|| Steps::holds(platform, state(cpu), mm.as_ptr()));
+    platform.outcome_of(|| (0..platform.nr_cpu_ids()).any(holds))
 }
 
 // SAFETY: an mm is freed only when no slot and no backup node names it after its count has reached zero; one of a CPU's two

@@ -10,13 +10,14 @@
 //! allocator find the buffer drained. The third model, where a load may read an older store, is in `weak.rs`, and its steps
 //! are in `weak_step.rs`.
 
+use core::hash::{Hash, Hasher};
 use core::panic::Location;
 
 use lazytlb_core::memory::{At, Label, Ordering};
 use lazytlb_kasan::{Access, BadAccess, BugType};
 
 use crate::machine::{Machine, MemoryModel, Quiet};
-use crate::mix::fold;
+use crate::mix::{Folder, fold};
 use crate::policy::{Pick, Policy};
 use crate::schedule::Event;
 use crate::state::{Action, Call, End, Next, State};
@@ -76,6 +77,8 @@ impl core::fmt::Display for Rmw {
 
 /// Sorts of steps, for the history: different steps never look alike.
 pub(crate) mod sort {
+    /// More than there are.
+    pub(crate) const KINDS: u64 = 32;
     pub(crate) const LOAD: u64 = 1;
     pub(crate) const STORE: u64 = 2;
     pub(crate) const RMW: u64 = 3;
@@ -91,6 +94,8 @@ pub(crate) mod sort {
     pub(crate) const HANDLER: u64 = 13;
     pub(crate) const DONE: u64 = 14;
     pub(crate) const STOP: u64 = 15;
+    pub(crate) const QUESTION: u64 = 16;
+    pub(crate) const OUTCOME: u64 = 17;
     pub(crate) const CHECKPOINT: u64 = 16;
 }
 
@@ -652,6 +657,24 @@ impl Machine {
         let task = state.current();
         task.history = task.statement;
         task.history.see(sort::CHECKPOINT, part);
+    }
+
+    /// A question begins. All that the running task has seen before it.
+    pub(crate) fn ask(&self) -> History {
+        let mut state = self.state.borrow_mut();
+        let before = state.current().history;
+        // The outcome of the first question in this one must not look like that of this one.
+        state.observe(sort::QUESTION, 0);
+        before
+    }
+
+    /// The question is answered: of all that was seen since it began the outcome is left.
+    pub(crate) fn answer(&self, before: History, outcome: &impl Hash) {
+        let mut state = self.state.borrow_mut();
+        state.current().history = before;
+        let mut hasher = Folder(0);
+        outcome.hash(&mut hasher);
+        state.observe(sort::OUTCOME, hasher.finish());
     }
 
     /// The functions that the running task is in, as far as it has said so, the innermost last.

@@ -302,7 +302,7 @@ impl History {
         if let Some(times) = arena.times_if(word) {
             let (thing, like) = names.word(word);
             let called = self.call(thing);
-            self.see((sort + like * 16) ^ called << 56, times.distance(arena, word, value));
+            self.see((sort + like * sort::KINDS) ^ called << 56, times.distance(arena, word, value));
             if self.present != 0 {
                 self.hash = fold(self.hash, times.moved(arena, self.present - 1));
             }
@@ -310,10 +310,10 @@ impl History {
             return;
         }
         if names.is_empty() {
-            return self.see(sort + word as u64 * 16, arena.portable(value));
+            return self.see(sort + word as u64 * sort::KINDS, arena.portable(value));
         }
         let (thing, like) = names.word(word);
-        let sort = (sort + like * 16) ^ self.call(thing) << 56;
+        let sort = (sort + like * sort::KINDS) ^ self.call(thing) << 56;
         if names.is_mask(word) {
             // How many there are of each sort: no more can be said without names.
             let (low, high) = ((value as u32).count_ones(), (value >> 32).count_ones());

@@ -49,7 +49,7 @@ impl Machine {
             };
             (self.read_age(me, word, age, acquire), age)
         };
-        self.observe_word(state, sort::LOAD + (word as u64) * 16, value);
+        self.observe_word(state, sort::LOAD + (word as u64) * sort::KINDS, value);
         let shown = |name: String| format!("load {name} -> {}{}", self.show(value), newer(age));
         self.trace(shown, word, order);
         self.tell_load(word);
@@ -67,7 +67,7 @@ impl Machine {
             self.suspend_for_ever()
         };
         let value = self.read_age(me, word, age, false);
-        self.observe_word(state, sort::LOAD + (word as u64) * 16, value);
+        self.observe_word(state, sort::LOAD + (word as u64) * sort::KINDS, value);
         value
     }
 
@@ -140,7 +140,7 @@ impl Machine {
         } else {
             self.append(&mut state, word, value, strength.release, false);
         }
-        self.observe_word(state, sort::STORE + (word as u64) * 16, value);
+        self.observe_word(state, sort::STORE + (word as u64) * sort::KINDS, value);
         self.trace(|name| format!("store {name} = {}", self.show(value)), word, order);
         self.tell_store(word, before, value);
     }
@@ -206,7 +206,7 @@ impl Machine {
                 self.read_age(me, word, age, order.failure == Ordering::Acquire && !self.is_relaxed(order.at.label))
             }
         };
-        self.observe_word(state, sort::RMW + (word as u64) * 16 + ((rmw as u64) << 60), old);
+        self.observe_word(state, sort::RMW + (word as u64) * sort::KINDS + ((rmw as u64) << 60), old);
         let now = new.map_or(old, |new| new as u64);
         let shown = |name: String| format!("{rmw} {name}: {} -> {}{}", self.show(old), self.show(now), newer(age));
         self.trace(shown, word, order);

@@ -4,12 +4,13 @@
 //! execution each operation is a step of the machine; outside (set-up, inspection) it acts on the cell directly.
 
 use core::cell::Cell;
+use core::hash::Hash;
 use core::marker::PhantomData;
 use core::panic::Location;
 
 use lazytlb_core::memory::{At, AtomicInt, AtomicWord, Label, LocalWord, Memory, Ordering};
 
-use crate::machine::with_running;
+use crate::machine::{Machine, with_running};
 use crate::step::{Order, Rmw};
 use crate::watchpoint;
 
@@ -234,6 +235,15 @@ impl Memory for Sim {
 
     fn spin_hint(self) {
         with_running(|machine| machine.spin_hint());
+    }
+
+    fn outcome_of<R: Hash>(self, f: impl FnOnce() -> R) -> R {
+        let before = with_running(Machine::ask);
+        let outcome = f();
+        if let Some(before) = before {
+            with_running(|machine| machine.answer(before, &outcome));
+        }
+        outcome
     }
 
     fn spin_until<R>(self, mut ready: impl FnMut() -> Option<R>) -> R {

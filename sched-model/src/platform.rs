@@ -4,6 +4,7 @@
 //! objects, so that the checker sees it.
 
 use core::cell::{Cell, RefCell};
+use core::hash::Hash;
 use core::marker::PhantomData;
 use core::panic::Location;
 use core::ptr::NonNull;
@@ -144,6 +145,10 @@ impl<Rules> Memory for Lab<Rules> {
 
     fn spin_until<R>(self, ready: impl FnMut() -> Option<R>) -> R {
         Sim.spin_until(ready)
+    }
+
+    fn outcome_of<R: Hash>(self, f: impl FnOnce() -> R) -> R {
+        Sim.outcome_of(f)
     }
 }
 

@@ -94,9 +94,14 @@ pub(crate) fn forget(machine: &Machine, place: u64) {
                 || [["exec_mmap"], ["collect_waiting"]].iter().any(|caller| frames == caller)
         }
     };
-    if forgets {
-        let place = place << 32 | (collectors as u64) << 16;
-        machine.checkpoint_again(place | (frames.len() as u64) << 8 | way.len() as u64);
+    if !forgets {
+        return;
+    }
+    let place = place << 32 | (collectors as u64) << 16 | (frames.len() as u64) << 8 | way.len() as u64;
+    if collectors > 0 {
+        machine.checkpoint(place << 1 | u64::from(frames.first() == Some(&"exec_mmap")), false);
+    } else {
+        machine.checkpoint_again(place);
     }
 }
 

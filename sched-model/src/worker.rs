@@ -63,7 +63,8 @@ impl Worker {
         if vector == TIMER {
             let at = self.timer.peek();
             self.timer.poke(0);
-            self.jiffies.store(at, Relaxed);
+            // What was asked for may lie in the past.
+            self.jiffies.store(at.max(self.jiffies.peek()), Relaxed);
         }
         self.asked.poke(1);
     }
@@ -78,9 +79,6 @@ impl Worker {
 
     /// Setting the timer is part of the step that asks for its interrupt.
     pub(crate) fn queue_work_at(&self, at: usize) {
-        if at <= self.jiffies() {
-            return self.queue_work();
-        }
         Machine::with(|machine| machine.send_ipi(1 << self.cpu, TIMER));
         let before = self.timer.peek();
         if before == 0 || at < before {

@@ -16,9 +16,9 @@ fn roaming(cpus: usize, tasks: usize, mms: usize, execs: &str) -> Litmus {
     Litmus::parse(&text).unwrap_or_else(|error| panic!("{text}: {error:?}"))
 }
 
-/// What has no end of states: an epoch that grows, a clock.
-const NO_END: [Strategy; 4] =
-    [Strategy::EpochPinned, Strategy::ShootdownBatched, Strategy::HazardDeadline, Strategy::HazardDeadlineWorker];
+/// Sizes (CPUs, tasks, address spaces) and the strategy whose worker and clock make them millions of states.
+const TOO_LARGE: [((usize, usize, usize), Strategy); 2] =
+    [((1, 2, 2), Strategy::ShootdownBatched), ((2, 2, 1), Strategy::HazardDeadline)];
 
 /// What differs only in names is explored once, and nothing else is left out.
 fn compare(cpus: usize, tasks: usize, mms: usize, setting: &Setting) {
@@ -39,14 +39,16 @@ fn compare(cpus: usize, tasks: usize, mms: usize, setting: &Setting) {
 fn settings(memory: MemoryModel) -> impl Iterator<Item = Setting> {
     let rules = [Rules::Ipi, Rules::Broadcast];
     let pairs = Strategy::all().flat_map(move |strategy| rules.map(|rules| (strategy, rules)));
-    let has_end = |&(strategy, rules): &(Strategy, Rules)| strategy.claims(rules) && !NO_END.contains(&strategy);
-    pairs.filter(has_end).map(move |(strategy, rules)| Setting::new(strategy, rules, memory))
+    pairs
+        .filter(|&(strategy, rules)| strategy.claims(rules))
+        .map(move |(strategy, rules)| Setting::new(strategy, rules, memory))
 }
 
 #[test]
 fn as_many_states_differ_in_more_than_names() {
-    for (cpus, tasks, mms) in [(1, 2, 2), (1, 3, 1), (2, 2, 1)] {
-        settings(Sc).for_each(|setting| compare(cpus, tasks, mms, &setting));
+    for size @ (cpus, tasks, mms) in [(1, 2, 2), (1, 3, 1), (2, 2, 1)] {
+        let small_enough = |setting: &Setting| !TOO_LARGE.contains(&(size, setting.strategy));
+        settings(Sc).filter(small_enough).for_each(|setting| compare(cpus, tasks, mms, &setting));
     }
     settings(Tso).for_each(|setting| compare(1, 2, 1, &setting));
     compare(1, 3, 2, &Setting::new(Strategy::Refcount, Rules::Ipi, Sc));
