@@ -246,6 +246,16 @@ impl Arena {
         fold(fold(sum(thing, 0), sum(0, thing)), sum(thing, thing))
     }
 
+    /// What the word holds when an execution begins.
+    pub(crate) fn read_at_start(&self, index: usize) -> u64 {
+        self.start.borrow()[index]
+    }
+
+    /// Whether the word has ever changed.
+    pub(crate) fn was_written(&self, index: usize) -> bool {
+        self.journalled[index].get() != 0
+    }
+
     /// Makes the contents now the start of every execution.
     pub(crate) fn seal(&self) {
         self.journal.borrow_mut().clear();

@@ -162,6 +162,11 @@ impl Summary {
         Summary { words: vec![Word::default(); words + 1], active, restarts, tells_tasks, names, ..Summary::default() }
     }
 
+    /// Whether anybody has read the word.
+    pub(crate) fn is_read(&self, word: usize) -> bool {
+        self.words[word].readers != 0
+    }
+
     /// Whether the search must start again.
     #[inline]
     pub(crate) fn must_restart(&self) -> bool {

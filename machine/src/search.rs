@@ -138,7 +138,8 @@ impl Machine {
     /// The first call ends set-up: the memory as it is then is what every execution starts from.
     ///
     /// # Panics
-    /// If a CPU has no task to boot with.
+    /// If a CPU has no task to boot with, or if what was declared alike ([`Machine::alike`]) turns out to have started
+    /// differently.
     pub fn explore(&self, search: Search, limits: Limits) -> Exploration {
         self.explore_with(search, limits, |_| {})
     }
@@ -181,6 +182,7 @@ impl Machine {
         }
         self.set_snapshots(false);
         self.stacks.abandon();
+        self.check_that_like_things_started_alike();
         run.finish()
     }
 

@@ -198,12 +198,12 @@ impl Names {
         (place(word), pointed.unwrap_or(value))
     }
 
-    /// The first word that tells like things apart before anything has run.
-    pub(crate) fn differs_at_start(&self, arena: &Arena) -> Option<usize> {
-        (0..if self.is_empty() { 0 } else { arena.len() / WORD }).find(|&word| {
+    /// The first of these words that tells like things apart before anything has run.
+    fn differs_at_start(&self, arena: &Arena, mut words: impl Iterator<Item = usize>) -> Option<usize> {
+        words.find(|&word| {
             self.exchanges().any(|order| {
-                let (renamed, value) = self.renamed(arena, &order, word, arena.read(word));
-                arena.read(renamed) != value
+                let (renamed, value) = self.renamed(arena, &order, word, arena.read_at_start(word));
+                arena.read_at_start(renamed) != value
             })
         })
     }
@@ -406,6 +406,25 @@ impl Machine {
             names.things[index(core::ptr::from_ref(word).addr())] = MASK;
         }
         self.arena.set_names(names);
+    }
+
+    /// After a search: whether what it took for alike had started so, as far as anybody has looked. What lies between the
+    /// fields of a structure nobody has written.
+    ///
+    /// # Panics
+    /// If it had not.
+    pub(crate) fn check_that_like_things_started_alike(&self) {
+        let names = self.arena.names();
+        if names.is_empty() {
+            return;
+        }
+        let state = self.state.borrow();
+        let used = |&word: &usize| state.summary.is_read(word) || self.arena.was_written(word);
+        let words = (0..self.arena.len() / WORD).filter(used);
+        if let Some(word) = names.differs_at_start(&self.arena, words) {
+            drop(state);
+            panic!("{} tells apart what is alike", self.name_of(word));
+        }
     }
 
     /// How the next search uses what is alike.
