@@ -31,7 +31,7 @@ pub const LOOK: Label = Label::new("epoch_pinned.look");
 /// The RMW that advances the epoch. Full barrier, before the next look.
 pub const ADVANCE: Label = Label::new("epoch_pinned.advance");
 
-/// Where a CPU is pinned, 0 if it is not: a [`noted`] epoch. Written by its CPU alone, with interrupts off.
+/// Where a CPU is pinned, 0 if it is not: an epoch as it is noted down, odd. Written by its CPU alone, with interrupts off.
 pub struct Pin<P: Platform>(P::AtomicUsize);
 
 impl<P: Platform> Pin<P> {
@@ -45,7 +45,7 @@ impl<P: Platform> Pin<P> {
         self.0.load(Relaxed) != 0
     }
 
-    /// The epoch in which it is pinned, as [`noted`]; 0 if it is not. For those who watch the machine from outside.
+    /// The epoch in which it is pinned, as it is noted down; 0 if it is not. For those who watch the machine from outside.
     pub fn pinned_in(&self) -> usize {
         self.0.load(Relaxed)
     }
@@ -84,7 +84,7 @@ impl<P: Platform> fmt::Debug for Pin<P> {
 /// In each mm: when it died.
 pub struct Died<P: Platform> {
     link: Link<P>,
-    /// The epoch, as [`noted`]; 0 of an mm that lives. Written before the mm waits, read by collectors: the list orders the
+    /// The epoch, as it is noted down; 0 of an mm that lives. Written before the mm waits, read by collectors: the list orders the
     /// two.
     epoch: P::AtomicUsize,
 }
