@@ -213,10 +213,10 @@ pub trait Memory: Copy {
         }
     }
 
-    /// Runs `f`, of all that it reads the caller learns its outcome and nothing else.
+    /// Runs `f`. Of all that it reads the caller learns its outcome, and nothing else.
     ///
-    /// So `f` must leave no trace in captured variables, and its outcome must say nothing of addresses. An explorer relies on
-    /// that to take states for one that differ only in what `f` has read on its way.
+    /// So `f` must leave no trace in captured variables, and its outcome must not have an address or a time in it. An explorer
+    /// relies on that to take states for one that differ only in what `f` has read on its way. Everywhere else it costs nothing.
     #[inline]
     #[track_caller]
     fn outcome_of<R: Hash>(self, f: impl FnOnce() -> R) -> R {

@@ -146,9 +146,8 @@ impl EpochQs {
         let batch = &host.shared().batch;
         loop {
             let _frame = Frame::enter(platform, "grace_period");
-            if platform.outcome_of(|| {
-                !batch.is_empty() && counters().any(|counter| platform.outcome_of(|| counter.holds_up()))
-            }) {
+            let holds_up = |counter: &Counter<P>| platform.outcome_of(|| counter.holds_up());
+            if platform.outcome_of(|| !batch.is_empty() && counters().any(holds_up)) {
                 return;
             }
             for mm in batch.take(host) {

@@ -30,6 +30,7 @@ use crate::policy::{AsIs, Key};
 use crate::search::Reduction;
 use crate::state::{Place, State};
 use crate::step::sort;
+use crate::times::Times;
 use crate::word::SimWord;
 
 /// One of several like things: memory, and perhaps the task that goes with it.
@@ -299,21 +300,15 @@ impl History {
     #[inline]
     pub(crate) fn see_word(&mut self, sort: u64, word: usize, value: u64, arena: &Arena) {
         let names = arena.names();
-        if let Some(times) = arena.times_if(word) {
-            let (thing, like) = names.word(word);
-            let called = self.call(thing);
-            self.see((sort + like * sort::KINDS) ^ called << 56, times.distance(arena, word, value));
-            if self.present != 0 {
-                self.hash = fold(self.hash, times.moved(arena, self.present - 1));
-            }
-            self.present = times.now(arena) + 1;
-            return;
-        }
-        if names.is_empty() {
-            return self.see(sort + word as u64 * sort::KINDS, arena.portable(value));
-        }
         let (thing, like) = names.word(word);
         let sort = (sort + like * sort::KINDS) ^ self.call(thing) << 56;
+        if let Some(times) = arena.times_if(word) {
+            self.see(sort, times.distance(arena, word, value));
+            return self.see_the_time(times, arena);
+        }
+        if names.is_empty() {
+            return self.see(sort, arena.portable(value));
+        }
         if names.is_mask(word) {
             // How many there are of each sort: no more can be said without names.
             let (low, high) = ((value as u32).count_ones(), (value >> 32).count_ones());
@@ -322,6 +317,14 @@ impl History {
         let (pointed, portable) = arena.named(value);
         let called = self.call(pointed);
         self.see(sort, portable ^ called << 56);
+    }
+
+    /// What was seen is known by how far it was from the present, which moves on.
+    fn see_the_time(&mut self, times: &Times, arena: &Arena) {
+        if self.present != 0 {
+            self.hash = fold(self.hash, times.moved(arena, self.present - 1));
+        }
+        self.present = times.now(arena) + 1;
     }
 
     /// Something that the program says it remembers.

@@ -1,4 +1,4 @@
-//! What time it is makes no difference where times are only compared.
+//! What time it is makes no difference where times are only compared, nor what a question has read on its way.
 
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Memory, Ordering::*};
 use lazytlb_machine::{Config, Exploration, Kind, Limits, Machine, ObjectKind, Reduction, Search, Sim, SimWord};

@@ -50,6 +50,18 @@ impl Queue {
 /// What a task does next. The first is what a search does first: it makes for short executions.
 const CHOICES: [Choice; 3] = [Choice::Die, Choice::TakeAndPut, Choice::Exec];
 
+/// What a task knows between one choice and the next. Numbers for checkpoints, above those of the choices.
+pub(crate) mod knows {
+    /// Nothing: it dies.
+    pub(crate) const NOTHING: u64 = 16;
+    /// Whom it gives its CPU to.
+    pub(crate) const WHO_IS_NEXT: u64 = 17;
+    /// Nothing but what is with the CPU: it gives it away.
+    pub(crate) const WHERE_IT_IS: u64 = 18;
+    /// What the switch has left to drop.
+    pub(crate) const WHAT_TO_DROP: u64 = 19;
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Choice {
     Die,
@@ -220,7 +232,7 @@ where
         }
         Machine::with(|machine| {
             // It knows nothing any more.
-            machine.checkpoint(CHOICES.len() as u64 + 1, false);
+            machine.checkpoint(knows::NOTHING, false);
             machine.irq_save(Label::NONE)
         });
         self.schedule_any(queue, task, 1 << (DEAD as usize + task));
@@ -307,7 +319,7 @@ where
             });
             // Which one it is, and nothing else that the queue holds.
             if let Some(Found::Task(next)) = found {
-                machine.checkpoint_of(CHOICES.len() as u64, &[core::ptr::from_ref(&self.tasks[next]).addr()]);
+                machine.checkpoint_of(knows::WHO_IS_NEXT, &[core::ptr::from_ref(&self.tasks[next]).addr()]);
             }
         });
         found

@@ -10,6 +10,7 @@ use lazytlb_machine::{Machine, Sim, SimLocal, SimWord};
 
 use crate::platform::{CALL_VECTOR, Lab, MmData, address};
 use crate::program::{Source, Statement};
+use crate::roam::knows;
 use crate::strategies::Accounted;
 use crate::world::World;
 
@@ -117,7 +118,7 @@ where
         self.rqs[cpu].prev.set((&raw const self.scheduled[task]).cast_mut());
         match self.queue {
             // All that it needs when it comes back is with the CPU.
-            Some(_) => Machine::with(|machine| machine.checkpoint(1, false)),
+            Some(_) => Machine::with(|machine| machine.checkpoint(knows::WHERE_IT_IS, false)),
             None => {
                 self.scheduled[next].on_cpu.store(1, Relaxed);
                 self.scheduled[next].cpu.store(cpu, Relaxed);
@@ -152,7 +153,7 @@ where
         if self.queue.is_some() {
             // All that it knows now is what is left to drop.
             let [borrow, reference] = prev.mms().map(address);
-            Machine::with(|machine| machine.checkpoint_of(2, &[borrow, reference]));
+            Machine::with(|machine| machine.checkpoint_of(knows::WHAT_TO_DROP, &[borrow, reference]));
         }
         prev.mmdrop_lazy_tlb_sched();
         Machine::with(Machine::preempt_enable);
