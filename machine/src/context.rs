@@ -5,12 +5,12 @@ use core::panic::Location;
 use lazytlb_core::memory::Label;
 use lazytlb_core::platform::Context;
 
+use crate::history::History;
 use crate::machine::{Machine, TaskId};
 use crate::mix::fold;
 use crate::schedule::Event;
 use crate::state::{Action, Next};
 use crate::step::sort;
-use crate::symmetry::History;
 use crate::verdict::Kind;
 use crate::watchpoint::Seen;
 

@@ -9,6 +9,7 @@
 
 mod arena;
 mod context;
+mod history;
 mod machine;
 mod mix;
 mod object;

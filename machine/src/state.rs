@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::arena::Arena;
+use crate::history::History;
 use crate::machine::Machine;
 use crate::mix::{fold, term};
 use crate::reduce::{Summary, Who};
-use crate::symmetry::{History, Order};
+use crate::symmetry::Order;
 use crate::verdict::Verdict;
 
 /// What a place is about to do.

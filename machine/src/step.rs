@@ -10,18 +10,17 @@
 //! allocator find the buffer drained. The third model, where a load may read an older store, is in `weak.rs`, and its steps
 //! are in `weak_step.rs`.
 
-use core::hash::{Hash, Hasher};
 use core::panic::Location;
 
 use lazytlb_core::memory::{At, Label, Ordering};
 use lazytlb_kasan::{Access, BadAccess, BugType};
 
 use crate::machine::{Machine, MemoryModel, Quiet};
-use crate::mix::{Folder, fold};
+use crate::mix::fold;
 use crate::policy::{Pick, Policy};
 use crate::schedule::Event;
 use crate::state::{Action, Call, End, Next, State};
-use crate::symmetry::{History, Order as Naming};
+use crate::symmetry::Order as Naming;
 use crate::verdict::{Kind, Verdict};
 
 /// How an access is ordered, with its label and whether the word is local.
@@ -77,26 +76,20 @@ impl core::fmt::Display for Rmw {
 
 /// Sorts of steps, for the history: different steps never look alike.
 pub(crate) mod sort {
-    /// More than there are.
-    pub(crate) const KINDS: u64 = 32;
-    pub(crate) const LOAD: u64 = 1;
-    pub(crate) const STORE: u64 = 2;
-    pub(crate) const RMW: u64 = 3;
-    pub(crate) const FENCE: u64 = 4;
-    pub(crate) const IRQ_OFF: u64 = 5;
-    pub(crate) const IRQ_ON: u64 = 6;
-    pub(crate) const IPI: u64 = 7;
-    pub(crate) const HEAP: u64 = 8;
-    pub(crate) const HINT: u64 = 9;
-    pub(crate) const WAIT: u64 = 10;
-    pub(crate) const SWITCH: u64 = 11;
-    pub(crate) const PICK: u64 = 12;
-    pub(crate) const HANDLER: u64 = 13;
-    pub(crate) const DONE: u64 = 14;
-    pub(crate) const STOP: u64 = 15;
-    pub(crate) const QUESTION: u64 = 16;
-    pub(crate) const OUTCOME: u64 = 17;
-    pub(crate) const CHECKPOINT: u64 = 16;
+    /// Gives each a number of its own.
+    macro_rules! sorts {
+        ($($sort:ident)*) => {
+            #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "they are names of constants")]
+            enum Number { $($sort,)* KINDS }
+            $(pub(crate) const $sort: u64 = Number::$sort as u64;)*
+            /// How many there are.
+            pub(crate) const KINDS: u64 = Number::KINDS as u64;
+        };
+    }
+
+    sorts! {
+        VALUE LOAD STORE RMW FENCE IRQ_OFF IRQ_ON IPI HEAP HINT WAIT SWITCH PICK HANDLER DONE STOP CHECKPOINT QUESTION OUTCOME
+    }
 }
 
 /// All values that can be picked.
@@ -626,55 +619,6 @@ impl Machine {
         self.commit(&mut self.state.borrow_mut(), index, new);
         self.restart_if_wrong();
         self.trace(|name| format!("update {name}: {} -> {}", self.show(old), self.show(new)), index, Order::LOCAL);
-    }
-
-    /// Begins a statement: all local state of the running task is a function of `local`. `loops` says that an earlier
-    /// statement is come back to; others may go first then.
-    pub fn checkpoint(&self, local: u64, loops: bool) {
-        self.checkpoint_of(local, &[]);
-        if loops {
-            self.point(Next::Checkpoint);
-            // Every step changes the key, else the state behind it looks seen and is not gone on from.
-            self.state.borrow_mut().observe(sort::CHECKPOINT, 0);
-        }
-    }
-
-    /// As [`checkpoint`](Self::checkpoint), not in a loop, where local state is a function of these addresses, too.
-    pub fn checkpoint_of(&self, local: u64, addresses: &[usize]) {
-        let mut state = self.state.borrow_mut();
-        let task = state.current();
-        task.history = History::new(fold(sort::CHECKPOINT, local));
-        for &address in addresses {
-            task.history.see_value(address as u64, &self.arena);
-        }
-        task.statement = task.history;
-    }
-
-    /// Part of a statement is over: all local state of the running task is a function of what it was at the last checkpoint,
-    /// and of `part`.
-    pub fn checkpoint_again(&self, part: u64) {
-        let mut state = self.state.borrow_mut();
-        let task = state.current();
-        task.history = task.statement;
-        task.history.see(sort::CHECKPOINT, part);
-    }
-
-    /// A question begins. All that the running task has seen before it.
-    pub(crate) fn ask(&self) -> History {
-        let mut state = self.state.borrow_mut();
-        let before = state.current().history;
-        // The outcome of the first question in this one must not look like that of this one.
-        state.observe(sort::QUESTION, 0);
-        before
-    }
-
-    /// The question is answered: of all that was seen since it began the outcome is left.
-    pub(crate) fn answer(&self, before: History, outcome: &impl Hash) {
-        let mut state = self.state.borrow_mut();
-        state.current().history = before;
-        let mut hasher = Folder(0);
-        outcome.hash(&mut hasher);
-        state.observe(sort::OUTCOME, hasher.finish());
     }
 
     /// The functions that the running task is in, as far as it has said so, the innermost last.

@@ -15,7 +15,7 @@
 //! What is learned about one thing ([`Summary`](crate::reduce::Summary)) is learned about all that are like it, with the
 //! tasks renamed along.
 //!
-//! The program must not tell the things apart by number or address. That they start alike is checked when a search begins;
+//! The program must not tell the things apart by number or address. That they have started alike is checked when a search ends;
 //! tests compare with searches that tell them apart ([`Reduction::Named`]) and count what differs in more than names.
 
 use core::cell::{Cell, RefCell};
@@ -30,7 +30,6 @@ use crate::policy::{AsIs, Key};
 use crate::search::Reduction;
 use crate::state::{Place, State};
 use crate::step::sort;
-use crate::times::Times;
 use crate::word::SimWord;
 
 /// One of several like things: memory, and perhaps the task that goes with it.
@@ -272,111 +271,6 @@ impl Order {
             0 => task as u64,
             thing => self.of(thing) << 56,
         }
-    }
-}
-
-/// What a task has seen: a hash, and the things that it has come upon. In the hash they are called by the order in which
-/// that was, in the list by number, half a byte each.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct History {
-    hash: u64,
-    things: u64,
-    /// The present when the last time was seen, plus one; 0 if none was.
-    present: u64,
-}
-
-impl History {
-    pub(crate) fn new(hash: u64) -> History {
-        History { hash, things: 0, present: 0 }
-    }
-
-    /// A step of this sort, with what came of it.
-    #[inline]
-    pub(crate) fn see(&mut self, sort: u64, value: u64) {
-        self.hash = fold(fold(self.hash, sort), value);
-    }
-
-    /// The same of a step on a word.
-    #[inline]
-    pub(crate) fn see_word(&mut self, sort: u64, word: usize, value: u64, arena: &Arena) {
-        let names = arena.names();
-        let (thing, like) = names.word(word);
-        let sort = (sort + like * sort::KINDS) ^ self.call(thing) << 56;
-        if let Some(times) = arena.times_if(word) {
-            self.see(sort, times.distance(arena, word, value));
-            return self.see_the_time(times, arena);
-        }
-        if names.is_empty() {
-            return self.see(sort, arena.portable(value));
-        }
-        if names.is_mask(word) {
-            // How many there are of each sort: no more can be said without names.
-            let (low, high) = ((value as u32).count_ones(), (value >> 32).count_ones());
-            return self.see(sort, u64::from(low) | u64::from(high) << 32);
-        }
-        let (pointed, portable) = arena.named(value);
-        let called = self.call(pointed);
-        self.see(sort, portable ^ called << 56);
-    }
-
-    /// What was seen is known by how far it was from the present, which moves on.
-    fn see_the_time(&mut self, times: &Times, arena: &Arena) {
-        if self.present != 0 {
-            self.hash = fold(self.hash, times.moved(arena, self.present - 1));
-        }
-        self.present = times.now(arena) + 1;
-    }
-
-    /// Something that the program says it remembers.
-    pub(crate) fn see_value(&mut self, value: u64, arena: &Arena) {
-        let (thing, portable) = arena.named(value);
-        let called = self.call(thing);
-        self.see(0, portable ^ called << 56);
-    }
-
-    /// What the task calls a thing: 0 for none.
-    fn call(&mut self, thing: u8) -> u64 {
-        if thing == 0 {
-            return 0;
-        }
-        let mut shift = 0;
-        loop {
-            match self.things >> shift & 15 {
-                0 => self.things |= u64::from(thing) << shift,
-                known if known == u64::from(thing) => {}
-                _ => {
-                    shift += 4;
-                    continue;
-                }
-            }
-            return 1 + shift / 4;
-        }
-    }
-
-    /// The hash without names.
-    fn nameless(self) -> u64 {
-        self.hash
-    }
-
-    /// The hash with these names, now.
-    #[inline]
-    pub(crate) fn named(self, arena: &Arena, order: &Order) -> u64 {
-        let hash = match arena.times() {
-            Some(times) if self.present != 0 => fold(self.hash, times.moved(arena, self.present - 1)),
-            _ => self.hash,
-        };
-        if self.things == 0 {
-            return hash;
-        }
-        let mut list = 0;
-        let mut rest = self.things;
-        let mut shift = 0;
-        while rest != 0 {
-            list |= order.of((rest & 15) as u8) << shift;
-            rest >>= 4;
-            shift += 4;
-        }
-        fold(hash, list)
     }
 }
 

@@ -1,9 +1,11 @@
 //! Like things are taken for each other, and only those.
 
+mod common;
+
+use common::{placed, takes_a_state_for_another};
 use lazytlb_core::memory::{AtomicInt, AtomicWord, LocalWord, Ordering::*};
 use lazytlb_machine::{
-    Config, Exploration, Found, Kind, Limits, Machine, MemoryModel, ObjectKind, Reduction, Search, SimLocal, SimWord,
-    Thing,
+    Config, Exploration, Limits, Machine, MemoryModel, ObjectKind, Reduction, Search, SimLocal, SimWord, Thing,
 };
 
 const ALL: Limits = Limits { stop_at_first: false, executions: u64::MAX, time: core::time::Duration::MAX };
@@ -12,13 +14,6 @@ fn explore(machine: &Machine, reduction: Reduction) -> Exploration {
     let exploration = machine.explore(Search::Exhaustive(reduction), ALL);
     assert!(exploration.complete);
     exploration
-}
-
-/// For as long as the machine that has it; each test keeps its machine to the end.
-fn placed<T: ?Sized>(reference: &mut T) -> &'static T {
-    let reference: *const T = reference;
-    // SAFETY: in the arena, which lives as long as the machine that runs the tasks.
-    unsafe { &*reference }
 }
 
 /// Three CPUs, each with a task that adds to a word of its own and to a common one, as often as is said.
@@ -100,7 +95,6 @@ fn a_program_that_forgets_what_it_remembers_is_noticed() {
         &[(0..2).map(|task| Thing::default().with_task(machine.task(task)).with(&raw const own[task])).collect()],
         &[],
     );
-    let found = machine.explore(Search::Exhaustive(Reduction::Named), ALL).found;
-    let says = |found: &Found| found.verdict.message.starts_with("a state is taken for another");
-    assert!(found.iter().any(|found| found.verdict.kind == Kind::Panic && says(found)), "{found:?}");
+    let exploration = machine.explore(Search::Exhaustive(Reduction::Named), ALL);
+    assert!(takes_a_state_for_another(&exploration), "{:?}", exploration.found);
 }

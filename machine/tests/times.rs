@@ -1,15 +1,15 @@
 //! What time it is makes no difference where times are only compared, nor what a question has read on its way.
 
+mod common;
+
+use common::{placed, takes_a_state_for_another};
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Memory, Ordering::*};
-use lazytlb_machine::{Config, Exploration, Kind, Limits, Machine, ObjectKind, Reduction, Search, Sim, SimWord};
+use lazytlb_machine::{Config, Exploration, Limits, Machine, ObjectKind, Reduction, Search, Sim, SimWord};
 
 const LIMITS: Limits = Limits { stop_at_first: false, executions: 50_000, time: core::time::Duration::MAX };
 
-/// For as long as the machine that has them; each test keeps its machine to the end.
 fn words<const N: usize>(machine: &Machine) -> [&'static SimWord<usize>; N] {
-    let words: *const [SimWord<usize>] = machine.place_slice("words", ObjectKind::Other, N, |_| AtomicWord::new(0));
-    // SAFETY: in the arena, which lives as long as the machine that runs the tasks.
-    let words: &'static [SimWord<usize>] = unsafe { &*words };
+    let words = placed(machine.place_slice("words", ObjectKind::Other, N, |_| AtomicWord::new(0)));
     core::array::from_fn(|index| &words[index])
 }
 
@@ -46,11 +46,6 @@ fn explore(reduction: Reduction, reach: Option<usize>, looks_at_the_clock: bool)
         machine.counts_from(address(epoch), &[address(noted)], reach);
     }
     machine.explore(Search::Exhaustive(reduction), LIMITS)
-}
-
-fn takes_a_state_for_another(exploration: &Exploration) -> bool {
-    let says = |message: &str| message.starts_with("a state is taken for another");
-    exploration.found.iter().any(|found| found.verdict.kind == Kind::Panic && says(&found.verdict.message))
 }
 
 #[test]
