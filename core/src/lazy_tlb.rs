@@ -191,6 +191,14 @@ pub trait Host<P: Platform, S: LazyTlb<P>> {
     /// The strategy's state for `cpu`.
     fn cpu_state(&self, cpu: CpuId) -> &S::CpuState;
 
+    /// Whether it holds for the strategy's state of any CPU. Each is asked at its own time, until one says yes; `holds` is an
+    /// outcome ([`Memory::outcome_of`](crate::Memory::outcome_of)), and so is the whole.
+    fn any_cpu(&self, holds: impl Fn(&S::CpuState) -> bool) -> bool {
+        let platform = self.platform();
+        let holds = |cpu| platform.outcome_of(|| holds(self.cpu_state(CpuId::new(cpu))));
+        platform.outcome_of(|| (0..platform.nr_cpu_ids()).any(holds))
+    }
+
     /// The strategy's state in `mm`.
     fn mm_state<'a>(&self, mm: &'a MmCore<P>) -> &'a S::MmState;
 

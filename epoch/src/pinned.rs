@@ -15,7 +15,6 @@
 
 use core::fmt;
 
-use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr, Slot};
@@ -201,8 +200,7 @@ impl EpochPinned {
                     unsafe { turn.put_back(host, mm) };
                 }
             }
-            let mut pins = (0..platform.nr_cpu_ids()).map(|cpu| host.cpu_state(CpuId::new(cpu)));
-            if !some_wait || platform.outcome_of(|| pins.any(|pin| platform.outcome_of(|| pin.holds_up(epoch)))) {
+            if !some_wait || host.any_cpu(|pin| pin.holds_up(epoch)) {
                 return;
             }
             shared.epoch.fetch_add_full(NEXT, ADVANCE);

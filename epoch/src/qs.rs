@@ -142,12 +142,10 @@ impl EpochQs {
     /// With the turn: frees the batch if its grace period is over, and begins the next one for what has come since.
     fn advance<P: Platform>(self, host: &impl Host<P, Self>, turn: &Turn<'_, P>) {
         let platform = host.platform();
-        let counters = || (0..platform.nr_cpu_ids()).map(|cpu| host.cpu_state(CpuId::new(cpu)));
         let batch = &host.shared().batch;
         loop {
             let _frame = Frame::enter(platform, "grace_period");
-            let holds_up = |counter: &Counter<P>| platform.outcome_of(|| counter.holds_up());
-            if platform.outcome_of(|| !batch.is_empty() && counters().any(holds_up)) {
+            if platform.outcome_of(|| !batch.is_empty() && host.any_cpu(Counter::holds_up)) {
                 return;
             }
             for mm in batch.take(host) {
@@ -161,7 +159,8 @@ impl EpochQs {
             if batch.is_empty() {
                 return;
             }
-            platform.outcome_of(|| counters().for_each(Counter::begin));
+            let counters = (0..platform.nr_cpu_ids()).map(|cpu| host.cpu_state(CpuId::new(cpu)));
+            platform.outcome_of(|| counters.for_each(Counter::begin));
         }
     }
 }

@@ -103,9 +103,8 @@ impl HazardDeadline {
     /// Whether a slot names the mm. What a slot names, read with acquire, its CPU's MMU is on; what it does not name any
     /// more the MMU has left (pair L2).
     fn is_borrowed<P: Clock + IpisInterrupt>(self, host: &impl Host<P, Self>, mm: &MmCore<P>) -> bool {
-        let (platform, mm) = (host.platform(), MmPtr::from(mm).as_ptr());
-        let borrows = |cpu| platform.outcome_of(|| host.cpu_state(CpuId::new(cpu)).scan() == mm);
-        platform.outcome_of(|| (0..platform.nr_cpu_ids()).any(borrows))
+        let mm = MmPtr::from(mm).as_ptr();
+        host.any_cpu(|slot| slot.scan() == mm)
     }
 
     /// Interrupts those whose slots name the mm and for whom `may` holds.

@@ -17,7 +17,6 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::null_mut;
 
-use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{AtomicWord, Label, Labelled, LocalWord, Ordering::*};
 use lazytlb_core::mm::{CountRef, MmCore, MmPtr, Slot};
@@ -252,10 +251,7 @@ fn is_held<P: Platform, Steps: GeneralSteps<P>>(
     host: &impl Host<P, General<Steps>>,
     mm: MmPtr<P>,
 ) -> bool {
-    let platform = host.platform();
-    let state = |cpu| host.cpu_state(CpuId::new(cpu));
-    let holds = |cpu| platform.outcome_of(|| Steps::holds(platform, state(cpu), mm.as_ptr()));
-    platform.outcome_of(|| (0..platform.nr_cpu_ids()).any(holds))
+    host.any_cpu(|cpu| Steps::holds(host.platform(), cpu, mm.as_ptr()))
 }
 
 // SAFETY: an mm is freed only when no slot and no backup node names it after its count has reached zero; one of a CPU's two
