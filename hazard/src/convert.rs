@@ -138,10 +138,11 @@ pub trait ConvertSteps<P: Platform>: 'static {
         slot.lazy.scan() != mm
     }
 
-    /// Leaves a counted reference to `mm` with the CPU of `slot`, which was `seen` borrowing it. What turns out to be
+    /// Leaves a counted reference to `mm` with the CPU of `slot`, which the scan has seen borrowing it. What turns out to be
     /// nobody's is given to `drop`.
-    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, seen: *mut MmCore<P>, mut drop: impl FnMut(CountRef<P>)) {
+    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, mut drop: impl FnMut(CountRef<P>)) {
         let mut in_hand = MmPtr::from(mm);
+        let seen = in_hand.as_ptr();
         loop {
             let older = MmPtr::new(slot.give(in_hand.as_ptr()));
             // The CPU may have left the mm and run its last tail, if it goes offline.
@@ -266,7 +267,7 @@ impl<P: Platform, Steps: ConvertSteps<P>> LazyTlb<P> for Convert<Steps> {
                 Steps::raise_count(mm, in_hand);
             }
             in_hand -= 1;
-            Steps::give(slot, mm, mm_ptr, |reference| host.mmdrop(reference));
+            Steps::give(slot, mm, |reference| host.mmdrop(reference));
         }
         if in_hand > 0 {
             Steps::lower_count(mm, in_hand);

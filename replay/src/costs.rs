@@ -6,13 +6,14 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use lazytlb::any::AnyPlatform;
 use lazytlb_core::lazy_tlb::LazyTlb;
 use lazytlb_core::mm::MmWithUser;
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy, MmSwitch};
-use lazytlb_core::platform::{Clock, Platform};
-use lazytlb_sched_model::strategies::{Accounted, WithStrategy};
+use lazytlb_core::platform::Platform;
+use lazytlb_sched_model::accounted::Accounted;
+use lazytlb_sched_model::strategies::WithStrategy;
 use lazytlb_sched_model::{Rules, Strategy};
-use lazytlb_shootdown::CanShoot;
 
 use crate::engine::{Action, Engine, NewMm, Slot};
 use crate::platform::{Counts, Life, Replay, hardware, on_cpu, power_on, swap_counts};
@@ -106,7 +107,7 @@ pub fn costs(strategy: Strategy, rules: Rules) -> Vec<(Path, Counts)> {
 fn on_rules<R>(strategy: Strategy) -> Vec<(Path, Counts)>
 where
     R: MmSwitch<Replay<R>> + 'static,
-    Replay<R>: Clock<MmData = Life, Arch = R, IrqFlags = bool> + CanShoot,
+    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool> + AnyPlatform,
 {
     strategy.with(OnRules(PhantomData::<R>))
 }

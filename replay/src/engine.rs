@@ -4,15 +4,16 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use lazytlb::any::AnyPlatform;
 use lazytlb_core::lazy_tlb::LazyTlb;
 use lazytlb_core::memory::Label;
 use lazytlb_core::mm::{ARef, Mm, MmWithUser};
 use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy, MmSwitch};
-use lazytlb_core::platform::{Clock, IrqsOff, Platform, Root};
+use lazytlb_core::platform::{IrqsOff, Platform, Root};
 use lazytlb_core::switcher::{Switcher, Task};
-use lazytlb_sched_model::strategies::{Accounted, WithStrategy};
+use lazytlb_sched_model::accounted::Accounted;
+use lazytlb_sched_model::strategies::WithStrategy;
 use lazytlb_sched_model::{Rules, Strategy};
-use lazytlb_shootdown::CanShoot;
 
 use crate::platform::{Counts, Life, MOST_CPUS, Replay, Traced, hardware, on_cpu, swap_counts};
 
@@ -84,7 +85,7 @@ pub(crate) fn engine(strategy: Strategy, rules: Rules) -> Box<dyn Run> {
 fn on_rules<R>(strategy: Strategy) -> Box<dyn Run>
 where
     R: MmSwitch<Replay<R>> + 'static,
-    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool> + CanShoot + Clock,
+    Replay<R>: Platform<MmData = Life, Arch = R, IrqFlags = bool> + AnyPlatform,
 {
     strategy.with(OnRules(PhantomData::<R>))
 }

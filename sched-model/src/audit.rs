@@ -5,8 +5,8 @@ use lazytlb_core::mm::{Mm, MmPtr};
 use lazytlb_core::platform::Platform;
 use lazytlb_machine::{Kind, Machine};
 
+use crate::accounted::Accounted;
 use crate::platform::{Lab, MmData, address, peek};
-use crate::strategies::Accounted;
 use crate::world::World;
 
 impl<R: 'static, S> World<R, S>

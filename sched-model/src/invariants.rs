@@ -57,9 +57,9 @@ use lazytlb_core::platform::Platform;
 use lazytlb_core::smp::Call;
 use lazytlb_machine::{Kind, Machine, ObjectKind, Seen, SimLocal, Verdict};
 
+use crate::accounted::{Accounted, NeedsMask, Published};
 use crate::platform::{Lab, MmData, address, peek};
 use crate::program::Program;
-use crate::strategies::{Accounted, NeedsMask, Published};
 use crate::world::World;
 
 /// An invariant.

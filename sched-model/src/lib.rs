@@ -8,6 +8,7 @@
 //!   fails.
 //! * [`seed`]: the bug that this project began with.
 
+pub mod accounted;
 mod audit;
 pub mod generate;
 pub mod invariants;

@@ -21,18 +21,11 @@ use lazytlb_shootdown::power_radix::Radix;
 use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
-use crate::mutants::{
-    BackupFirst, CountAfterGive, DropBeforeLoad, DropInInterrupt, EmptiedEarly, EvictsIsolated, JudgeBeforeTaking,
-    LooksTooSoon, Mutant, NoSecondLook, StaleSlot, WildcardHolds,
-};
+use crate::accounted::Accounted;
+use crate::mutants::{Mutant, Of, Wrong, WrongIpi};
 use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
-use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, KeepsOldContexts, LeavesAndEnters, LooksAtPrev,
-    NeverFlushes, OnlyBroadcasts, OthersAreLazy, ReservesOnce, ResetsMask, SharesAsids, SharesReserved, SkipsLazies,
-    SkipsTlbsync, SleepsOnItsTlb, SyncsElsewhere, TrustsUsers, Unpinned,
-};
-use crate::strategies::{Accounted, Rules, Strategy, Unprotected, WithStrategy};
+use crate::strategies::{Rules, Strategy, WithStrategy};
 use crate::watch::Watch;
 use crate::world::World;
 
@@ -103,53 +96,21 @@ impl Model {
     /// # Panics
     /// If the program names a task or an address space that it does not have.
     pub fn new(program: &Program, setting: &Setting) -> Model {
-        match setting.mutant {
-            Some(Mutant::SkipsLazies) => return Self::on_wrong_rules::<X86<SkipsLazies, SLOTS>>(program, setting),
-            Some(Mutant::LeavesAndEnters) => {
-                return Self::on_wrong_rules::<PlainRule<LeavesAndEnters>>(program, setting);
-            }
-            Some(Mutant::LooksAtPrev) => {
-                return Self::with::<PlainRule<LooksAtPrev>, _>(program, setting, HazardIpi::new());
-            }
-            Some(Mutant::OthersAreLazy) => return Self::on_wrong_rules::<Radix<OthersAreLazy>>(program, setting),
-            Some(Mutant::ResetsMask) => return Self::on_wrong_rules::<Radix<ResetsMask>>(program, setting),
-            Some(Mutant::TrustsUsers) => return Self::on_wrong_rules::<Radix<TrustsUsers>>(program, setting),
-            Some(Mutant::Unpinned) => return Self::on_wrong_rules::<Radix<Unpinned>>(program, setting),
-            Some(Mutant::KeepsItsTlb) => return Self::on_wrong_rules::<Radix<KeepsItsTlb>>(program, setting),
-            Some(Mutant::ForgetsLazies) => return Self::on_wrong_rules::<AsidRule<ForgetsLazies>>(program, setting),
-            Some(Mutant::FlushesItsOwn) => return Self::on_wrong_rules::<AsidRule<FlushesItsOwn>>(program, setting),
-            Some(Mutant::NeverFlushes) => return Self::on_wrong_rules::<AsidRule<NeverFlushes>>(program, setting),
-            Some(Mutant::SharesReserved) => return Self::on_wrong_rules::<AsidRule<SharesReserved>>(program, setting),
-            Some(Mutant::KeepsOldContexts) => {
-                return Self::on_wrong_rules::<AsidRule<KeepsOldContexts>>(program, setting);
-            }
-            Some(Mutant::SleepsOnItsTlb) => return Self::on_wrong_rules::<AsidRule<SleepsOnItsTlb>>(program, setting),
-            Some(Mutant::ReservesOnce) => return Self::on_wrong_rules::<AsidRule<ReservesOnce>>(program, setting),
-            Some(Mutant::SkipsTlbsync) => {
-                return Self::on_wrong_rules::<WrongBroadcast<SkipsTlbsync>>(program, setting);
-            }
-            Some(Mutant::SyncsElsewhere) => {
-                return Self::on_wrong_rules::<WrongBroadcast<SyncsElsewhere>>(program, setting);
-            }
-            Some(Mutant::OnlyBroadcasts) => {
-                return Self::on_wrong_rules::<WrongBroadcast<OnlyBroadcasts>>(program, setting);
-            }
-            Some(Mutant::SharesAsids) => return Self::on_wrong_rules::<WrongBroadcast<SharesAsids>>(program, setting),
-            Some(Mutant::KeepsItsAsids) => {
-                return Self::on_wrong_rules::<WrongBroadcast<KeepsItsAsids>>(program, setting);
-            }
-            _ => {}
+        match setting.mutant.map_or(Of::Nobody, Mutant::of) {
+            Of::Nobody => Self::right(program, setting),
+            Of::Rules(rules) => Self::wrong_rules(program, setting, rules),
+            of if setting.rules == Rules::Ipi => Self::wrong_strategy::<IpiFlush>(program, setting, of),
+            of if setting.rules == Rules::Broadcast => Self::wrong_strategy::<BroadcastFlush>(program, setting, of),
+            _ => panic!("a mutant of a strategy does not run on {}", setting.rules),
         }
+    }
+
+    /// Nothing of the library is wrong.
+    fn right(program: &Program, setting: &Setting) -> Model {
         match setting.rules {
-            Rules::Ipi => match setting.mutant.filter(|&mutant| mutant != Mutant::Caller) {
-                Some(mutant) => Self::wrong_strategy::<IpiFlush>(program, setting, mutant),
-                None => setting.strategy.with(OnRules { program, setting, rules: PhantomData::<IpiFlush> }),
-            },
-            Rules::Broadcast => match setting.mutant.filter(|&mutant| mutant != Mutant::Caller) {
-                Some(mutant) => Self::wrong_strategy::<BroadcastFlush>(program, setting, mutant),
-                None => Self::on_rules::<BroadcastFlush>(program, setting),
-            },
+            Rules::Ipi => Self::on_rules::<IpiFlush>(program, setting),
             Rules::IpiUnlazy => Self::on_rules::<IpiUnlazy>(program, setting),
+            Rules::Broadcast => Self::on_rules::<BroadcastFlush>(program, setting),
             Rules::X86Linux612 => Self::on_rules::<X86_6_12<SLOTS>>(program, setting),
             Rules::X86Linux614 => Self::on_rules::<X86_6_14<SLOTS, TRIM>>(program, setting),
             Rules::X86Broadcast => Self::on_rules::<X86Broadcast<SLOTS, TRIM, FROM>>(program, setting),
@@ -160,49 +121,39 @@ impl Model {
     }
 
     /// A strategy with a step wrong, whatever strategy is named.
-    fn wrong_strategy<R: 'static>(program: &Program, setting: &Setting, mutant: Mutant) -> Model
+    fn wrong_strategy<R: 'static>(program: &Program, setting: &Setting, of: Of) -> Model
     where
         Lab<R>: AnyPlatform + Platform<MmData = MmData>,
     {
-        let on = OnRules { program, setting, rules: PhantomData::<R> };
-        match mutant {
-            Mutant::CountAfterGive => on.call(Convert::<CountAfterGive>::new()),
-            Mutant::StaleSlot => on.call(Convert::<StaleSlot>::new()),
-            Mutant::JudgeBeforeTaking => on.call(Convert::<JudgeBeforeTaking>::new()),
-            Mutant::BackupFirst => on.call(General::<BackupFirst>::new()),
-            Mutant::WildcardHolds => on.call(General::<WildcardHolds>::new()),
-            Mutant::NoSecondLook => on.call(General::<NoSecondLook>::new()),
-            Mutant::DropInInterrupt => on.call(Convert::<DropInInterrupt>::new()),
-            Mutant::EmptiedEarly => on.call(Convert::<EmptiedEarly>::new()),
-            Mutant::LooksTooSoon => on.call(LooksTooSoon),
-            Mutant::DropBeforeLoad => on.call(PerCpu::<DropBeforeLoad>::new()),
-            Mutant::EvictsIsolated => on.call(EvictsIsolated),
-            _ => unreachable!("{mutant:?} is no strategy's"),
+        match of {
+            Of::Convert => Self::with::<R, _>(program, setting, Convert::<Wrong>::new()),
+            Of::General => Self::with::<R, _>(program, setting, General::<Wrong>::new()),
+            Of::Ipi => Self::with::<R, _>(program, setting, WrongIpi),
+            Of::PerCpu => Self::with::<R, _>(program, setting, PerCpu::<Wrong>::new()),
+            Of::Nobody | Of::Rules(_) => unreachable!("no strategy's"),
         }
     }
 
-    /// Strategies are chosen at boot on all rules but one: there are too many pairs for a type each.
-    ///
-    /// # Panics
-    /// If a mutant of a strategy is asked for, which does not run here.
+    /// A rule with a step wrong, whatever rules are named; under [`Refcount`], whatever strategy is, but for one.
+    fn wrong_rules(program: &Program, setting: &Setting, rules: Rules) -> Model {
+        match rules {
+            Rules::X86Linux612 => Self::with::<X86<Wrong, SLOTS>, _>(program, setting, Refcount),
+            Rules::X86Broadcast => Self::with::<WrongBroadcast, _>(program, setting, Refcount),
+            Rules::Plain if setting.mutant == Some(Mutant::LooksAtPrev) => {
+                Self::with::<PlainRule<Wrong>, _>(program, setting, HazardIpi::new())
+            }
+            Rules::Plain => Self::with::<PlainRule<Wrong>, _>(program, setting, Refcount),
+            Rules::PowerRadix => Self::with::<Radix<Wrong>, _>(program, setting, Refcount),
+            Rules::Arm64 => Self::with::<AsidRule<Wrong>, _>(program, setting, Refcount),
+            other => unreachable!("no mutant is of {other}"),
+        }
+    }
+
     fn on_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
     where
         Lab<R>: AnyPlatform + Platform<MmData = MmData>,
     {
-        let mutant = setting.mutant.filter(|&mutant| mutant != Mutant::Caller);
-        assert!(mutant.is_none(), "{mutant:?} does not run on {}", setting.rules);
-        match setting.strategy.at_boot() {
-            Some(strategy) => Self::with::<R, _>(program, setting, strategy),
-            None => Self::with::<R, _>(program, setting, Unprotected),
-        }
-    }
-
-    /// A rule with a step wrong, whatever rules are named; under [`Refcount`], whatever strategy is.
-    fn on_wrong_rules<R: 'static>(program: &Program, setting: &Setting) -> Model
-    where
-        Lab<R>: Platform<MmData = MmData>,
-    {
-        Self::with::<R, _>(program, setting, Refcount)
+        setting.strategy.with(OnRules { program, setting, rules: PhantomData::<R> })
     }
 
     fn with<R: 'static, S>(program: &Program, setting: &Setting, strategy: S) -> Model
@@ -222,7 +173,8 @@ impl Model {
             ..Config::default()
         };
         let machine = Machine::new(config);
-        let watch = set_up(&machine, || World::<R, S>::set_up(&machine, program, strategy));
+        let set_up = || set_up(&machine, || World::<R, S>::set_up(&machine, program, strategy));
+        let watch = Mutant::planted(setting.mutant, set_up);
         let fingerprint = program.fingerprint() ^ setting.fingerprint();
         Model { machine, watch, fingerprint, mutant: setting.mutant }
     }
@@ -248,9 +200,14 @@ impl Model {
         self.fingerprint
     }
 
+    /// The machine runs.
+    fn run<R>(&self, f: impl FnOnce() -> R) -> R {
+        Mutant::planted(self.mutant, || watched(&self.watch, f))
+    }
+
     /// Explores the program. `progress` is told the number of executions now and then.
     pub fn explore(&self, search: Search, limits: Limits, progress: impl FnMut(u64)) -> Exploration {
-        let mut exploration = watched(&self.watch, || self.machine.explore_with(search, limits, progress));
+        let mut exploration = self.run(|| self.machine.explore_with(search, limits, progress));
         for found in &mut exploration.found {
             found.schedule.program = self.fingerprint;
         }
@@ -260,7 +217,7 @@ impl Model {
     /// Looks for the execution with the fewest preemptions that shows the same.
     pub fn shrink(&self, found: &Found) -> Found {
         const EXECUTIONS: u64 = 200_000;
-        watched(&self.watch, || self.machine.shrink(found, EXECUTIONS))
+        self.run(|| self.machine.shrink(found, EXECUTIONS))
     }
 
     /// Replays a schedule and writes down what happens.
@@ -268,6 +225,6 @@ impl Model {
     /// # Errors
     /// If it does not fit this model.
     pub fn replay(&self, schedule: &Schedule) -> Result<Recording, ScheduleError> {
-        watched(&self.watch, || self.machine.replay(schedule, self.fingerprint))
+        self.run(|| self.machine.replay(schedule, self.fingerprint))
     }
 }

@@ -1,216 +1,174 @@
-//! Strategies with one step wrong: planted bugs of logic, which the checker must find.
+//! Strategies and rules with one step wrong: planted bugs of logic, which the checker must find.
 //!
-//! Wrong orderings need no mutant: the lab drops the access with a given label.
+//! The steps of each are a type's, [`Wrong`]'s here, and which of them is wrong is known when a model runs: a type for each
+//! would have everything compiled once more for each. Wrong orderings need no mutant: the lab drops the access with a given
+//! label.
 
+use core::cell::Cell;
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
 use core::str::FromStr;
 
-use lazytlb_core::cpumask::{Among, CpuId};
+use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::{Freeing, Host, LazyTlb};
 use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
 use lazytlb_core::part::{Part, PartOf};
-use lazytlb_core::platform::{Clock, Context, IpisInterrupt, Platform};
-use lazytlb_core::waiting::Waiting;
-use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot};
-use lazytlb_hazard::deadline::{Collector, Waits};
-use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, wildcard};
+use lazytlb_core::platform::{Context, IpisInterrupt, Platform};
+use lazytlb_hazard::HazardIpi;
+use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot, Published as Right};
+use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, SlotsFirst, wildcard};
 use lazytlb_hazard::slot::LazySlot;
-use lazytlb_hazard::{HazardDeadline, HazardIpi};
 use lazytlb_refcount::per_cpu::{ActivateSteps, OwnedMm, PerCpu};
-use lazytlb_shootdown::CanShoot;
 
+use crate::accounted::{Accounted, Published};
 use crate::platform::{Lab, MmData};
-use crate::strategies::{Accounted, Published, Rules, UnknownName, by_name};
+use crate::strategies::{Rules, UnknownName, by_name};
 
-/// What is wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Mutant {
+/// Makes the list of mutants: the one place that has all of them.
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $mutant:ident: $name:literal, $of:expr;)*) => {
+        /// What is wrong.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Mutant {
+            $($(#[$doc])* $mutant,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Mutant] = &[$(Mutant::$mutant),*];
+
+            /// Its name in files.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Mutant::$mutant => $name,)*
+                }
+            }
+
+            /// Whose step is wrong.
+            pub(crate) const fn of(self) -> Of {
+                match self {
+                    $(Mutant::$mutant => $of,)*
+                }
+            }
+        }
+    };
+}
+
+/// Whose step a mutant has wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Of {
+    Nobody,
+    Convert,
+    General,
+    Ipi,
+    PerCpu,
+    Rules(Rules),
+}
+
+mutants! {
     /// Nothing in the library: the test's own statements break a rule.
-    Caller,
-    /// [`CountAfterGive`].
-    CountAfterGive,
-    /// [`StaleSlot`].
-    StaleSlot,
-    /// [`JudgeBeforeTaking`].
-    JudgeBeforeTaking,
-    /// [`BackupFirst`].
-    BackupFirst,
-    /// [`NoSecondLook`].
-    NoSecondLook,
-    /// [`WildcardHolds`].
-    WildcardHolds,
-    /// [`DropInInterrupt`].
-    DropInInterrupt,
-    /// [`EmptiedEarly`].
-    EmptiedEarly,
-    /// [`LooksTooSoon`].
-    LooksTooSoon,
-    /// [`DropBeforeLoad`].
-    DropBeforeLoad,
-    /// [`EvictsIsolated`].
-    EvictsIsolated,
-    /// [`LooksAtPrev`](crate::rule_mutants::LooksAtPrev).
-    LooksAtPrev,
-    /// [`SkipsLazies`](crate::rule_mutants::SkipsLazies).
-    SkipsLazies,
-    /// [`LeavesAndEnters`](crate::rule_mutants::LeavesAndEnters).
-    LeavesAndEnters,
-    /// [`OthersAreLazy`](crate::rule_mutants::OthersAreLazy).
-    OthersAreLazy,
-    /// [`ResetsMask`](crate::rule_mutants::ResetsMask).
-    ResetsMask,
-    /// [`TrustsUsers`](crate::rule_mutants::TrustsUsers).
-    TrustsUsers,
-    /// [`Unpinned`](crate::rule_mutants::Unpinned).
-    Unpinned,
-    /// [`KeepsItsTlb`](crate::rule_mutants::KeepsItsTlb).
-    KeepsItsTlb,
-    /// [`ForgetsLazies`](crate::rule_mutants::ForgetsLazies).
-    ForgetsLazies,
-    /// [`FlushesItsOwn`](crate::rule_mutants::FlushesItsOwn).
-    FlushesItsOwn,
-    /// [`NeverFlushes`](crate::rule_mutants::NeverFlushes).
-    NeverFlushes,
-    /// [`SharesReserved`](crate::rule_mutants::SharesReserved).
-    SharesReserved,
-    /// [`KeepsOldContexts`](crate::rule_mutants::KeepsOldContexts).
-    KeepsOldContexts,
-    /// [`ReservesOnce`](crate::rule_mutants::ReservesOnce).
-    ReservesOnce,
-    /// [`SleepsOnItsTlb`](crate::rule_mutants::SleepsOnItsTlb).
-    SleepsOnItsTlb,
-    /// [`SkipsTlbsync`](crate::rule_mutants::SkipsTlbsync).
-    SkipsTlbsync,
-    /// [`SyncsElsewhere`](crate::rule_mutants::SyncsElsewhere).
-    SyncsElsewhere,
-    /// [`OnlyBroadcasts`](crate::rule_mutants::OnlyBroadcasts).
-    OnlyBroadcasts,
-    /// [`SharesAsids`](crate::rule_mutants::SharesAsids).
-    SharesAsids,
-    /// [`KeepsItsAsids`](crate::rule_mutants::KeepsItsAsids).
-    KeepsItsAsids,
+    Caller: "caller", Of::Nobody;
+    /// The first trap: `drop_mm` names the mm before the reference is counted, and the CPU may drop it at once (B03).
+    CountAfterGive: "count-after-give", Of::Convert;
+    /// The second trap: whether the CPU is done with what its `drop_mm` named is told from a look that was before (B04).
+    StaleSlot: "stale-slot", Of::Convert;
+    /// The third trap, and the scheme as it was posted in January 2022: the older mm is judged before its reference is taken,
+    /// and its address may stand for another mm by then.
+    JudgeBeforeTaking: "judge-before-taking", Of::Convert;
+    /// A reclaimer looks at the backup nodes before the slots, and misses what is promoted between the two looks (L6).
+    BackupFirst: "backup-first", Of::General;
+    /// Whoever makes an mm wait does not look once more: the last holder may have left before, and nobody looks again.
+    NoSecondLook: "no-second-look", Of::General;
+    /// The wildcard of a CPU that is about to acquire is taken for a holder, and not waited for.
+    WildcardHolds: "wildcard-holds", Of::General;
+    /// The evict interrupt as it was posted: it ends with a drop of what was left with the CPU, in whatever context it runs (I11).
+    DropInInterrupt: "drop-in-interrupt", Of::Convert;
+    /// The slot is emptied before the MMU has left, in the first switch already, and filled again before interrupts come on (I7).
+    EmptiedEarly: "emptied-early", Of::Convert;
+    /// Each end of a borrow looks through all slots, whether or not anything is to be freed (I7).
+    LooksTooSoon: "looks-too-soon", Of::Ipi;
+    /// The mm that a CPU had loaded is dropped as soon as the next one has taken its place, and its tables are loaded still (C2).
+    DropBeforeLoad: "drop-before-load", Of::PerCpu;
+    /// CPUs that are to be left alone are interrupted like all others when an mm dies that they borrow, and the strategy says that
+    /// they are not (S11).
+    EvictsIsolated: "evicts-isolated", Of::Ipi;
+    /// A switch looks into the mm that it leaves, as powerpc's does in kernels built for debugging
+    /// (`VM_WARN_ON_ONCE(!cpumask_test_cpu(cpu, mm_cpumask(prev)))`), and as s390's does always. It runs under
+    /// [`HazardIpi`](lazytlb_hazard::HazardIpi), which evicts: a borrow that owns a reference keeps what is looked into (C1).
+    LooksAtPrev: "looks-at-prev", Of::Rules(Rules::Plain);
+    /// x86 of 6.12: lazy CPUs are left alone even when tables are freed (B19).
+    SkipsLazies: "skips-lazies", Of::Rules(Rules::X86Linux612);
+    /// A switch between two threads of one process takes the CPU out of the mask and puts it in again (B23).
+    LeavesAndEnters: "leaves-and-enters", Of::Rules(Rules::Plain);
+    /// Who trims takes every other CPU for a lazy one, which has left after the interrupt, and makes the mask its own (B07).
+    OthersAreLazy: "others-are-lazy", Of::Rules(Rules::PowerRadix);
+    /// Who trims makes the mask its own and interrupts nobody (B08).
+    ResetsMask: "resets-mask", Of::Rules(Rules::PowerRadix);
+    /// A single user is taken for the only one that can load the mm: nobody is asked to flush (B41).
+    TrustsUsers: "trusts-users", Of::Rules(Rules::PowerRadix);
+    /// The flush may go on on another CPU than it began on (B10).
+    Unpinned: "unpinned", Of::Rules(Rules::PowerRadix);
+    /// A CPU keeps what it has cached while it is offline (B06).
+    KeepsItsTlb: "keeps-its-tlb", Of::Rules(Rules::PowerRadix);
+    /// At a rollover nothing is reserved: a CPU that comes back from lazy mode goes on with an ASID that its mm has no more (B21).
+    ForgetsLazies: "forgets-lazies", Of::Rules(Rules::Arm64);
+    /// As [`ForgetsLazies`](Self::ForgetsLazies), and who flushes an mm that it borrows uses the ASID that it borrowed it with (B22).
+    FlushesItsOwn: "flushes-its-own", Of::Rules(Rules::Arm64);
+    /// After a rollover a CPU goes on with what it has cached under ASIDs that others get now (A01).
+    NeverFlushes: "never-flushes", Of::Rules(Rules::Arm64);
+    /// An ASID that some CPU is on is handed out to another mm (A02).
+    SharesReserved: "shares-reserved", Of::Rules(Rules::Arm64);
+    /// An mm that has had a context once keeps it, whatever the generation (A03).
+    KeepsOldContexts: "keeps-old-contexts", Of::Rules(Rules::Arm64);
+    /// An mm keeps its reserved ASID through one rollover and not through the next: it is reserved under its old name still (A04).
+    ReservesOnce: "reserves-once", Of::Rules(Rules::Arm64);
+    /// A CPU that goes offline keeps its translations (B06c).
+    SleepsOnItsTlb: "sleeps-on-its-tlb", Of::Rules(Rules::Arm64);
+    /// A flush does not wait for its broadcast.
+    SkipsTlbsync: "skips-tlbsync", Of::Rules(Rules::X86Broadcast);
+    /// A flush may go on on another CPU than it began on, whose TLBSYNC waits for nothing.
+    SyncsElsewhere: "syncs-elsewhere", Of::Rules(Rules::X86Broadcast);
+    /// An mm that has got a global ASID is flushed by broadcast alone at once, while CPUs run it under one of their own.
+    OnlyBroadcasts: "only-broadcasts", Of::Rules(Rules::X86Broadcast);
+    /// When all global ASIDs are in use, they are handed out a second time.
+    SharesAsids: "shares-asids", Of::Rules(Rules::X86Broadcast);
+    /// A CPU keeps what it has cached under global ASIDs while it is offline (B06).
+    KeepsItsAsids: "keeps-its-asids", Of::Rules(Rules::X86Broadcast);
 }
 
 impl Mutant {
-    /// All of them.
-    pub const ALL: [Mutant; 32] = [
-        Mutant::Caller,
-        Mutant::CountAfterGive,
-        Mutant::StaleSlot,
-        Mutant::JudgeBeforeTaking,
-        Mutant::BackupFirst,
-        Mutant::NoSecondLook,
-        Mutant::WildcardHolds,
-        Mutant::DropInInterrupt,
-        Mutant::EmptiedEarly,
-        Mutant::LooksTooSoon,
-        Mutant::DropBeforeLoad,
-        Mutant::EvictsIsolated,
-        Mutant::LooksAtPrev,
-        Mutant::SkipsLazies,
-        Mutant::LeavesAndEnters,
-        Mutant::OthersAreLazy,
-        Mutant::ResetsMask,
-        Mutant::TrustsUsers,
-        Mutant::Unpinned,
-        Mutant::KeepsItsTlb,
-        Mutant::ForgetsLazies,
-        Mutant::FlushesItsOwn,
-        Mutant::NeverFlushes,
-        Mutant::SharesReserved,
-        Mutant::KeepsOldContexts,
-        Mutant::ReservesOnce,
-        Mutant::SleepsOnItsTlb,
-        Mutant::SkipsTlbsync,
-        Mutant::SyncsElsewhere,
-        Mutant::OnlyBroadcasts,
-        Mutant::SharesAsids,
-        Mutant::KeepsItsAsids,
-    ];
-
-    /// Its name in files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Mutant::Caller => "caller",
-            Mutant::CountAfterGive => "count-after-give",
-            Mutant::StaleSlot => "stale-slot",
-            Mutant::JudgeBeforeTaking => "judge-before-taking",
-            Mutant::BackupFirst => "backup-first",
-            Mutant::NoSecondLook => "no-second-look",
-            Mutant::WildcardHolds => "wildcard-holds",
-            Mutant::DropInInterrupt => "drop-in-interrupt",
-            Mutant::EmptiedEarly => "emptied-early",
-            Mutant::LooksTooSoon => "looks-too-soon",
-            Mutant::DropBeforeLoad => "drop-before-load",
-            Mutant::EvictsIsolated => "evicts-isolated",
-            Mutant::LooksAtPrev => "looks-at-prev",
-            Mutant::SkipsLazies => "skips-lazies",
-            Mutant::LeavesAndEnters => "leaves-and-enters",
-            Mutant::OthersAreLazy => "others-are-lazy",
-            Mutant::ResetsMask => "resets-mask",
-            Mutant::TrustsUsers => "trusts-users",
-            Mutant::Unpinned => "unpinned",
-            Mutant::KeepsItsTlb => "keeps-its-tlb",
-            Mutant::ForgetsLazies => "forgets-lazies",
-            Mutant::FlushesItsOwn => "flushes-its-own",
-            Mutant::NeverFlushes => "never-flushes",
-            Mutant::SharesReserved => "shares-reserved",
-            Mutant::KeepsOldContexts => "keeps-old-contexts",
-            Mutant::ReservesOnce => "reserves-once",
-            Mutant::SleepsOnItsTlb => "sleeps-on-its-tlb",
-            Mutant::SkipsTlbsync => "skips-tlbsync",
-            Mutant::SyncsElsewhere => "syncs-elsewhere",
-            Mutant::OnlyBroadcasts => "only-broadcasts",
-            Mutant::SharesAsids => "shares-asids",
-            Mutant::KeepsItsAsids => "keeps-its-asids",
-        }
-    }
-
     /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under refcount only
-    /// ([`LooksAtPrev`](crate::rule_mutants::LooksAtPrev) says why not).
+    /// ([`LooksAtPrev`](Self::LooksAtPrev) says why not).
     pub const fn rules(self) -> Option<Rules> {
-        match self {
-            Mutant::Caller
-            | Mutant::CountAfterGive
-            | Mutant::StaleSlot
-            | Mutant::JudgeBeforeTaking
-            | Mutant::BackupFirst
-            | Mutant::NoSecondLook
-            | Mutant::WildcardHolds
-            | Mutant::DropInInterrupt
-            | Mutant::EmptiedEarly
-            | Mutant::LooksTooSoon
-            | Mutant::DropBeforeLoad
-            | Mutant::EvictsIsolated => None,
-            Mutant::SkipsLazies => Some(Rules::X86Linux612),
-            Mutant::LeavesAndEnters | Mutant::LooksAtPrev => Some(Rules::Plain),
-            Mutant::OthersAreLazy
-            | Mutant::ResetsMask
-            | Mutant::TrustsUsers
-            | Mutant::Unpinned
-            | Mutant::KeepsItsTlb => Some(Rules::PowerRadix),
-            Mutant::ForgetsLazies
-            | Mutant::FlushesItsOwn
-            | Mutant::NeverFlushes
-            | Mutant::SharesReserved
-            | Mutant::KeepsOldContexts
-            | Mutant::ReservesOnce
-            | Mutant::SleepsOnItsTlb => Some(Rules::Arm64),
-            Mutant::SkipsTlbsync
-            | Mutant::SyncsElsewhere
-            | Mutant::OnlyBroadcasts
-            | Mutant::SharesAsids
-            | Mutant::KeepsItsAsids => Some(Rules::X86Broadcast),
+        match self.of() {
+            Of::Rules(rules) => Some(rules),
+            _ => None,
         }
     }
+
+    /// Runs a model with it planted.
+    pub(crate) fn planted<R>(mutant: Option<Mutant>, f: impl FnOnce() -> R) -> R {
+        let before = PLANTED.replace(mutant);
+        let result = f();
+        PLANTED.set(before);
+        result
+    }
+
+    /// Whether it is planted in the model that runs.
+    pub(crate) fn is_planted(self) -> bool {
+        PLANTED.get() == Some(self)
+    }
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
 }
 
 impl FromStr for Mutant {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        by_name("mutant", name, &Mutant::ALL, Mutant::name)
+        by_name("mutant", name, Mutant::ALL, Mutant::name)
     }
 }
 
@@ -220,254 +178,180 @@ impl fmt::Display for Mutant {
     }
 }
 
-/// The first trap: `drop_mm` names the mm before the reference is counted, and the CPU may drop it at once (B03).
+/// The steps of strategies and rules, of which the one is wrong that is planted.
 #[derive(Clone, Copy, Debug)]
-pub struct CountAfterGive;
+pub struct Wrong;
 
-impl<P: Platform> ConvertSteps<P> for CountAfterGive {
-    fn raise_count(_mm: &MmCore<P>, _references: usize) {}
-
-    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, _seen: *mut MmCore<P>, _drop: impl FnMut(CountRef<P>)) {
-        // No test with this mutant leaves a CPU two references.
-        slot.give(MmPtr::from(mm).as_ptr());
-        // SAFETY: late, which is the bug, but it is the reference that was handed out.
-        unsafe { mm.count_add(1) };
+impl<R: 'static> ConvertSteps<Lab<R>> for Wrong
+where
+    Lab<R>: Platform<MmData = MmData>,
+{
+    fn publish(slot: &HazardSlot<Lab<R>>, mm: *mut MmCore<Lab<R>>) {
+        slot.lazy().publish(mm);
+        if Mutant::EmptiedEarly.is_planted() {
+            slot.lazy().unpublish();
+            slot.lazy().publish(mm);
+        }
     }
 
-    fn lower_count(_mm: &MmCore<P>, _references: usize) {}
+    fn unpublish(slot: &HazardSlot<Lab<R>>) {
+        slot.lazy().unpublish();
+        // A switch leaves it to its tail, as it should.
+        if !Mutant::DropInInterrupt.is_planted() || !Lab::<R>::NEW.context().in_hardirq {
+            return;
+        }
+        if let Some(left) = MmPtr::new(slot.give(null_mut())) {
+            let mm: NonNull<Mm<Lab<R>, Convert<Wrong>>> = NonNull::new(left.as_ptr().cast()).expect("not null");
+            // SAFETY: the reference was counted for whoever takes it out of drop_mm.
+            drop(unsafe { ARef::from_raw(mm) });
+        }
+    }
+
+    fn raise_count(mm: &MmCore<Lab<R>>, references: usize) {
+        if !Mutant::CountAfterGive.is_planted() {
+            Right::raise_count(mm, references);
+        }
+    }
+
+    fn lower_count(mm: &MmCore<Lab<R>>, references: usize) {
+        if !Mutant::CountAfterGive.is_planted() {
+            Right::lower_count(mm, references);
+        }
+    }
+
+    fn give(slot: &HazardSlot<Lab<R>>, mm: &MmCore<Lab<R>>, drop: impl FnMut(CountRef<Lab<R>>)) {
+        if Mutant::CountAfterGive.is_planted() {
+            // No test with this mutant leaves a CPU two references.
+            slot.give(MmPtr::from(mm).as_ptr());
+            // SAFETY: late, which is the bug, but it is the reference that was handed out.
+            unsafe { mm.count_add(1) };
+        } else if Mutant::JudgeBeforeTaking.is_planted() {
+            judge_before_taking(slot, mm, drop);
+        } else if Mutant::StaleSlot.is_planted() {
+            Stale::give(slot, mm, drop);
+        } else {
+            Right::give(slot, mm, drop);
+        }
+    }
 }
 
-/// The second trap: whether the CPU is done with what its `drop_mm` named is told from a look that was before (B04).
-#[derive(Clone, Copy, Debug)]
-pub struct StaleSlot;
+/// [`Mutant::StaleSlot`], for the giving that asks it.
+#[derive(Debug)]
+struct Stale;
 
-impl<P: Platform> ConvertSteps<P> for StaleSlot {
+impl<P: Platform> ConvertSteps<P> for Stale {
     fn is_done_with(_slot: &HazardSlot<P>, older: *mut MmCore<P>, seen: *mut MmCore<P>) -> bool {
         seen != older
     }
 }
 
-/// The third trap, and the scheme as it was posted in January 2022: the older mm is judged before its reference is taken,
-/// and its address may stand for another mm by then.
-#[derive(Clone, Copy, Debug)]
-pub struct JudgeBeforeTaking;
-
-impl<P: Platform> ConvertSteps<P> for JudgeBeforeTaking {
-    fn give(slot: &HazardSlot<P>, mm: &MmCore<P>, _seen: *mut MmCore<P>, mut drop: impl FnMut(CountRef<P>)) {
-        let mm = MmPtr::from(mm);
-        loop {
-            let older = slot.drop_mm();
-            if older.is_some() && slot.lazy().scan() != mm.as_ptr() {
-                // SAFETY: it was counted for the CPU, which does not need it.
-                return drop(unsafe { CountRef::new(mm) });
-            }
-            if slot.give_in_place_of(older.map_or(null_mut(), MmPtr::as_ptr), mm.as_ptr()) {
-                if let Some(older) = older {
-                    // SAFETY: not; that is the bug.
-                    drop(unsafe { CountRef::new(older) });
-                }
-                return;
-            }
+fn judge_before_taking<P: Platform>(slot: &HazardSlot<P>, mm: &MmCore<P>, mut drop: impl FnMut(CountRef<P>)) {
+    let mm = MmPtr::from(mm);
+    loop {
+        let older = slot.drop_mm();
+        if older.is_some() && slot.lazy().scan() != mm.as_ptr() {
+            // SAFETY: it was counted for the CPU, which does not need it.
+            return drop(unsafe { CountRef::new(mm) });
         }
-    }
-}
-
-/// A reclaimer looks at the backup nodes before the slots, and misses what is promoted between the two looks (L6).
-#[derive(Clone, Copy, Debug)]
-pub struct BackupFirst;
-
-impl<P: Platform> GeneralSteps<P> for BackupFirst {
-    fn holds(platform: P, cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
-        cpu.scan_backup(mm) || cpu.slot_holds(platform, mm)
-    }
-}
-
-/// The wildcard of a CPU that is about to acquire is taken for a holder, and not waited for.
-#[derive(Clone, Copy, Debug)]
-pub struct WildcardHolds;
-
-impl<P: Platform> GeneralSteps<P> for WildcardHolds {
-    fn holds(_platform: P, cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
-        let held = cpu.scan_slot();
-        held == mm || held == wildcard::<P>() || cpu.scan_backup(mm)
-    }
-}
-
-/// Whoever makes an mm wait does not look once more: the last holder may have left before, and nobody looks again.
-#[derive(Clone, Copy, Debug)]
-pub struct NoSecondLook;
-
-impl<P: Platform> GeneralSteps<P> for NoSecondLook {
-    fn look_again(_collect: impl FnOnce()) {}
-}
-
-/// The evict interrupt as it was posted: it ends with a drop of what was left with the CPU, in whatever context it runs (I11).
-#[derive(Clone, Copy, Debug)]
-pub struct DropInInterrupt;
-
-impl<R: 'static> ConvertSteps<Lab<R>> for DropInInterrupt
-where
-    Lab<R>: Platform<MmData = MmData>,
-{
-    fn unpublish(slot: &HazardSlot<Lab<R>>) {
-        slot.lazy().unpublish();
-        // A switch leaves it to its tail, as it should.
-        if !Lab::<R>::NEW.context().in_hardirq {
+        if slot.give_in_place_of(older.map_or(null_mut(), MmPtr::as_ptr), mm.as_ptr()) {
+            if let Some(older) = older {
+                // SAFETY: not; that is the bug.
+                drop(unsafe { CountRef::new(older) });
+            }
             return;
         }
-        if let Some(left) = MmPtr::new(slot.give(null_mut())) {
-            let mm: NonNull<Mm<Lab<R>, Convert<DropInInterrupt>>> =
-                NonNull::new(left.as_ptr().cast()).expect("not null");
-            // SAFETY: the reference was counted for whoever takes it out of drop_mm.
-            drop(unsafe { ARef::from_raw(mm) });
+    }
+}
+
+impl<P: Platform> GeneralSteps<P> for Wrong {
+    fn holds(platform: P, cpu: &GeneralSlot<P>, mm: *mut MmCore<P>) -> bool {
+        if Mutant::BackupFirst.is_planted() {
+            cpu.scan_backup(mm) || cpu.slot_holds(platform, mm)
+        } else if Mutant::WildcardHolds.is_planted() {
+            let held = cpu.scan_slot();
+            held == mm || held == wildcard::<P>() || cpu.scan_backup(mm)
+        } else {
+            SlotsFirst::holds(platform, cpu, mm)
+        }
+    }
+
+    fn look_again(collect: impl FnOnce()) {
+        if !Mutant::NoSecondLook.is_planted() {
+            <SlotsFirst as GeneralSteps<P>>::look_again(collect);
         }
     }
 }
 
-/// The slot is emptied before the MMU has left, in the first switch already, and filled again before interrupts come on (I7).
-#[derive(Clone, Copy, Debug)]
-pub struct EmptiedEarly;
-
-impl<P: Platform> ConvertSteps<P> for EmptiedEarly {
-    fn publish(slot: &HazardSlot<P>, mm: *mut MmCore<P>) {
-        slot.lazy().publish(mm);
-        slot.lazy().unpublish();
-        slot.lazy().publish(mm);
-    }
-}
-
-/// Each end of a borrow looks through all slots, whether or not anything is to be freed (I7).
-#[derive(Clone, Copy, Debug)]
-pub struct LooksTooSoon;
-
-impl<P: IpisInterrupt> LazyTlb<P> for LooksTooSoon {
-    type CpuState = LazySlot<P>;
-    type MmState = ();
-    type Shared = ();
-
-    fn name(&self) -> &'static str {
-        "looks-too-soon"
-    }
-
-    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, shared: &(), mm: &MmCore<P>) {
-        LazyTlb::<P>::mmgrab_lazy_tlb(&UNFENCED, platform, this, shared, mm);
-    }
-
-    fn leave_lazy_tlb(&self, platform: P, this: &LazySlot<P>) {
-        LazyTlb::<P>::leave_lazy_tlb(&UNFENCED, platform, this);
-    }
-
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
-        // SAFETY: it is freed by who this says, and only then.
-        let core = unsafe { mm.as_ref() };
-        host.evict_lazies(core, Among::All, |cpu| host.cpu_state(cpu).scan() == mm.as_ptr());
-        Freeing::Now
-    }
-
-    fn borrow_is_over(&self, host: &impl Host<P, Self>) {
-        for cpu in 0..host.platform().nr_cpu_ids() {
-            host.cpu_state(CpuId::new(cpu)).scan();
-        }
-    }
-}
-
-const UNFENCED: HazardIpi = HazardIpi { fences: false };
-
-impl<P: IpisInterrupt> Accounted<P> for LooksTooSoon {
-    fn publishes(&self, cpu: &LazySlot<P>) -> Published<P> {
-        Published::slot(cpu.lazy_mm())
-    }
-}
-
-/// The mm that a CPU had loaded is dropped as soon as the next one has taken its place, and its tables are loaded still (C2).
-#[derive(Clone, Copy, Debug)]
-pub struct DropBeforeLoad;
-
-impl<P: Platform> ActivateSteps<P> for DropBeforeLoad {
+impl<P: Platform> ActivateSteps<P> for Wrong {
+    /// [`Mutant::DropBeforeLoad`].
     fn release(host: &impl Host<P, PerCpu<Self>>, _this: &OwnedMm<P>, last: MmPtr<P>) {
         // SAFETY: the CPU owned it, and its word names another mm now.
         host.mmdrop(unsafe { CountRef::new(last) });
     }
 }
 
-/// CPUs that are to be left alone are interrupted like all others when an mm dies that they borrow.
+/// [`HazardIpi`], with the step wrong that is planted.
 #[derive(Clone, Copy, Debug)]
-pub struct EvictsIsolated;
+pub struct WrongIpi;
 
-/// What [`EvictsIsolated`] is in all other steps.
-const AT_ONCE: HazardDeadline = HazardDeadline { deadline: Some(0), collector: Collector::Tail };
+impl WrongIpi {
+    const RIGHT: HazardIpi = HazardIpi { fences: false };
+}
 
-impl<P: Clock + IpisInterrupt> PartOf<EvictsIsolated, P> for HazardDeadline {
+impl<P: IpisInterrupt> LazyTlb<P> for WrongIpi {
+    type CpuState = LazySlot<P>;
+    type MmState = ();
+    type Shared = ();
+
+    fn name(&self) -> &'static str {
+        "wrong-ipi"
+    }
+
+    fn spares_isolated(&self) -> bool {
+        Mutant::EvictsIsolated.is_planted()
+    }
+
+    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, shared: &(), mm: &MmCore<P>) {
+        LazyTlb::<P>::mmgrab_lazy_tlb(&Self::RIGHT, platform, this, shared, mm);
+    }
+
+    fn leave_lazy_tlb(&self, platform: P, this: &LazySlot<P>) {
+        LazyTlb::<P>::leave_lazy_tlb(&Self::RIGHT, platform, this);
+    }
+
+    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
+        Self::RIGHT.cleanup_lazy_tlbs(&Part::new(host), mm)
+    }
+
+    fn borrow_is_over(&self, host: &impl Host<P, Self>) {
+        if Mutant::LooksTooSoon.is_planted() {
+            for cpu in 0..host.platform().nr_cpu_ids() {
+                host.cpu_state(CpuId::new(cpu)).scan();
+            }
+        }
+    }
+
+    fn may_free(&self, context: Context) -> bool {
+        LazyTlb::<P>::may_free(&Self::RIGHT, context)
+    }
+}
+
+impl<P: IpisInterrupt> PartOf<WrongIpi, P> for HazardIpi {
     fn of_cpu(whole: &LazySlot<P>) -> &LazySlot<P> {
         whole
     }
 
-    fn of_mm(whole: &Waits<P>) -> &Waits<P> {
+    fn of_mm(whole: &()) -> &() {
         whole
     }
 
-    fn of_shared(whole: &Waiting<P>) -> &Waiting<P> {
+    fn of_shared(whole: &()) -> &() {
         whole
     }
 }
 
-impl<P: Clock + IpisInterrupt> LazyTlb<P> for EvictsIsolated {
-    type CpuState = LazySlot<P>;
-    type MmState = Waits<P>;
-    type Shared = Waiting<P>;
-
-    fn name(&self) -> &'static str {
-        "evicts-isolated"
-    }
-
-    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, shared: &Waiting<P>, mm: &MmCore<P>) {
-        AT_ONCE.mmgrab_lazy_tlb(platform, this, shared, mm);
-    }
-
-    fn leave_lazy_tlb(&self, platform: P, this: &LazySlot<P>) {
-        AT_ONCE.leave_lazy_tlb(platform, this);
-    }
-
-    fn borrow_is_over(&self, host: &impl Host<P, Self>) {
-        AT_ONCE.borrow_is_over(&Part::new(host));
-    }
-
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
-        if host.platform().context().may_wait_for_cpus() {
-            // SAFETY: it is freed by who the strategy says, and only then.
-            let core = unsafe { mm.as_ref() };
-            host.evict_lazies(core, Among::All, |cpu| host.cpu_state(cpu).scan() == mm.as_ptr());
-        }
-        AT_ONCE.cleanup_lazy_tlbs(&Part::new(host), mm)
-    }
-
-    fn collect(&self, host: &impl Host<P, Self>) {
-        AT_ONCE.collect(&Part::new(host));
-    }
-
-    fn spares_isolated(&self) -> bool {
-        true
-    }
-
-    fn may_free(&self, context: Context) -> bool {
-        LazyTlb::<P>::may_free(&AT_ONCE, context)
-    }
-}
-
-impl<P: CanShoot + Clock> Accounted<P> for EvictsIsolated {
-    fn needs_worker(&self) -> bool {
-        true
-    }
-
+impl<P: IpisInterrupt> Accounted<P> for WrongIpi {
     fn publishes(&self, cpu: &LazySlot<P>) -> Published<P> {
         Published::slot(cpu.lazy_mm())
-    }
-
-    fn waiting(&self, shared: &Waiting<P>) -> usize {
-        shared.len()
-    }
-
-    fn waits_for(&self, cpu: &LazySlot<P>, borrows: bool, isolated: bool) -> bool {
-        Accounted::<P>::waits_for(&AT_ONCE, cpu, borrows, isolated)
     }
 }

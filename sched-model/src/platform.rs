@@ -24,11 +24,7 @@ use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::x86_broadcast::Broadcasting;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
-use crate::rule_mutants::{
-    FlushesItsOwn, ForgetsLazies, KeepsItsAsids, KeepsItsTlb, KeepsOldContexts, LeavesAndEnters, LooksAtPrev,
-    NeverFlushes, OnlyBroadcasts, OthersAreLazy, ReservesOnce, ResetsMask, SharesAsids, SharesReserved, SkipsLazies,
-    SkipsTlbsync, SleepsOnItsTlb, SyncsElsewhere, TrustsUsers, Unpinned,
-};
+use crate::mutants::Wrong;
 use crate::tables::{Table, Tables};
 use crate::tlb::Mmus;
 use crate::watch::Watch;
@@ -348,29 +344,14 @@ platform!(PowerRadix);
 platform!(Arm64);
 
 // With a step wrong: planted bugs.
-platform!(X86<SkipsLazies, SLOTS>);
-platform!(PlainRule<LeavesAndEnters>);
-platform!(PlainRule<LooksAtPrev>);
-platform!(Radix<OthersAreLazy>);
-platform!(Radix<ResetsMask>);
-platform!(Radix<TrustsUsers>);
-platform!(Radix<Unpinned>);
-platform!(Radix<KeepsItsTlb>);
-platform!(AsidRule<ForgetsLazies>);
-platform!(AsidRule<FlushesItsOwn>);
-platform!(AsidRule<NeverFlushes>);
-platform!(AsidRule<SharesReserved>);
-platform!(AsidRule<KeepsOldContexts>);
-platform!(AsidRule<ReservesOnce>);
-platform!(AsidRule<SleepsOnItsTlb>);
-platform!(WrongBroadcast<SkipsTlbsync>);
-platform!(WrongBroadcast<SyncsElsewhere>);
-platform!(WrongBroadcast<OnlyBroadcasts>);
-platform!(WrongBroadcast<SharesAsids>);
-platform!(WrongBroadcast<KeepsItsAsids>);
+platform!(X86<Wrong, SLOTS>);
+platform!(WrongBroadcast);
+platform!(PlainRule<Wrong>);
+platform!(Radix<Wrong>);
+platform!(AsidRule<Wrong>);
 
-/// AMD's rule with steps of which one is wrong.
-pub(crate) type WrongBroadcast<Steps> = X86<Broadcasting<Steps, TRIM, FROM>, SLOTS>;
+/// AMD's rule with a step wrong.
+pub(crate) type WrongBroadcast = X86<Broadcasting<Wrong, TRIM, FROM>, SLOTS>;
 
 /// How many address spaces x86's rules keep translations of on each CPU: so few that tests run out of them.
 pub(crate) const SLOTS: usize = 2;
@@ -472,7 +453,7 @@ unsafe impl MaskCoversLazy for Lab<Arm64> {}
 unsafe impl MaskCoversLazy for Lab<Plain> {}
 
 // SAFETY: as above.
-unsafe impl MaskCoversLazy for Lab<PlainRule<LooksAtPrev>> {}
+unsafe impl MaskCoversLazy for Lab<PlainRule<Wrong>> {}
 
 // SAFETY: a CPU leaves a mask only when it is on another mm or has ended its borrow, pointer and MMU, and the flush of the
 // last mmput asks all of the mask to do so.

@@ -19,9 +19,9 @@ use lazytlb_core::mm::{ARef, MmWithUser};
 use lazytlb_core::platform::Platform;
 use lazytlb_machine::{Machine, MemoryModel, ObjectKind, Sim, SimWord, Thing};
 
+use crate::accounted::Accounted;
 use crate::platform::{Lab, MmData, address, peek};
 use crate::program::Program;
-use crate::strategies::Accounted;
 use crate::worker::Worker;
 use crate::world::World;
 

@@ -1,5 +1,5 @@
-//! Flush rules with one step wrong: planted bugs of the architecture's part. They run under [`Refcount`], which needs
-//! nothing of the rules, so that what is found is theirs.
+//! The steps of flush rules, of which the one is wrong that is planted. They run under [`Refcount`], which needs nothing of the
+//! rules, so that what is found is theirs.
 //!
 //! [`Refcount`]: lazytlb_refcount::Refcount
 
@@ -9,217 +9,145 @@ use lazytlb_core::mm::{MmCore, MmPtr};
 use lazytlb_core::mm_switch::{ArchHost, MASK_CLEAR, MASK_SET, MmSwitch};
 use lazytlb_core::platform::{Platform, PreemptGuard};
 use lazytlb_core::tlb::{Invlpgb, TaggedTlb};
-use lazytlb_shootdown::arm64::{AsidContext, AsidState, AsidSteps};
+use lazytlb_shootdown::arm64::{AsidContext, AsidState, AsidSteps, Reserving};
 use lazytlb_shootdown::plain::PlainSteps;
-use lazytlb_shootdown::power_radix::RadixSteps;
+use lazytlb_shootdown::power_radix::{EachForItself, RadixSteps};
 use lazytlb_shootdown::x86::{PerCpuAsids, X86Steps};
-use lazytlb_shootdown::x86_broadcast::BroadcastSteps;
+use lazytlb_shootdown::x86_broadcast::{BroadcastSteps, Complete};
 
-/// x86 of 6.12: lazy CPUs are left alone even when tables are freed (B19).
-#[derive(Clone, Copy, Debug)]
-pub struct SkipsLazies;
+use crate::mutants::{Mutant, Wrong};
 
-impl<P: TaggedTlb> X86Steps<P> for SkipsLazies {
+impl<P: TaggedTlb> X86Steps<P> for Wrong {
     const KEEPS_BIT: bool = false;
     const TRIM_EVERY: usize = 0;
 
     type Asids = PerCpuAsids;
 
+    /// [`Mutant::SkipsLazies`].
     fn skips_lazy(_tables_freed: bool) -> bool {
         true
     }
 }
 
-/// A flush does not wait for its broadcast.
-#[derive(Clone, Copy, Debug)]
-pub struct SkipsTlbsync;
-
-impl BroadcastSteps for SkipsTlbsync {
-    fn tlbsync<P: Invlpgb>(_platform: P) {}
-}
-
-/// A flush may go on on another CPU than it began on, whose TLBSYNC waits for nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct SyncsElsewhere;
-
-impl BroadcastSteps for SyncsElsewhere {
-    fn pin<P: Platform>(_platform: P) -> Option<PreemptGuard<P>> {
-        None
+impl BroadcastSteps for Wrong {
+    fn pin<P: Platform>(platform: P) -> Option<PreemptGuard<P>> {
+        if Mutant::SyncsElsewhere.is_planted() { None } else { Complete::pin(platform) }
     }
-}
 
-/// An mm that has got a global ASID is flushed by broadcast alone at once, while CPUs run it under one of their own.
-#[derive(Clone, Copy, Debug)]
-pub struct OnlyBroadcasts;
+    fn tlbsync<P: Invlpgb>(platform: P) {
+        if !Mutant::SkipsTlbsync.is_planted() {
+            Complete::tlbsync(platform);
+        }
+    }
 
-impl BroadcastSteps for OnlyBroadcasts {
     fn interrupts_stragglers() -> bool {
-        false
+        !Mutant::OnlyBroadcasts.is_planted()
+    }
+
+    fn recycled(used: usize, freed: usize) -> usize {
+        if Mutant::SharesAsids.is_planted() { used } else { Complete::recycled(used, freed) }
+    }
+
+    fn go_down<P: Platform>(platform: P) {
+        if !Mutant::KeepsItsAsids.is_planted() {
+            Complete::go_down(platform);
+        }
     }
 }
 
-/// When all global ASIDs are in use, they are handed out a second time.
-#[derive(Clone, Copy, Debug)]
-pub struct SharesAsids;
-
-impl BroadcastSteps for SharesAsids {
-    fn recycled(used: usize, _freed: usize) -> usize {
-        used
-    }
-}
-
-/// A CPU keeps what it has cached under global ASIDs while it is offline (B06).
-#[derive(Clone, Copy, Debug)]
-pub struct KeepsItsAsids;
-
-impl BroadcastSteps for KeepsItsAsids {
-    fn go_down<P: Platform>(_platform: P) {}
-}
-
-/// A switch between two threads of one process takes the CPU out of the mask and puts it in again (B23).
-#[derive(Clone, Copy, Debug)]
-pub struct LeavesAndEnters;
-
-impl PlainSteps for LeavesAndEnters {
+impl PlainSteps for Wrong {
     fn stay<P: Platform>(mm: &MmCore<P>, cpu: CpuId) {
+        if !Mutant::LeavesAndEnters.is_planted() {
+            return;
+        }
         // SAFETY: this is the architecture.
         let mask = unsafe { mm.cpumask_of_arch() };
         if mask.clear_cpu(cpu, Relaxed.at(MASK_CLEAR)) {
             mask.set_cpu(cpu, MASK_SET);
         }
     }
-}
 
-/// A switch looks into the mm that it leaves, as powerpc's does in kernels built for debugging
-/// (`VM_WARN_ON_ONCE(!cpumask_test_cpu(cpu, mm_cpumask(prev)))`), and as s390's does always. It runs under
-/// [`HazardIpi`](lazytlb_hazard::HazardIpi), which evicts: a borrow that owns a reference keeps what is looked into (C1).
-#[derive(Clone, Copy, Debug)]
-pub struct LooksAtPrev;
-
-impl PlainSteps for LooksAtPrev {
     fn left<P: Platform>(prev: MmPtr<P>, cpu: CpuId) {
-        // SAFETY: not; that is the bug. In the model the memory stays in the arena.
-        unsafe { prev.as_ref() }.cpumask().test_cpu(cpu, Relaxed);
-    }
-}
-
-/// Who trims takes every other CPU for a lazy one, which has left after the interrupt, and makes the mask its own (B07).
-#[derive(Clone, Copy, Debug)]
-pub struct OthersAreLazy;
-
-impl RadixSteps for OthersAreLazy {
-    fn trim<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>, tables_freed: bool) {
-        host.flush_cpus(mm, tables_freed);
-        clear_others(host, mm);
-    }
-}
-
-/// Who trims makes the mask its own and interrupts nobody (B08).
-#[derive(Clone, Copy, Debug)]
-pub struct ResetsMask;
-
-impl RadixSteps for ResetsMask {
-    fn trim<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>, _tables_freed: bool) {
-        clear_others(host, mm);
-    }
-}
-
-/// A single user is taken for the only one that can load the mm: nobody is asked to flush (B41).
-#[derive(Clone, Copy, Debug)]
-pub struct TrustsUsers;
-
-impl RadixSteps for TrustsUsers {
-    fn trim<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>, tables_freed: bool) {
-        if mm.users() == 0 {
-            host.flush_cpus(mm, tables_freed);
+        if Mutant::LooksAtPrev.is_planted() {
+            // SAFETY: not; that is the bug. In the model the memory stays in the arena.
+            unsafe { prev.as_ref() }.cpumask().test_cpu(cpu, Relaxed);
         }
     }
 }
 
-/// The flush may go on on another CPU than it began on (B10).
-#[derive(Clone, Copy, Debug)]
-pub struct Unpinned;
+impl RadixSteps for Wrong {
+    fn pin<P: Platform>(platform: P) -> Option<PreemptGuard<P>> {
+        if Mutant::Unpinned.is_planted() { None } else { EachForItself::pin(platform) }
+    }
 
-impl RadixSteps for Unpinned {
-    fn pin<P: Platform>(_platform: P) -> Option<PreemptGuard<P>> {
-        None
+    fn trim<P: Platform>(host: &impl ArchHost<P>, mm: &MmCore<P>, tables_freed: bool) {
+        if Mutant::ResetsMask.is_planted() {
+            return clear_others(host, mm);
+        }
+        if Mutant::TrustsUsers.is_planted() && mm.users() != 0 {
+            return;
+        }
+        EachForItself::trim(host, mm, tables_freed);
+        if Mutant::OthersAreLazy.is_planted() {
+            clear_others(host, mm);
+        }
+    }
+
+    fn go_down<P: Platform>(platform: P) {
+        if !Mutant::KeepsItsTlb.is_planted() {
+            EachForItself::go_down(platform);
+        }
     }
 }
 
-/// A CPU keeps what it has cached while it is offline (B06).
-#[derive(Clone, Copy, Debug)]
-pub struct KeepsItsTlb;
+impl AsidSteps for Wrong {
+    fn reserve<P: Platform>(cpu: &AsidState<P>) {
+        if !Mutant::ForgetsLazies.is_planted() && !Mutant::FlushesItsOwn.is_planted() {
+            Reserving::reserve(cpu);
+        }
+    }
 
-impl RadixSteps for KeepsItsTlb {
-    fn go_down<P: Platform>(_platform: P) {}
-}
+    fn is_current(of_context: usize, generation: usize) -> bool {
+        if Mutant::KeepsOldContexts.is_planted() {
+            of_context != 0
+        } else {
+            Reserving::is_current(of_context, generation)
+        }
+    }
 
-/// At a rollover nothing is reserved: a CPU that comes back from lazy mode goes on with an ASID that its mm has no more (B21).
-#[derive(Clone, Copy, Debug)]
-pub struct ForgetsLazies;
+    fn is_free(is_reserved: bool) -> bool {
+        Mutant::SharesReserved.is_planted() || Reserving::is_free(is_reserved)
+    }
 
-impl AsidSteps for ForgetsLazies {
-    fn reserve<P: Platform>(_cpu: &AsidState<P>) {}
-}
+    fn renew<P: Platform>(cpu: &AsidState<P>, context: usize) {
+        if !Mutant::ReservesOnce.is_planted() {
+            Reserving::renew(cpu, context);
+        }
+    }
 
-/// As [`ForgetsLazies`], and who flushes an mm that it borrows uses the ASID that it borrowed it with (B22).
-#[derive(Clone, Copy, Debug)]
-pub struct FlushesItsOwn;
+    fn make_flush<P: Platform>(cpu: &AsidState<P>) {
+        if !Mutant::NeverFlushes.is_planted() {
+            Reserving::make_flush(cpu);
+        }
+    }
 
-impl AsidSteps for FlushesItsOwn {
-    fn reserve<P: Platform>(_cpu: &AsidState<P>) {}
+    fn go_down<P: Platform>(platform: P) {
+        if !Mutant::SleepsOnItsTlb.is_planted() {
+            Reserving::go_down(platform);
+        }
+    }
 
-    fn context_to_flush<P>(host: &impl ArchHost<P>, _mm: &AsidContext<P>) -> usize
+    fn context_to_flush<P>(host: &impl ArchHost<P>, mm: &AsidContext<P>) -> usize
     where
         P: Platform,
         P::Arch: MmSwitch<P, CpuState = AsidState<P>>,
     {
-        host.arch_state(host.platform().smp_processor_id()).active()
+        if Mutant::FlushesItsOwn.is_planted() {
+            host.arch_state(host.platform().smp_processor_id()).active()
+        } else {
+            Reserving::context_to_flush(host, mm)
+        }
     }
-}
-
-/// After a rollover a CPU goes on with what it has cached under ASIDs that others get now (A01).
-#[derive(Clone, Copy, Debug)]
-pub struct NeverFlushes;
-
-impl AsidSteps for NeverFlushes {
-    fn make_flush<P: Platform>(_cpu: &AsidState<P>) {}
-}
-
-/// An ASID that some CPU is on is handed out to another mm (A02).
-#[derive(Clone, Copy, Debug)]
-pub struct SharesReserved;
-
-impl AsidSteps for SharesReserved {
-    fn is_free(_is_reserved: bool) -> bool {
-        true
-    }
-}
-
-/// An mm that has had a context once keeps it, whatever the generation (A03).
-#[derive(Clone, Copy, Debug)]
-pub struct KeepsOldContexts;
-
-impl AsidSteps for KeepsOldContexts {
-    fn is_current(of_context: usize, _generation: usize) -> bool {
-        of_context != 0
-    }
-}
-
-/// An mm keeps its reserved ASID through one rollover and not through the next: it is reserved under its old name still (A04).
-#[derive(Clone, Copy, Debug)]
-pub struct ReservesOnce;
-
-impl AsidSteps for ReservesOnce {
-    fn renew<P: Platform>(_cpu: &AsidState<P>, _context: usize) {}
-}
-
-/// A CPU that goes offline keeps its translations (B06c).
-#[derive(Clone, Copy, Debug)]
-pub struct SleepsOnItsTlb;
-
-impl AsidSteps for SleepsOnItsTlb {
-    fn go_down<P: Platform>(_platform: P) {}
 }
 
 /// Takes all CPUs but the calling one out of the mask.

@@ -8,10 +8,10 @@ use lazytlb_core::memory::{AtomicWord, Label, LocalWord, Memory, Ordering::*};
 use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_machine::{Machine, Sim, SimLocal, SimWord};
 
+use crate::accounted::Accounted;
 use crate::platform::{CALL_VECTOR, Lab, MmData, address};
 use crate::program::{Source, Statement};
 use crate::roam::knows;
-use crate::strategies::Accounted;
 use crate::world::World;
 
 /// The lock of a run queue. Full barrier, as Linux has it (`smp_mb__after_spinlock` in `__schedule`): membarrier needs one

@@ -10,9 +10,9 @@ use lazytlb_core::mm_switch::FlushRange;
 use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_machine::{Kind, Machine};
 
+use crate::accounted::Accounted;
 use crate::platform::{Lab, MmData, address, peek, watch};
 use crate::program::{InInterrupt, Source, Statement};
-use crate::strategies::Accounted;
 use crate::world::World;
 
 impl<R: 'static, S> World<R, S>

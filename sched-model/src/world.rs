@@ -11,13 +11,13 @@ use lazytlb_core::platform::{IrqsOff, Platform};
 use lazytlb_core::switcher::{Switcher, Task};
 use lazytlb_machine::{Cache, Machine, ObjectKind, SimLocal};
 
+use crate::accounted::Accounted;
 use crate::invariants::Books;
 use crate::kernel::KernelState;
 use crate::platform::{Lab, MmData, address, set_up_cpu};
 use crate::program::{Program, Statement};
 use crate::roam::Queue;
 use crate::sched::{Runqueue, Scheduled};
-use crate::strategies::Accounted;
 use crate::tables::{Fresh, TableCaches, Tables};
 use crate::tlb::Mmus;
 use crate::watch::Watch;

@@ -11,8 +11,8 @@ use lazytlb_core::mm::MmPtr;
 use lazytlb_core::platform::Platform;
 use lazytlb_machine::{Kind, Machine, Sim};
 
+use crate::accounted::Accounted;
 use crate::platform::{Lab, MmData, address, peek};
-use crate::strategies::Accounted;
 use crate::world::World;
 
 /// The barrier between what a CPU says that it runs and its look at its id.

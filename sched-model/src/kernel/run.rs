@@ -9,9 +9,9 @@ use lazytlb_core::platform::{IrqsOff, Platform, Root};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 
 use super::{KernelInterrupt, KernelStatement};
+use crate::accounted::Accounted;
 use crate::platform::{Lab, MmData, peek};
 use crate::program::{Program, Statement};
-use crate::strategies::Accounted;
 use crate::tables::Table;
 use crate::world::World;
 
