@@ -7,6 +7,9 @@
 //!
 //! The mms are linked through themselves ([`Link`]): nothing is allocated.
 //!
+//! Who has the turn is not preempted: all that waits would wait for a task that does not run, of whatever priority. What it
+//! finds to be over is freed after the turn, with preemption as it was, for freeing takes time and may take locks that sleep.
+//!
 //! # Nobody is forgotten
 //!
 //! | pair | the CPU that leaves | the one that frees |
@@ -23,7 +26,7 @@ use core::ptr::null_mut;
 use crate::lazy_tlb::{Host, LazyTlb};
 use crate::memory::{AtomicInt, AtomicWord, Label, Ordering::*};
 use crate::mm::{MmCore, MmPtr, Slot};
-use crate::platform::{Frame, Platform};
+use crate::platform::{Frame, Platform, PreemptGuard};
 
 /// The RMW that counts an mm as waiting. Full barrier: the count is seen, or the end of the borrow is.
 pub const PUSH: Label = Label::new("waiting.push");
@@ -173,6 +176,8 @@ pub struct Waiting<P: Platform> {
     count: P::AtomicUsize,
     /// Those that were pushed and that no turn has taken.
     pushed: List<P>,
+    /// Those that a turn has found to be over, until they are freed.
+    over: List<P>,
     /// Who has asked for a turn: [`NOBODY`], [`ONE`], [`MORE`].
     asked: P::AtomicUsize,
 }
@@ -187,8 +192,8 @@ const MORE: usize = 2;
 
 impl<P: Platform> Waiting<P> {
     /// Nothing waits, from ready words, null and zero; `const`, for statics.
-    pub const fn from_parts(count: P::AtomicUsize, pushed: List<P>, asked: P::AtomicUsize) -> Self {
-        Waiting { count, pushed, asked }
+    pub const fn from_parts(count: P::AtomicUsize, pushed: List<P>, over: List<P>, asked: P::AtomicUsize) -> Self {
+        Waiting { count, pushed, over, asked }
     }
 
     /// How many wait. Relaxed.
@@ -222,37 +227,77 @@ impl<P: Platform> Waiting<P> {
         unsafe { self.pushed.push(host, mm) };
     }
 
-    /// Gives `collector` the turn, and again as long as somebody has asked before it was done. If another has the turn, that
-    /// one looks again instead.
+    /// Gives `collector` the turn, and again as long as somebody has asked before it was done; then frees what it has let go.
+    /// If another has the turn, that one looks again instead.
     ///
-    /// Context: not in an interrupt.
-    pub fn with_turn(&self, platform: P, mut collector: impl FnMut(&Turn<'_, P>)) {
+    /// Context: that of [`Platform::free_mm`]. The collector runs with preemption off.
+    pub fn with_turn<S>(&self, host: &impl Host<P, S>, collector: impl FnMut(&Turn<'_, P>))
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+    {
+        let platform = host.platform();
         let _frame = Frame::enter(platform, "collect");
+        if self.take_turns(platform, collector) {
+            let _frame = Frame::enter(platform, "free_waiting");
+            // SAFETY: what a turn has let go is off every list but this one, and no CPU borrows it.
+            self.over.take(host).for_each(|mm| unsafe { host.free_mm(mm) });
+        }
+    }
+
+    /// Takes turns until nobody asks for another, and says whether there is something to free.
+    fn take_turns(&self, platform: P, mut collector: impl FnMut(&Turn<'_, P>)) -> bool {
+        let _pinned = PreemptGuard::new(platform);
         let is_free = || self.asked.compare_exchange_full(NOBODY, ONE, TURN).is_ok();
         let has_passed = || self.asked.swap_full(MORE, TURN) != NOBODY;
         if !platform.outcome_of(is_free) && platform.outcome_of(has_passed) {
-            return;
+            return false;
         }
         loop {
             let frame = Frame::enter(platform, "turn");
             collector(&Turn { waiting: self });
             drop(frame);
+            let frees = platform.outcome_of(|| !self.over.is_empty());
             if self.asked.compare_exchange_full(ONE, NOBODY, TURN).is_ok() {
-                return;
+                return frees;
             }
             self.asked.swap_full(ONE, TURN_AGAIN);
         }
+    }
+
+    /// Frees all that waits, for a strategy whose mms wait for nothing but a context in which they can be freed.
+    ///
+    /// Context: that of [`Platform::free_mm`].
+    ///
+    /// # Safety
+    /// No CPU borrows any of them.
+    pub unsafe fn free_all<S>(&self, host: &impl Host<P, S>)
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+    {
+        let _frame = Frame::enter(host.platform(), "collect");
+        for mm in self.pushed.take(host) {
+            self.count_out(host.platform());
+            // SAFETY: the strategy was asked to free it later, and this is the once; the rest is the caller's.
+            unsafe { host.free_mm(mm) };
+        }
+    }
+
+    fn count_out(&self, platform: P) {
+        platform.outcome_of(|| {
+            self.count.fetch_sub(1, Relaxed);
+        });
     }
 }
 
 impl<P: Platform> Slot for Waiting<P> {
     fn new() -> Self {
-        Waiting { count: AtomicWord::new(0), pushed: Slot::new(), asked: AtomicWord::new(0) }
+        Waiting { count: AtomicWord::new(0), pushed: Slot::new(), over: Slot::new(), asked: AtomicWord::new(0) }
     }
 
     fn reinit(&self) {
         self.count.store(0, Relaxed);
         self.pushed.reinit();
+        self.over.reinit();
         self.asked.store(0, Relaxed);
     }
 }
@@ -263,7 +308,7 @@ impl<P: Platform> fmt::Debug for Waiting<P> {
     }
 }
 
-/// The right to free: one collector at a time has it.
+/// The right to say what is freed: one collector at a time has it.
 #[derive(Debug)]
 pub struct Turn<'a, P: Platform> {
     waiting: &'a Waiting<P>,
@@ -292,17 +337,16 @@ impl<P: Platform> Turn<'_, P> {
         unsafe { self.waiting.pushed.push(host, mm) };
     }
 
-    /// It need not wait any more, and is freed.
-    ///
-    /// Context: that of [`Platform::free_mm`].
+    /// It need not wait any more: it is freed when the turn is over.
     ///
     /// # Safety
     /// `mm` was taken and is on no list. No CPU borrows it.
-    pub unsafe fn free<S: LazyTlb<P>>(&self, host: &impl Host<P, S>, mm: MmPtr<P>) {
-        host.platform().outcome_of(|| {
-            self.waiting.count.fetch_sub(1, Relaxed);
-        });
-        // SAFETY: it waited, so the strategy was asked to free it later, and this is the once.
-        unsafe { host.free_mm(mm) };
+    pub unsafe fn free<S>(&self, host: &impl Host<P, S>, mm: MmPtr<P>)
+    where
+        S: LazyTlb<P, MmState: Linked<P>>,
+    {
+        self.waiting.count_out(host.platform());
+        // SAFETY: it is alive until it is freed, which is after it was taken off this list.
+        unsafe { self.waiting.over.push(host, mm) };
     }
 }

@@ -255,7 +255,7 @@ impl<P: Platform> LazyTlb<P> for EpochPinned {
     }
 
     fn collect(&self, host: &impl Host<P, Self>) {
-        host.shared().waiting.with_turn(host.platform(), |turn| self.advance(host, turn));
+        host.shared().waiting.with_turn(host, |turn| self.advance(host, turn));
     }
 
     #[inline]

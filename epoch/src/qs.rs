@@ -22,14 +22,15 @@ use lazytlb_core::waiting::{Link, List, Turn, Waiting};
 pub const BORROW: Label = Label::new("epoch_qs.borrow");
 /// The store that makes it even again. Release: the MMU has left (pair L2 with [`LOOK`]).
 pub const QUIESCE: Label = Label::new("epoch_qs.quiesce");
-/// The collector's look at a counter. Acquire.
+/// The collector's look at a counter. Acquire, which the end of the turn repeats for whatever is freed after it.
 pub const LOOK: Label = Label::new("epoch_qs.look");
 
-/// A CPU's counter, and what the grace period that is under way saw there.
+/// A CPU's counter, and what the grace period that is under way waits for.
 pub struct Counter<P: Platform> {
     /// Odd while the CPU borrows. Written by its CPU alone, with interrupts off.
     borrows: P::AtomicUsize,
-    /// Written and read with the turn to collect.
+    /// The odd number that the grace period that is under way waits to see changed, or 0. Written and read with the turn to
+    /// collect.
     seen: P::AtomicUsize,
 }
 
@@ -46,13 +47,23 @@ impl<P: Platform> Counter<P> {
 
     /// The grace period begins.
     fn begin(&self) {
-        self.seen.store(self.borrows.load(Acquire.at(LOOK)), Relaxed);
+        let borrows = self.borrows.load(Acquire.at(LOOK));
+        if borrows % 2 == 1 {
+            self.seen.store(borrows, Relaxed);
+        }
     }
 
-    /// Whether the CPU is still in the borrow that it was in at the beginning.
+    /// Whether the CPU is still in the borrow that it was in at the beginning. A grace period asks until the first no.
     fn holds_up(&self) -> bool {
         let seen = self.seen.load(Relaxed);
-        seen % 2 == 1 && self.borrows.load(Acquire.at(LOOK)) == seen
+        if seen == 0 {
+            return false;
+        }
+        let holds_up = self.borrows.load(Acquire.at(LOOK)) == seen;
+        if !holds_up {
+            self.seen.store(0, Relaxed);
+        }
+        holds_up
     }
 }
 
@@ -208,7 +219,7 @@ impl<P: Platform> LazyTlb<P> for EpochQs {
     }
 
     fn collect(&self, host: &impl Host<P, Self>) {
-        host.shared().waiting.with_turn(host.platform(), |turn| self.advance(host, turn));
+        host.shared().waiting.with_turn(host, |turn| self.advance(host, turn));
     }
 
     #[inline]

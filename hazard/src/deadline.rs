@@ -256,7 +256,7 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
 
     fn collect(&self, host: &impl Host<P, Self>) {
         let mut next = None;
-        host.shared().with_turn(host.platform(), |turn| {
+        host.shared().with_turn(host, |turn| {
             next = None;
             for mm in turn.take(host) {
                 // SAFETY: what waits is not freed before a collector frees it, and this one has the turn.

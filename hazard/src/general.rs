@@ -231,7 +231,7 @@ impl<P: Platform, Steps: GeneralSteps<P>> LazyTlb<P> for General<Steps> {
     }
 
     fn collect(&self, host: &impl Host<P, Self>) {
-        host.shared().with_turn(host.platform(), |turn| {
+        host.shared().with_turn(host, |turn| {
             for mm in turn.take(host) {
                 if is_held(self, host, mm) {
                     // SAFETY: taken above.

@@ -68,12 +68,8 @@ impl<P: Worker> LazyTlb<P> for RefcountDeferred {
     }
 
     fn collect(&self, host: &impl Host<P, Self>) {
-        host.shared().with_turn(host.platform(), |turn| {
-            for mm in turn.take(host) {
-                // SAFETY: its count is zero, and each borrow owns a reference.
-                unsafe { turn.free(host, mm) };
-            }
-        });
+        // SAFETY: the count of each is zero, and each borrow owns a reference.
+        unsafe { host.shared().free_all(host) };
     }
 
     /// Dropping the last reference frees nothing where that would not do. A worker cannot be asked for from an NMI.

@@ -82,23 +82,30 @@ enum Found {
 /// other steps come next.)
 const TEARDOWN: [&str; 4] = ["mmput", "__mmput", "mmdrop", "__mmdrop"];
 
-/// What collects mms that wait. Each turn, and each grace period in it, begins with nothing that was remembered from the one
-/// before, and when the last is over nothing is left to do of what the collector was called by: the end of an mm, the tail
-/// of a switch, the exec of a task that had no mm, or the worker.
-const COLLECTS: [&str; 3] = ["collect", "turn", "grace_period"];
+/// What collects mms that wait. Each turn, each grace period in it, and the freeing of what they let go, begins with nothing
+/// that was remembered from before, and when the last is over nothing is left to do of what the collector was called by: the
+/// end of an mm, the tail of a switch, the exec of a task that had no mm, or the worker.
+const COLLECTS: [&str; 4] = ["collect", "turn", "grace_period", "free_waiting"];
 
 /// Forgets what the running task has seen, if it is on one of those ways and nowhere else: not in what has preempted it, and
 /// not about another mm that had to wait. `place` tells places in the same function apart.
+///
+/// Where tasks have scripts, this goes for the worker and for the tails of switches, and which statement it is is not forgotten.
 pub(crate) fn forget(machine: &Machine, place: u64) {
+    let frames = machine.frames();
     // Timers run where tasks roam, and nowhere else.
-    if !machine.config().ticks {
+    let roams = machine.config().ticks;
+    let is_same = frames.iter().any(|&frame| frame == "collect_waiting" || frame == "finish_task_switch");
+    if !roams && !is_same {
         return;
     }
-    let frames = machine.frames();
-    let collectors = frames.iter().rev().take_while(|frame| COLLECTS.contains(frame)).count();
-    let frames = &frames[..frames.len() - collectors];
+    // Which of the collectors' functions it is in, the innermost, from 1 on.
+    let collects = frames.last().and_then(|last| COLLECTS.iter().position(|function| function == last));
+    let collects = collects.map_or(0, |position| position + 1);
+    let caller = frames.iter().rposition(|frame| !COLLECTS.contains(frame)).map_or(0, |last| last + 1);
+    let frames = &frames[..caller];
     let way = frames.strip_prefix(&["exit_mm"]).or(frames.strip_prefix(&["exec_mmap"])).unwrap_or(frames);
-    let forgets = match collectors {
+    let forgets = match collects {
         0 => !way.is_empty() && TEARDOWN.starts_with(way),
         _ => {
             way == TEARDOWN
@@ -109,9 +116,10 @@ pub(crate) fn forget(machine: &Machine, place: u64) {
     if !forgets {
         return;
     }
-    let place = place << 32 | (collectors as u64) << 16 | (frames.len() as u64) << 8 | way.len() as u64;
-    if collectors > 0 {
-        machine.checkpoint(place << 1 | u64::from(frames.first() == Some(&"exec_mmap")), false);
+    let place = place << 32 | (collects as u64) << 16 | (frames.len() as u64) << 8 | way.len() as u64;
+    let place = place << 1 | u64::from(frames.first() == Some(&"exec_mmap"));
+    if roams && collects > 0 {
+        machine.checkpoint(place, false);
     } else {
         machine.checkpoint_again(place);
     }

@@ -38,7 +38,6 @@ const CAUGHT: &[(&str, How, Where, Kind)] = &[
     ("epoch_pinned.pin", Drop, ("lazy-then-other-user", EpochPinned, Broadcast, Sc), HardwareReaches),
     ("epoch_pinned.unpin", Relax, ("leave-before-idle", EpochPinned, Broadcast, Weak), HardwareReaches),
     ("epoch_qs.borrow", Drop, ("lazy-then-other-user", EpochQs, Broadcast, Sc), HardwareReaches),
-    ("epoch_qs.look", Relax, ("leave-before-idle", EpochQs, Broadcast, Weak), HardwareReaches),
     ("epoch_qs.quiesce", Relax, ("leave-before-idle", EpochQs, Broadcast, Weak), HardwareReaches),
     ("general_hazard.release", Relax, ("leave-before-idle", GeneralHazard, Broadcast, Weak), HardwareReaches),
     ("general_hazard.scan", Relax, ("leave-before-idle", GeneralHazard, Broadcast, Weak), HardwareReaches),
@@ -91,6 +90,12 @@ const HAD_TWICE: &[(&str, How, Where, &str)] = &[
         Relax,
         ("leave-before-idle", EpochPinned, Broadcast, Weak),
         "what a look sees counts once the epoch has advanced, which is a full barrier behind it",
+    ),
+    (
+        "epoch_qs.look",
+        Relax,
+        ("leave-before-idle", EpochQs, Broadcast, Weak),
+        "what a look lets go is freed when the turn is over, which is a full barrier behind it",
     ),
     (
         "general_hazard.acquire",

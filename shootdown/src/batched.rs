@@ -110,7 +110,7 @@ impl<P: Clock + IpisInterrupt + MaskCoversLazy> LazyTlb<P> for ShootdownBatched 
 
     fn collect(&self, host: &impl Host<P, Self>) {
         let Batch { waiting, shot } = host.shared();
-        waiting.with_turn(host.platform(), |turn| {
+        waiting.with_turn(host, |turn| {
             for mm in turn.take(host) {
                 // SAFETY: taken here, and freed from this list only.
                 unsafe { shot.push(host, mm) };
