@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// The machine's rules.
     #[arg(long, default_value = "broadcast-flush", value_name = "RULES", value_parser = crate::replay::rules)]
     machine: Rules,
+    /// Only paths of this number, `P15` say; can be repeated. All paths if not given.
+    #[arg(long, value_name = "NUMBER", value_parser = number)]
+    path: Vec<u8>,
     /// Prints one JSON array instead of tables.
     #[arg(long)]
     json: bool,
@@ -37,16 +40,28 @@ struct Row {
 }
 
 /// The paths of each table.
-const TABLES: [&[Path]; 3] = [
+const TABLES: [&[Path]; 4] = [
     &[Path::UserToKernel, Path::KernelToKernel, Path::KernelToSame, Path::KernelToOther, Path::UserToUser, Path::Exit],
     &[Path::LastPut, Path::LastPutBorrowed, Path::BorrowerGoesOn],
-    &[Path::Offline, Path::UseMm, Path::UnuseMm, Path::Exec, Path::ExecByKernel],
+    &[Path::Offline, Path::Online, Path::UseMm, Path::UnuseMm],
+    &[Path::Exec, Path::ExecByKernel, Path::FlushBorrowed],
 ];
+
+/// The number of a path, with or without its `P`.
+fn number(text: &str) -> Result<u8, String> {
+    let digits = text.strip_prefix(['P', 'p']).unwrap_or(text);
+    let known = |number: &u8| Path::ALL.iter().any(|path| path.number() == *number);
+    let mut numbers: Vec<String> = Path::ALL.iter().map(|path| format!("P{}", path.number())).collect();
+    numbers.dedup();
+    digits.parse().ok().filter(known).ok_or_else(|| format!("there is no such path; there are: {}", numbers.join(", ")))
+}
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
+    let is_wanted = |path: &Path| arguments.path.is_empty() || arguments.path.contains(&path.number());
+    let of = |strategy| costs(strategy, arguments.machine).into_iter().filter(|(path, _)| is_wanted(path)).collect();
     let counted: Vec<(Strategy, Vec<(Path, Counts)>)> =
-        Strategy::all().map(|strategy| (strategy, costs(strategy, arguments.machine))).collect();
+        Strategy::KNOWN.iter().map(|&strategy| (strategy, of(strategy))).collect();
     if arguments.json {
         let row = |strategy: &Strategy, &(path, counts): &(Path, Counts)| Row {
             strategy: strategy.name(),
@@ -65,6 +80,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     for paths in TABLES {
+        let paths: Vec<Path> = paths.iter().copied().filter(is_wanted).collect();
+        if paths.is_empty() {
+            continue;
+        }
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
         table.set_header(core::iter::once("strategy").chain(paths.iter().map(|path| path.name())));

@@ -58,11 +58,19 @@ fn the_readme_shows_what_litmus_prints() {
 fn the_guide_shows_what_costs_counts() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let guide = fs::read_to_string(root.join("docs/STRATEGIES.md")).unwrap();
-    let (_, shown) = guide.split_once("<!-- costs -->\n").unwrap();
-    let (shown, _) = shown.split_once("<!-- /costs -->").unwrap();
-    let output = Command::new(cargo_bin!("lazytlb")).arg("costs").env("NO_COLOR", "1").output().unwrap();
-    let printed = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(shown.trim(), printed.trim(), "`lazytlb costs` prints what belongs into docs/STRATEGIES.md");
+    let tables: [(&str, &[&str]); 2] = [("costs", &[]), ("flush", &["--machine", "ipi-unlazy", "--path", "P15"])];
+    for (name, arguments) in tables {
+        let (_, shown) = guide.split_once(&format!("<!-- {name} -->\n")).unwrap();
+        let (shown, _) = shown.split_once(&format!("<!-- /{name} -->")).unwrap();
+        let mut command = Command::new(cargo_bin!("lazytlb"));
+        let output = command.arg("costs").args(arguments).env("NO_COLOR", "1").output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(
+            shown.trim(),
+            printed.trim(),
+            "`lazytlb costs {arguments:?}` prints what belongs into docs/STRATEGIES.md"
+        );
+    }
 }
 
 /// The tables of a text whose header has a column, each as the first words of its rows.

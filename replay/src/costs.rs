@@ -8,8 +8,8 @@ use core::ptr::NonNull;
 
 use lazytlb::any::AnyPlatform;
 use lazytlb_core::lazy_tlb::LazyTlb;
-use lazytlb_core::mm::MmWithUser;
-use lazytlb_core::mm_switch::{BroadcastFlush, IpiFlush, IpiUnlazy, MmSwitch};
+use lazytlb_core::mm::{Mm, MmWithUser};
+use lazytlb_core::mm_switch::{BroadcastFlush, FlushRange, IpiFlush, IpiUnlazy, MmSwitch};
 use lazytlb_core::platform::Platform;
 use lazytlb_sched_model::accounted::Accounted;
 use lazytlb_sched_model::strategies::WithStrategy;
@@ -41,6 +41,8 @@ pub enum Path {
     BorrowerGoesOn,
     /// P9: a CPU that borrows goes offline.
     Offline,
+    /// P10: a CPU comes online.
+    Online,
     /// P11: a kernel thread that borrows adopts an mm.
     UseMm,
     /// P12: it gives it back.
@@ -49,11 +51,13 @@ pub enum Path {
     Exec,
     /// P14: a kernel thread that borrows execs.
     ExecByKernel,
+    /// P15: a user task unhooks page tables of its mm and flushes it, which one other CPU borrows.
+    FlushBorrowed,
 }
 
 impl Path {
     /// All of them.
-    pub const ALL: [Path; 14] = [
+    pub const ALL: [Path; 16] = [
         Path::UserToKernel,
         Path::KernelToKernel,
         Path::KernelToSame,
@@ -64,11 +68,33 @@ impl Path {
         Path::LastPutBorrowed,
         Path::BorrowerGoesOn,
         Path::Offline,
+        Path::Online,
         Path::UseMm,
         Path::UnuseMm,
         Path::Exec,
         Path::ExecByKernel,
+        Path::FlushBorrowed,
     ];
+
+    /// Its number in ARCHITECTURE.md; of three that are P7 and P8 together, 8.
+    pub const fn number(self) -> u8 {
+        match self {
+            Path::UserToKernel => 1,
+            Path::KernelToKernel => 2,
+            Path::KernelToSame => 3,
+            Path::KernelToOther => 4,
+            Path::UserToUser => 5,
+            Path::Exit => 6,
+            Path::LastPut | Path::LastPutBorrowed | Path::BorrowerGoesOn => 8,
+            Path::Offline => 9,
+            Path::Online => 10,
+            Path::UseMm => 11,
+            Path::UnuseMm => 12,
+            Path::Exec => 13,
+            Path::ExecByKernel => 14,
+            Path::FlushBorrowed => 15,
+        }
+    }
 
     /// Its name in tables.
     pub const fn name(self) -> &'static str {
@@ -83,10 +109,12 @@ impl Path {
             Path::LastPutBorrowed => "P7+P8 last mmput, one CPU asleep on it",
             Path::BorrowerGoesOn => "then that CPU goes on",
             Path::Offline => "P9 CPU offline",
+            Path::Online => "P10 CPU online",
             Path::UseMm => "P11 kthread_use_mm",
             Path::UnuseMm => "P12 kthread_unuse_mm",
             Path::Exec => "P13 exec by a user",
             Path::ExecByKernel => "P14 exec by a kthread",
+            Path::FlushBorrowed => "P15 flush, one CPU lazy",
         }
     }
 }
@@ -127,6 +155,8 @@ where
 }
 
 const CPUS: Slot = 4;
+/// The CPU that does nothing: it is offline when it is to come online.
+const IDLE: Slot = CPUS - 1;
 /// Tasks by their slots; the idle tasks are `0..CPUS`.
 const KTHREAD: Slot = CPUS;
 const OTHER_KTHREAD: Slot = CPUS + 1;
@@ -177,8 +207,8 @@ where
         on_cpu(0, || self.engine.act(action));
     }
 
-    fn on(&mut self, cpu: usize, action: Action) {
-        on_cpu(cpu, || self.engine.act(action));
+    fn on(&mut self, cpu: Slot, action: Action) {
+        on_cpu(cpu as usize, || self.engine.act(action));
     }
 
     /// Counts what `f` does.
@@ -207,10 +237,12 @@ where
         self.count(Path::KernelToOther, |this| this.act(Action::Switch(KTHREAD, B)));
         self.count(Path::UserToUser, |this| this.act(Action::Switch(B, A)));
         self.exits();
+        self.flush();
         self.kernel_threads();
         self.count(Path::Offline, |this| {
             on_cpu(0, || this.engine.switcher().sched_cpu_wait_empty());
         });
+        self.count(Path::Online, |this| this.on(IDLE, Action::Online(IDLE)));
         self.act(Action::Switch(KTHREAD, A));
     }
 
@@ -247,6 +279,21 @@ where
         self.count(Path::Exec, |this| this.act(Action::Exec(execs)));
         self.act(Action::Switch(execs, A));
         self.act(Action::Gone(execs));
+    }
+
+    /// P15, the CPU that borrows having come from another thread of the one that flushes.
+    fn flush(&mut self) {
+        let thread = self.new_task(NewMm::Of(A));
+        self.on(1, Action::Switch(1, thread));
+        self.on(1, Action::Switch(thread, 1));
+        let a: NonNull<Mm<Replay<R>, S>> = self.engine.mm_of(A);
+        self.count(Path::FlushBorrowed, |this| {
+            // SAFETY: the task of A keeps a user of it.
+            let a = unsafe { a.as_ref() };
+            on_cpu(0, || this.engine.switcher().flush_tlb_mm_range(a, FlushRange::All, true));
+        });
+        on_cpu(1, || self.engine.switcher().sched_cpu_wait_empty());
+        self.act(Action::Gone(thread));
     }
 
     /// P11, P12 and P14; ends on a kernel thread that borrows.

@@ -317,8 +317,12 @@ impl Replayer {
             self.lost(cpu);
             return Ok(());
         }
+        if event.time < self.last {
+            let message = format!("more than {WINDOW} lines too late: a trace is in the order of time");
+            return Err(TraceError::Line { line: event.line, column: 1, message });
+        }
         self.first.get_or_insert(event.time);
-        self.last = self.last.max(event.time);
+        self.last = event.time;
         self.cpu_is_there(event);
         if self.is_load_of_switch(event) {
             return Ok(());

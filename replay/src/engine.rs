@@ -36,6 +36,8 @@ pub(crate) enum NewMm {
 pub(crate) enum Action {
     /// A CPU is seen for the first time: it runs its idle task.
     Boot(Slot),
+    /// A CPU comes back online, with the idle task that it has had.
+    Online(Slot),
     /// There is a new task.
     New(Slot, NewMm),
     /// The CPU goes from one task to another.
@@ -259,6 +261,9 @@ where
             Action::Boot(idle) => {
                 self.new_task(idle, NewMm::None);
                 self.kept(idle).is_idle = true;
+                self.act(Action::Online(idle));
+            }
+            Action::Online(idle) => {
                 let idle = self.task(idle);
                 // SAFETY: tasks are boxed, and idle tasks stay for good.
                 Self::irqs_off(|irqs_off| unsafe { self.switcher.sched_init(irqs_off, idle) });

@@ -299,6 +299,10 @@ fn what_is_no_trace_is_refused() {
     assert!(refused(&[0; 1 << 19]).contains("a line of more than"));
     let no_switch = b"  sh-7  [000] d..2. 1.5: sched_waking: comm=x pid=1\n";
     assert!(refused(no_switch).contains("no sched_switch events"));
+    let text = plain("fork-exit");
+    let backwards: Vec<&str> = text.lines().rev().filter(|line| !line.starts_with('#')).collect();
+    let error = refused(backwards.join("\n").as_bytes());
+    assert!(error.starts_with("t:25") && error.contains(":1: more than 256 lines too late"), "{error}");
     // A gzipped file that ends too early.
     let whole = fs::read(path("fork-exit", "trace.gz")).unwrap();
     let error = refused(&whole[..whole.len() / 2]);
