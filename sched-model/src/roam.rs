@@ -90,15 +90,12 @@ const COLLECTS: [&str; 4] = ["collect", "turn", "grace_period", "free_waiting"];
 /// Forgets what the running task has seen, if it is on one of those ways and nowhere else: not in what has preempted it, and
 /// not about another mm that had to wait. `place` tells places in the same function apart.
 ///
-/// Where tasks have scripts, this goes for the worker and for the tails of switches, and which statement it is is not forgotten.
+/// Where tasks have scripts they forget at collecting alone, and not which statement it is: what a script names may come to name
+/// something else.
 pub(crate) fn forget(machine: &Machine, place: u64) {
-    let frames = machine.frames();
     // Timers run where tasks roam, and nowhere else.
     let roams = machine.config().ticks;
-    let is_same = frames.iter().any(|&frame| frame == "collect_waiting" || frame == "finish_task_switch");
-    if !roams && !is_same {
-        return;
-    }
+    let frames = machine.frames();
     // Which of the collectors' functions it is in, the innermost, from 1 on.
     let collects = frames.last().and_then(|last| COLLECTS.iter().position(|function| function == last));
     let collects = collects.map_or(0, |position| position + 1);
@@ -106,7 +103,7 @@ pub(crate) fn forget(machine: &Machine, place: u64) {
     let frames = &frames[..caller];
     let way = frames.strip_prefix(&["exit_mm"]).or(frames.strip_prefix(&["exec_mmap"])).unwrap_or(frames);
     let forgets = match collects {
-        0 => !way.is_empty() && TEARDOWN.starts_with(way),
+        0 => roams && !way.is_empty() && TEARDOWN.starts_with(way),
         _ => {
             way == TEARDOWN
                 || frames.last() == Some(&"finish_task_switch")

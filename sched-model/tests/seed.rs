@@ -44,7 +44,11 @@ fn where_a_flush_interrupts_nobody_the_hardware_reaches_freed_tables() {
 fn a_strategy_passes_wherever_it_claims_to() {
     for memory in MemoryModel::ALL {
         for rules in Rules::ALL {
-            for strategy in Strategy::all().filter(|strategy| strategy.claims(rules)) {
+            // With its clock, its worker and its collecting tails it is most of the work; `lazytlb compare` has it everywhere.
+            let is_run = |strategy: &Strategy| {
+                strategy.claims(rules) && (*strategy != Strategy::HazardDeadline || Rules::SIMPLE.contains(&rules))
+            };
+            for strategy in Strategy::all().filter(is_run) {
                 for checks_active_mm in [false, true] {
                     let exploration = explore(&setting(strategy, rules, memory), checks_active_mm);
                     assert_eq!(kinds(&exploration), BTreeSet::new(), "{strategy} {rules} {memory}");
