@@ -94,7 +94,7 @@ mutants! {
     EvictsIsolated: "evicts-isolated", Of::Ipi;
     /// A switch looks into the mm that it leaves, as powerpc's does in kernels built for debugging
     /// (`VM_WARN_ON_ONCE(!cpumask_test_cpu(cpu, mm_cpumask(prev)))`), and as s390's does always. It runs under
-    /// [`HazardIpi`](lazytlb_hazard::HazardIpi), which evicts: a borrow that owns a reference keeps what is looked into (C1).
+    /// [`HazardIpi`], which evicts: a borrow that owns a reference keeps what is looked into (C1).
     LooksAtPrev: "looks-at-prev", Of::Rules(Rules::Plain);
     /// x86 of 6.12: lazy CPUs are left alone even when tables are freed (B19).
     SkipsLazies: "skips-lazies", Of::Rules(Rules::X86Linux612);
