@@ -318,7 +318,7 @@ impl Replayer {
             return Ok(());
         }
         if event.time < self.last {
-            let message = format!("more than {WINDOW} lines too late: a trace is in the order of time");
+            let message = format!("more than {WINDOW} events too late: a trace is in the order of time");
             return Err(TraceError::Line { line: event.line, column: 1, message });
         }
         self.first.get_or_insert(event.time);
