@@ -18,105 +18,69 @@ use lazytlb_sched_model::{Rules, Strategy};
 use crate::engine::{Action, Engine, NewMm, Slot};
 use crate::platform::{Counts, Life, Replay, hardware, on_cpu, power_on, swap_counts};
 
-/// A path whose cost is counted, by its number in ARCHITECTURE.md.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Path {
-    /// P1: from a user task to a kernel thread.
-    UserToKernel,
-    /// P2: from one kernel thread to another, which has run there before.
-    KernelToKernel,
-    /// P3: from a kernel thread back to the same user's task.
-    KernelToSame,
-    /// P4: from a kernel thread to another user's task.
-    KernelToOther,
-    /// P5: from one user's task to another's.
-    UserToUser,
-    /// P6: a task that is not the last user exits.
-    Exit,
-    /// P7 and P8: the last user goes, nobody else references or borrows the mm.
-    LastPut,
-    /// P7 and P8, with one other CPU asleep on the mm; until it is freed or waits.
-    LastPutBorrowed,
-    /// What comes after, when that CPU goes on to another user.
-    BorrowerGoesOn,
-    /// P9: a CPU that borrows goes offline.
-    Offline,
-    /// P10: a CPU comes online.
-    Online,
-    /// P11: a kernel thread that borrows adopts an mm.
-    UseMm,
-    /// P12: it gives it back.
-    UnuseMm,
-    /// P13: a user task execs, the only user of its mm.
-    Exec,
-    /// P14: a kernel thread that borrows execs.
-    ExecByKernel,
-    /// P15: a user task unhooks page tables of its mm and flushes it, which one other CPU borrows.
-    FlushBorrowed,
+/// Makes the list of paths: the one place that has all of them.
+macro_rules! paths {
+    ($($(#[$doc:meta])* $path:ident: $number:literal, $name:literal;)*) => {
+        /// A path whose cost is counted, by its number in ARCHITECTURE.md.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Path {
+            $($(#[$doc])* $path,)*
+        }
+
+        impl Path {
+            /// All of them.
+            pub const ALL: &'static [Path] = &[$(Path::$path),*];
+
+            /// Its number in ARCHITECTURE.md; of three that are P7 and P8 together, 8.
+            pub const fn number(self) -> u8 {
+                match self {
+                    $(Path::$path => $number,)*
+                }
+            }
+
+            /// Its name in tables.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Path::$path => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Path {
-    /// All of them.
-    pub const ALL: [Path; 16] = [
-        Path::UserToKernel,
-        Path::KernelToKernel,
-        Path::KernelToSame,
-        Path::KernelToOther,
-        Path::UserToUser,
-        Path::Exit,
-        Path::LastPut,
-        Path::LastPutBorrowed,
-        Path::BorrowerGoesOn,
-        Path::Offline,
-        Path::Online,
-        Path::UseMm,
-        Path::UnuseMm,
-        Path::Exec,
-        Path::ExecByKernel,
-        Path::FlushBorrowed,
-    ];
-
-    /// Its number in ARCHITECTURE.md; of three that are P7 and P8 together, 8.
-    pub const fn number(self) -> u8 {
-        match self {
-            Path::UserToKernel => 1,
-            Path::KernelToKernel => 2,
-            Path::KernelToSame => 3,
-            Path::KernelToOther => 4,
-            Path::UserToUser => 5,
-            Path::Exit => 6,
-            Path::LastPut | Path::LastPutBorrowed | Path::BorrowerGoesOn => 8,
-            Path::Offline => 9,
-            Path::Online => 10,
-            Path::UseMm => 11,
-            Path::UnuseMm => 12,
-            Path::Exec => 13,
-            Path::ExecByKernel => 14,
-            Path::FlushBorrowed => 15,
-        }
-    }
-
-    /// Its name in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Path::UserToKernel => "P1 user to kthread",
-            Path::KernelToKernel => "P2 kthread to kthread",
-            Path::KernelToSame => "P3 kthread to same user",
-            Path::KernelToOther => "P4 kthread to other user",
-            Path::UserToUser => "P5 user to user",
-            Path::Exit => "P6 exit_mm, not the last",
-            Path::LastPut => "P7+P8 last mmput",
-            Path::LastPutBorrowed => "P7+P8 last mmput, one CPU asleep on it",
-            Path::BorrowerGoesOn => "then that CPU goes on",
-            Path::Offline => "P9 CPU offline",
-            Path::Online => "P10 CPU online",
-            Path::UseMm => "P11 kthread_use_mm",
-            Path::UnuseMm => "P12 kthread_unuse_mm",
-            Path::Exec => "P13 exec by a user",
-            Path::ExecByKernel => "P14 exec by a kthread",
-            Path::FlushBorrowed => "P15 flush, one CPU lazy",
-        }
-    }
+paths! {
+    /// P1: from a user task to a kernel thread.
+    UserToKernel: 1, "P1 user to kthread";
+    /// P2: from one kernel thread to another, which has run there before.
+    KernelToKernel: 2, "P2 kthread to kthread";
+    /// P3: from a kernel thread back to the same user's task.
+    KernelToSame: 3, "P3 kthread to same user";
+    /// P4: from a kernel thread to another user's task.
+    KernelToOther: 4, "P4 kthread to other user";
+    /// P5: from one user's task to another's.
+    UserToUser: 5, "P5 user to user";
+    /// P6: a task that is not the last user exits.
+    Exit: 6, "P6 exit_mm, not the last";
+    /// P7 and P8: the last user goes, nobody else references or borrows the mm.
+    LastPut: 8, "P7+P8 last mmput";
+    /// P7 and P8, with one other CPU asleep on the mm; until it is freed or waits.
+    LastPutBorrowed: 8, "P7+P8 last mmput, one CPU asleep on it";
+    /// What comes after, when that CPU goes on to another user.
+    BorrowerGoesOn: 8, "then that CPU goes on";
+    /// P9: a CPU that borrows goes offline.
+    Offline: 9, "P9 CPU offline";
+    /// P10: a CPU comes online.
+    Online: 10, "P10 CPU online";
+    /// P11: a kernel thread that borrows adopts an mm.
+    UseMm: 11, "P11 kthread_use_mm";
+    /// P12: it gives it back.
+    UnuseMm: 12, "P12 kthread_unuse_mm";
+    /// P13: a user task execs, the only user of its mm.
+    Exec: 13, "P13 exec by a user";
+    /// P14: a kernel thread that borrows execs.
+    ExecByKernel: 14, "P14 exec by a kthread";
+    /// P15: a user task unhooks page tables of its mm and flushes it, which one other CPU borrows.
+    FlushBorrowed: 15, "P15 flush, one CPU lazy";
 }
 
 /// What each path costs under a strategy on a machine's rules.
@@ -155,7 +119,7 @@ where
 }
 
 const CPUS: Slot = 4;
-/// The CPU that does nothing: it is offline when it is to come online.
+/// The CPU that runs its idle task all along, and comes online with it once more.
 const IDLE: Slot = CPUS - 1;
 /// Tasks by their slots; the idle tasks are `0..CPUS`.
 const KTHREAD: Slot = CPUS;
