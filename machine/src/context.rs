@@ -136,7 +136,6 @@ impl Machine {
         }
         state.observe(sort::IPI, mask);
         drop(state);
-        self.restart_if_wrong();
         self.note(|| format!("interrupt {vector} to mask {mask:#x}"));
     }
 
@@ -256,7 +255,6 @@ impl Machine {
         }
         state.observe(sort::IPI, (cpu as u64) << 16 | u64::from(vector) << 8 | u64::from(nmi) | 1 << 32);
         drop(state);
-        self.restart_if_wrong();
         self.note(|| format!("a device raises {} {vector} of cpu{cpu}", if nmi { "NMI" } else { "interrupt" }));
     }
 

@@ -320,7 +320,6 @@ impl Machine {
         let before = self.quiet.replace(Quiet::Inspecting);
         let result = f();
         self.quiet.set(before);
-        self.restart_if_wrong();
         result
     }
 
@@ -658,6 +657,10 @@ impl Machine {
 
     pub(crate) fn steps(&self) -> u64 {
         self.state.borrow().steps
+    }
+
+    pub(crate) fn summary_must_start_again(&self) -> bool {
+        self.state.borrow().summary.must_start_again()
     }
 
     pub(crate) fn summary_start_again(&self) {

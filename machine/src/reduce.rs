@@ -6,8 +6,9 @@
 //! each word; a context is a CPU's tasks, its tasks while one is preempted there, its interrupt handlers, its handlers of
 //! non-maskable interrupts, or an agent. A step on a word that no other
 //! context conflicts with is *fused* with the one before it. When some execution shows a conflict on a word for which a
-//! step was fused already, the search starts again with what it has learned. Restarts are few and come early, because
-//! first executions touch nearly everything.
+//! step was fused already, the search must start again with what it has learned. Mostly that comes early, because first
+//! executions touch nearly everything; when it comes late, what else there is to learn is close by, so the search first goes
+//! on for a while as it was.
 //!
 //! # Why the last search, the one that ends without a restart, is complete
 //!
@@ -61,8 +62,8 @@
 //! fence, which does the same before as after. Which store a load reads is a choice inside its step. Where the load is
 //! fused nobody else writes the word, and there is only one to read.
 //!
-//! A random search uses the same knowledge as far as it has it, and never starts again: an execution in which too much
-//! was fused is an execution all the same.
+//! An execution in which too much was fused is an execution all the same: the errors in it are real. So a random search uses
+//! the same knowledge as far as it has it, and never starts again.
 //!
 //! Tests compare the set of outcomes with that of a search without any reduction, for small programs and random ones.
 
@@ -123,6 +124,26 @@ impl Word {
         nobody_comes && !self.checks_others
     }
 
+    /// Notes an access.
+    fn note(&mut self, writes: bool, who: Who) {
+        let (contexts, tasks) = match writes {
+            true => (&mut self.writers, &mut self.writing_tasks),
+            false => (&mut self.readers, &mut self.reading_tasks),
+        };
+        *contexts |= who.context;
+        *tasks |= who.task;
+    }
+
+    /// Whether the access was noted.
+    #[inline]
+    fn knows(&self, writes: bool, who: Who) -> bool {
+        let (contexts, tasks) = match writes {
+            true => (self.writers, self.writing_tasks),
+            false => (self.readers, self.reading_tasks),
+        };
+        contexts & who.context != 0 && !tasks & who.task == 0
+    }
+
     /// Whether somebody else than `who` conflicts with a step of theirs that writes the word or reads it.
     #[inline]
     fn conflicts(&self, writes: bool, who: Who) -> bool {
@@ -132,17 +153,49 @@ impl Word {
     }
 }
 
-/// Who touches what, over a whole search.
+/// What executions have shown.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Summary {
+struct Known {
+    /// The last is no word: it stands for what full fences share under `weak`.
     words: Vec<Word>,
     /// CPUs that are sent interrupts.
     kicked: u32,
-    /// CPUs whose disabling of interrupts was fused.
-    relied_on_silence: u32,
     /// CPUs that are sent non-maskable interrupts.
     kicked_by_nmis: u32,
-    /// CPUs of which something was fused because they are not.
+}
+
+impl Known {
+    fn new(words: usize) -> Known {
+        Known { words: vec![Word::default(); words + 1], ..Known::default() }
+    }
+
+    /// Adds what is known elsewhere, which then knows nothing any more.
+    fn take(&mut self, other: &mut Known) {
+        for (word, other) in self.words.iter_mut().zip(&mut other.words) {
+            let other = core::mem::take(other);
+            word.readers |= other.readers;
+            word.writers |= other.writers;
+            word.freers |= other.freers;
+            word.reading_tasks |= other.reading_tasks;
+            word.writing_tasks |= other.writing_tasks;
+            word.checks_others |= other.checks_others;
+        }
+        self.kicked |= core::mem::take(&mut other.kicked);
+        self.kicked_by_nmis |= core::mem::take(&mut other.kicked_by_nmis);
+    }
+}
+
+/// Who touches what, over a whole search.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Summary {
+    /// What decisions are made by.
+    known: Known,
+    /// What came too late for decisions that were made. It counts when the search starts again: until then it goes on the
+    /// way it has, so that its path through choices stays what it was.
+    late: Known,
+    /// CPUs whose disabling of interrupts was fused.
+    relied_on_silence: u32,
+    /// CPUs of which something was fused because no non-maskable interrupt is sent to them.
     relied_on_no_nmis: u32,
     /// Whether steps are fused at all.
     pub(crate) active: bool,
@@ -158,18 +211,18 @@ pub(crate) struct Summary {
 
 impl Summary {
     pub(crate) fn new(words: usize, active: bool, restarts: bool, tells_tasks: bool, names: Names) -> Summary {
-        // The last is no word: it stands for what full fences share under `weak`.
-        Summary { words: vec![Word::default(); words + 1], active, restarts, tells_tasks, names, ..Summary::default() }
+        let [known, late] = [Known::new(words), Known::new(words)];
+        Summary { known, late, active, restarts, tells_tasks, names, ..Summary::default() }
     }
 
     /// Whether anybody has read the word.
     pub(crate) fn is_read(&self, word: usize) -> bool {
-        self.words[word].readers != 0
+        self.known.words[word].readers != 0
     }
 
     /// Whether the search must start again.
     #[inline]
-    pub(crate) fn must_restart(&self) -> bool {
+    pub(crate) fn must_start_again(&self) -> bool {
         self.wrong & self.restarts
     }
 
@@ -178,44 +231,43 @@ impl Summary {
         self.wrong = false;
         self.relied_on_silence = 0;
         self.relied_on_no_nmis = 0;
-        for word in &mut self.words {
+        self.known.take(&mut self.late);
+        for word in &mut self.known.words {
             word.relied = false;
         }
     }
 
     #[inline]
     pub(crate) fn read(&mut self, word: usize, who: Who) {
-        if self.active {
-            let known = &self.words[word];
-            if known.readers & who.context == 0 || who.task & !known.reading_tasks != 0 {
-                self.learn(word, who, false);
-            }
+        if self.active && !self.known.words[word].knows(false, who) {
+            self.learn(word, who, false);
         }
     }
 
     #[inline]
     pub(crate) fn write(&mut self, word: usize, who: Who) {
-        if self.active {
-            let known = &self.words[word];
-            if known.writers & who.context == 0 || who.task & !known.writing_tasks != 0 {
-                self.learn(word, who, true);
-            }
+        if self.active && !self.known.words[word].knows(true, who) {
+            self.learn(word, who, true);
         }
     }
 
     /// Notes what is new, and what is like it.
     #[cold]
     fn learn(&mut self, word: usize, who: Who, writes: bool) {
-        for (word, task) in self.names.like_accesses(word, who.task) {
-            let (word, who) = (&mut self.words[word], Who { task, ..who });
-            let (contexts, tasks) = match writes {
-                true => (&mut word.writers, &mut word.writing_tasks),
-                false => (&mut word.readers, &mut word.reading_tasks),
-            };
-            *contexts |= who.context;
-            *tasks |= who.task;
-            self.wrong |= word.relied && word.conflicts(writes, who);
+        if self.late.words[word].knows(writes, who) {
+            return;
         }
+        for (index, task) in self.names.like_accesses(word, who.task) {
+            let (word, who) = (&self.known.words[index], Who { task, ..who });
+            let is_late = word.relied && word.conflicts(writes, who);
+            self.place_for(is_late).words[index].note(writes, who);
+        }
+    }
+
+    /// Where something is noted: decisions may have been wrong about it, or not.
+    fn place_for(&mut self, is_late: bool) -> &mut Known {
+        self.wrong |= is_late;
+        if is_late && self.restarts { &mut self.late } else { &mut self.known }
     }
 
     /// An object came or went: whoever looks at one of its words can tell.
@@ -223,8 +275,13 @@ impl Summary {
         if self.active {
             for index in words {
                 self.write(index, who);
-                if self.words[index].freers & who.context == 0 {
-                    self.names.siblings(index).into_iter().for_each(|word| self.words[word].freers |= who.context);
+                let freers = self.known.words[index].freers | self.late.words[index].freers;
+                if freers & who.context == 0 {
+                    for index in self.names.siblings(index) {
+                        let word = &self.known.words[index];
+                        let is_late = word.relied && (word.readers | word.writers) & !who.context != 0;
+                        self.place_for(is_late).words[index].freers |= who.context;
+                    }
                 }
             }
         }
@@ -233,26 +290,24 @@ impl Summary {
     /// A full fence is read and written by each other one.
     pub(crate) fn full_fence(&mut self, who: Who) {
         if self.active {
-            self.write(self.words.len() - 1, who);
+            self.write(self.known.words.len() - 1, who);
         }
     }
 
-    /// Something was given up that this execution needs.
+    /// Something was given up that an execution needs.
     pub(crate) fn was_wrong(&mut self) {
         self.wrong |= self.active;
     }
 
     pub(crate) fn kick(&mut self, place: usize) {
         if self.active {
-            self.kicked |= 1 << place;
-            self.wrong |= self.relied_on_silence & 1 << place != 0;
+            self.place_for(self.relied_on_silence & 1 << place != 0).kicked |= 1 << place;
         }
     }
 
     pub(crate) fn kick_by_nmi(&mut self, place: usize) {
         if self.active {
-            self.kicked_by_nmis |= 1 << place;
-            self.wrong |= self.relied_on_no_nmis & 1 << place != 0;
+            self.place_for(self.relied_on_no_nmis & 1 << place != 0).kicked_by_nmis |= 1 << place;
         }
     }
 
@@ -277,7 +332,7 @@ impl Summary {
     /// Whether a drain of this CPU to this word can be done at once.
     #[inline]
     pub(crate) fn drains_at_once(&mut self, word: usize, place: usize) -> bool {
-        let word = &mut self.words[word];
+        let word = &mut self.known.words[word];
         let quiet = (word.readers | word.writers) & !Self::own(place) == 0;
         word.relied |= quiet;
         quiet
@@ -311,8 +366,8 @@ impl State {
         let mine = Summary::mine(self);
         if !self.is_quiet(word, false, mine) {
             let summary = &mut self.summary;
-            summary.names.siblings(step).into_iter().for_each(|word| summary.words[word].checks_others = true);
-            self.summary.was_wrong();
+            let siblings = summary.names.siblings(step);
+            siblings.into_iter().for_each(|word| summary.place_for(true).words[word].checks_others = true);
         }
     }
 
@@ -324,7 +379,7 @@ impl State {
             Next::Load { word, .. } => self.is_quiet(word, false, mine),
             Next::Store { word, local } if buffers && !local && !place.agent => {
                 let has_room = !self.buffer_is_full(me);
-                let word = &mut self.summary.words[word];
+                let word = &mut self.summary.known.words[word];
                 let nobody_frees = word.freers & !mine.contexts == 0 && !word.checks_others;
                 let quiet = has_room && nobody_frees && (!mine.preemptible || word.is_quiet(true, mine));
                 word.relied |= quiet;
@@ -368,7 +423,7 @@ impl State {
     /// Whether nobody can notice when the next step, which writes a word or reads it, is done.
     #[inline]
     fn is_quiet(&mut self, word: usize, writes: bool, mine: Mine) -> bool {
-        let word = &mut self.summary.words[word];
+        let word = &mut self.summary.known.words[word];
         let quiet = word.is_quiet(writes, mine);
         word.relied |= quiet;
         quiet
@@ -378,7 +433,7 @@ impl State {
     fn is_silent(&mut self) -> bool {
         // With interrupts off already there is nothing to come in before.
         let me = self.running;
-        let (irqs_on, silent) = (self.places[me].irqs_on, self.summary.kicked & 1 << me == 0);
+        let (irqs_on, silent) = (self.places[me].irqs_on, self.summary.known.kicked & 1 << me == 0);
         self.summary.relied_on_silence |= u32::from(irqs_on && silent) << me;
         !irqs_on || silent
     }
@@ -386,7 +441,7 @@ impl State {
     /// Whether no non-maskable interrupt can come in before the next step.
     fn has_no_nmis(&mut self) -> bool {
         let me = self.running;
-        let none = self.summary.kicked_by_nmis & 1 << me == 0;
+        let none = self.summary.known.kicked_by_nmis & 1 << me == 0;
         self.summary.relied_on_no_nmis |= u32::from(none) << me;
         none
     }
@@ -394,7 +449,7 @@ impl State {
     /// Whether a fence under `weak` can be done at once: no interrupt, which brings a view, and no other full fence could
     /// come before it.
     fn fence_fuses(&mut self, full: bool, mine: Mine) -> bool {
-        let last = self.summary.words.len() - 1;
+        let last = self.summary.known.words.len() - 1;
         (!full || self.is_quiet(last, true, mine)) && self.is_silent()
     }
 }

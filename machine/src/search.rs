@@ -292,6 +292,9 @@ fn hash_of(verdicts: &[Verdict]) -> u64 {
     verdicts.iter().fold(0, |sum, verdict| sum ^ verdict.hash())
 }
 
+/// A search that must begin again goes on for that part of the steps it has done, to learn what it would learn next.
+const LEARNS: u64 = 4;
+
 /// How often the clock is looked at.
 const BETWEEN_LOOKS: u64 = 1024;
 
@@ -323,14 +326,11 @@ impl<'a> Run<'a> {
     }
 
     /// One execution; its result is added up.
-    fn one(&mut self, progress: &mut impl FnMut(u64)) -> End {
+    fn one(&mut self, progress: &mut impl FnMut(u64)) {
         let end = self.machine.execute();
         self.result.executions += 1;
         self.result.steps += self.machine.steps() - self.machine.snapshots.skipped.get();
         self.look_at_limits(progress);
-        if end == End::Restart {
-            return end;
-        }
         let verdicts = self.machine.verdicts();
         if matches!(end, End::Complete | End::Error) {
             // Where an error stopped it, how far the others had come is an accident of the order of unrelated steps.
@@ -349,7 +349,6 @@ impl<'a> Run<'a> {
                 self.result.found.push(Found { verdict, schedule: self.machine.record.borrow().clone() });
             }
         }
-        end
     }
 
     fn look_at_limits(&mut self, progress: &mut impl FnMut(u64)) {
@@ -362,27 +361,29 @@ impl<'a> Run<'a> {
 
     fn depth_first(&mut self, dfs: Dfs, progress: &mut impl FnMut(u64)) {
         self.machine.set_policy(Policy::Dfs(dfs));
-        let mut learned_at = 0;
+        // The steps when the search began, and those at which it will have gone on for long enough though it must begin again.
+        let mut began = 0;
+        let mut goes_on_until = None;
         loop {
-            let end = self.one(progress);
+            self.one(progress);
             let mut policy = self.machine.policy.borrow_mut();
             let Policy::Dfs(dfs) = &mut *policy else { unreachable!("set above") };
             self.result.states = dfs.states() as u64;
             self.result.stand_for = dfs.stand_for;
             self.result.nameless = self.machine.nameless().unwrap_or(self.result.states);
             self.result.depth = dfs.deepest;
-            if end == End::Restart {
-                dfs.restart();
-                self.machine.summary_start_again();
-                self.machine.forget_nameless();
-                self.result.restarts += 1;
-                self.result.found.clear();
-                self.result.outcomes.clear();
-                self.known_outcomes.clear();
-                drop(policy);
-                self.learn(self.result.steps - learned_at);
-                learned_at = self.result.steps;
-            } else if !dfs.advance() {
+            let is_over = !dfs.advance();
+            let steps = self.result.steps;
+            if self.machine.summary_must_start_again() {
+                let until = *goes_on_until.get_or_insert(steps + (steps - began) / LEARNS);
+                // What was found is real though the search is not, and may be what it was to stop at.
+                if !self.stopped && (is_over || steps >= until) {
+                    dfs.restart();
+                    drop(policy);
+                    self.start_again();
+                    (began, goes_on_until) = (steps, None);
+                }
+            } else if is_over {
                 self.result.complete = !dfs.cut;
                 return;
             }
@@ -392,25 +393,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Learns who touches what from random executions, after a search of `steps` steps that did not know enough: its like
-    /// would soon be in vain again, by what the next execution out of its order shows. What they find counts for nothing.
-    fn learn(&mut self, steps: u64) {
-        /// What is begun again at no cost.
-        const CHEAP: u64 = 20_000;
-        if steps < CHEAP {
-            return;
-        }
-        let machine = self.machine;
-        let dfs = machine.policy.replace(Policy::Random(fastrand::Rng::with_seed(self.result.restarts)));
-        machine.set_learning(true);
-        let mut spent = 0;
-        while spent < steps / 4 {
-            machine.execute();
-            spent += machine.steps();
-        }
-        machine.set_learning(false);
-        machine.summary_start_again();
-        machine.set_policy(dfs);
+    /// Forgets what was found: it begins anew with what was learned.
+    fn start_again(&mut self) {
+        self.machine.summary_start_again();
+        self.machine.forget_nameless();
+        self.result.restarts += 1;
+        self.result.found.clear();
+        self.result.outcomes.clear();
+        self.known_outcomes.clear();
     }
 
     fn many(&mut self, executions: u64, progress: &mut impl FnMut(u64), mut before: impl FnMut(u64)) {

@@ -339,8 +339,6 @@ pub(crate) enum End {
     Error,
     /// The state was seen before.
     Pruned,
-    /// The reduction learned something; the search starts again.
-    Restart,
     /// The schedule to replay does not fit.
     Stale,
 }

@@ -340,7 +340,6 @@ impl Machine {
             state.summary.read(word, who);
             state.observe_word(sort::LOAD, word, 0, &self.arena);
         }
-        self.restart_if_wrong();
     }
 
     #[inline]
@@ -369,7 +368,6 @@ impl Machine {
             state.observe_word(sort::LOAD, word, value, &self.arena);
             value
         };
-        self.restart_if_wrong();
         self.trace(|name| format!("load {name} -> {}", self.show(value)), word, order);
         self.tell_load(word);
         value as usize
@@ -428,7 +426,6 @@ impl Machine {
                 self.commit(state, word, value as u64);
             }
         }
-        self.restart_if_wrong();
         self.trace(|name| format!("store {name} = {}", self.show(value as u64)), word, order);
         self.tell_store(word, before, value as u64);
     }
@@ -489,7 +486,6 @@ impl Machine {
             state.observe_word(sort::RMW + ((rmw as u64) << 60), word, old, &self.arena);
             old
         };
-        self.restart_if_wrong();
         let now = self.arena.read(word);
         self.trace(|name| format!("{rmw} {name}: {} -> {}", self.show(old), self.show(now)), word, order);
         self.tell_store(word, self.watched(word).then_some(old), now);
@@ -583,7 +579,6 @@ impl Machine {
         self.point(Next::Yield);
         self.state.borrow_mut().observe(sort::HINT, 0);
         f();
-        self.restart_if_wrong();
     }
 
     /// Reads a word as part of the step that is under way, from memory and without asking whether it may be read.
@@ -617,7 +612,6 @@ impl Machine {
         }
         let new = f(T::from_bits(old as usize)).to_bits() as u64;
         self.commit(&mut self.state.borrow_mut(), index, new);
-        self.restart_if_wrong();
         self.trace(|name| format!("update {name}: {} -> {}", self.show(old), self.show(new)), index, Order::LOCAL);
     }
 
@@ -672,18 +666,6 @@ impl Machine {
         state.summary.free(words, who);
         state.observe_word(sort::HEAP, first, 0, &self.arena);
         drop(state);
-        self.restart_if_wrong();
-    }
-
-    /// The reduction has learned that it was wrong: nothing of this execution counts.
-    #[inline]
-    pub(crate) fn restart_if_wrong(&self) {
-        let mut state = self.state.borrow_mut();
-        if state.summary.must_restart() {
-            state.end = Some(End::Restart);
-            drop(state);
-            self.suspend_for_ever()
-        }
     }
 
     /// Reports a verdict. An error ends the execution: the call does not return then.

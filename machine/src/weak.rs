@@ -169,6 +169,8 @@ pub(crate) struct Weak {
     learns: bool,
     /// The places that load each word.
     loaders: Vec<u16>,
+    /// Those of which that was learned too late: they count when the search starts again.
+    late_loaders: Vec<u16>,
     /// Stores of this word were given up because no loader could read them.
     relied: Vec<bool>,
 }
@@ -188,6 +190,7 @@ impl Weak {
             freed: vec![None; slots.len()],
             learns,
             loaders: vec![0; words],
+            late_loaders: vec![0; words],
             relied: vec![false; words],
             ..Weak::default()
         }
@@ -212,6 +215,9 @@ impl Weak {
     /// Keeps what is known and forgets what was relied on.
     pub(crate) fn start_again(&mut self) {
         self.relied.fill(false);
+        for (loaders, late) in self.loaders.iter_mut().zip(&mut self.late_loaders) {
+            *loaders |= core::mem::take(late);
+        }
     }
 
     fn location(&self, word: usize) -> Option<usize> {
@@ -226,9 +232,10 @@ impl Weak {
     /// A place loads a word. Says whether something was given up because it did not.
     pub(crate) fn loads(&mut self, place: usize, word: usize) -> bool {
         let bit = 1 << place;
-        let new = self.loaders[word] & bit == 0;
-        self.loaders[word] |= bit;
-        new && self.relied[word]
+        let is_late = self.loaders[word] & bit == 0 && self.relied[word];
+        let loaders = if is_late { &mut self.late_loaders } else { &mut self.loaders };
+        loaders[word] |= bit;
+        is_late
     }
 
     /// How many stores a place could read.
