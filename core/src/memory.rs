@@ -215,8 +215,9 @@ pub trait Memory: Copy {
 
     /// Runs `f`. Of all that it reads the caller learns its outcome, and nothing else.
     ///
-    /// So `f` must leave no trace in captured variables, and its outcome must not have an address or a time in it. An explorer
-    /// relies on that to take states for one that differ only in what `f` has read on its way. Everywhere else it costs nothing.
+    /// So `f` must leave no trace in captured variables, its outcome must not have a time in it, and addresses must be hashed
+    /// as pointers are. An explorer relies on that to take states for one that differ only in what `f` has read on its way.
+    /// Everywhere else it costs nothing.
     #[inline]
     #[track_caller]
     fn outcome_of<R: Hash>(self, f: impl FnOnce() -> R) -> R {

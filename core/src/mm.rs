@@ -13,6 +13,7 @@
 //! thread writes it (Linux: commit 2e3025434a6b keeps `mm_count` apart for that reason).
 
 use core::fmt;
+use core::hash::{Hash, Hasher};
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
@@ -177,6 +178,12 @@ impl<P: Platform> From<&MmCore<P>> for MmPtr<P> {
     #[inline]
     fn from(mm: &MmCore<P>) -> Self {
         MmPtr(NonNull::from(mm))
+    }
+}
+
+impl<P: Platform> Hash for MmPtr<P> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 

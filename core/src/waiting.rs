@@ -20,6 +20,7 @@
 //! Either the CPU sees that something waits, or the other sees that the borrow has ended. A CPU that sees nothing waiting
 //! has paid one load of a word that is written only when mms die.
 
+use core::cell::Cell;
 use core::fmt;
 use core::ptr::null_mut;
 
@@ -141,16 +142,12 @@ impl<P: Platform> List<P> {
         S: LazyTlb<P, MmState: Linked<P>>,
         H: Host<P, S>,
     {
-        let mut next = match host.platform().outcome_of(|| self.is_empty()) {
+        let first = match host.platform().outcome_of(|| self.is_empty()) {
             true => None,
             false => MmPtr::new(self.first.swap(null_mut(), Acquire)),
         };
-        core::iter::from_fn(move || {
-            let mm = next?;
-            // SAFETY: what was on the list is alive until it was taken off, which it is when this returns.
-            next = MmPtr::new(host.mm_state(unsafe { mm.as_ref() }).link().next.load(Relaxed));
-            Some(mm)
-        })
+        // SAFETY: what was on the list is alive until it was taken off, which it is when the iterator returns it.
+        unsafe { linked(host, first) }
     }
 }
 
@@ -170,14 +167,31 @@ impl<P: Platform> fmt::Debug for List<P> {
     }
 }
 
+/// An mm and all that are linked to it, the first of them first.
+///
+/// # Safety
+/// Each is alive until it is returned, and on no list.
+unsafe fn linked<'h, P, S, H>(host: &'h H, first: Option<MmPtr<P>>) -> impl Iterator<Item = MmPtr<P>> + use<'h, P, S, H>
+where
+    P: Platform,
+    S: LazyTlb<P, MmState: Linked<P>>,
+    H: Host<P, S>,
+{
+    let mut next = first;
+    core::iter::from_fn(move || {
+        let mm = next?;
+        // SAFETY: the caller's promise.
+        next = MmPtr::new(host.mm_state(unsafe { mm.as_ref() }).link().next.load(Relaxed));
+        Some(mm)
+    })
+}
+
 /// What waits, for the machine as a whole.
 pub struct Waiting<P: Platform> {
     /// How many wait, wherever they are.
     count: P::AtomicUsize,
     /// Those that were pushed and that no turn has taken.
     pushed: List<P>,
-    /// Those that a turn has found to be over, until they are freed.
-    over: List<P>,
     /// Who has asked for a turn: [`NOBODY`], [`ONE`], [`MORE`].
     asked: P::AtomicUsize,
 }
@@ -192,8 +206,8 @@ const MORE: usize = 2;
 
 impl<P: Platform> Waiting<P> {
     /// Nothing waits, from ready words, null and zero; `const`, for statics.
-    pub const fn from_parts(count: P::AtomicUsize, pushed: List<P>, over: List<P>, asked: P::AtomicUsize) -> Self {
-        Waiting { count, pushed, over, asked }
+    pub const fn from_parts(count: P::AtomicUsize, pushed: List<P>, asked: P::AtomicUsize) -> Self {
+        Waiting { count, pushed, asked }
     }
 
     /// How many wait. Relaxed.
@@ -230,35 +244,34 @@ impl<P: Platform> Waiting<P> {
     /// Gives `collector` the turn, and again as long as somebody has asked before it was done; then frees what it has let go.
     /// If another has the turn, that one looks again instead.
     ///
-    /// Context: that of [`Platform::free_mm`]. The collector runs with preemption off.
-    pub fn with_turn<S>(&self, host: &impl Host<P, S>, collector: impl FnMut(&Turn<'_, P>))
+    /// Context: that of [`Platform::free_mm`]. The collector runs with preemption off. What it learns in its turn it leaves there:
+    /// in memory, or with the turn.
+    pub fn with_turn<S>(&self, host: &impl Host<P, S>, collector: impl Fn(&Turn<'_, P>))
     where
         S: LazyTlb<P, MmState: Linked<P>>,
     {
         let platform = host.platform();
         let _frame = Frame::enter(platform, "collect");
-        if self.take_turns(platform, collector) {
-            let _frame = Frame::enter(platform, "free_waiting");
-            // SAFETY: what a turn has let go is off every list but this one, and no CPU borrows it.
-            self.over.take(host).for_each(|mm| unsafe { host.free_mm(mm) });
-        }
+        let over = platform.outcome_of(|| self.take_turns(platform, collector));
+        // SAFETY: what turns have let go is on no other list, and no CPU borrows it.
+        unsafe { linked(host, over) }.for_each(|mm| unsafe { host.free_mm(mm) });
     }
 
-    /// Takes turns until nobody asks for another, and says whether there is something to free.
-    fn take_turns(&self, platform: P, mut collector: impl FnMut(&Turn<'_, P>)) -> bool {
+    /// Takes turns until nobody asks for another, and says what they have let go: the first of them.
+    fn take_turns(&self, platform: P, collector: impl Fn(&Turn<'_, P>)) -> Option<MmPtr<P>> {
         let _pinned = PreemptGuard::new(platform);
         let is_free = || self.asked.compare_exchange_full(NOBODY, ONE, TURN).is_ok();
         let has_passed = || self.asked.swap_full(MORE, TURN) != NOBODY;
         if !platform.outcome_of(is_free) && platform.outcome_of(has_passed) {
-            return false;
+            return None;
         }
+        let turn = Turn { waiting: self, over: Cell::new(None) };
         loop {
-            let frame = Frame::enter(platform, "turn");
-            collector(&Turn { waiting: self });
+            let frame = turn.begins(platform, "turn");
+            collector(&turn);
             drop(frame);
-            let frees = platform.outcome_of(|| !self.over.is_empty());
             if self.asked.compare_exchange_full(ONE, NOBODY, TURN).is_ok() {
-                return frees;
+                return turn.over.get();
             }
             self.asked.swap_full(ONE, TURN_AGAIN);
         }
@@ -291,13 +304,12 @@ impl<P: Platform> Waiting<P> {
 
 impl<P: Platform> Slot for Waiting<P> {
     fn new() -> Self {
-        Waiting { count: AtomicWord::new(0), pushed: Slot::new(), over: Slot::new(), asked: AtomicWord::new(0) }
+        Waiting { count: AtomicWord::new(0), pushed: Slot::new(), asked: AtomicWord::new(0) }
     }
 
     fn reinit(&self) {
         self.count.store(0, Relaxed);
         self.pushed.reinit();
-        self.over.reinit();
         self.asked.store(0, Relaxed);
     }
 }
@@ -312,9 +324,18 @@ impl<P: Platform> fmt::Debug for Waiting<P> {
 #[derive(Debug)]
 pub struct Turn<'a, P: Platform> {
     waiting: &'a Waiting<P>,
+    /// The mm that was let go last; each is linked to the one before.
+    over: Cell<Option<MmPtr<P>>>,
 }
 
 impl<P: Platform> Turn<'_, P> {
+    /// A round of the collector's begins: it knows nothing from before but what it has let go.
+    pub fn begins(&self, platform: P, round: &'static str) -> Frame<P> {
+        let frame = Frame::enter(platform, round);
+        platform.outcome_of(|| self.over.get());
+        frame
+    }
+
     /// Takes what was pushed. Each goes to a list of the collector's, back by [`put_back`](Self::put_back), or to
     /// [`free`](Self::free).
     pub fn take<'h, S, H>(&self, host: &'h H) -> impl Iterator<Item = MmPtr<P>> + use<'h, P, S, H>
@@ -346,7 +367,9 @@ impl<P: Platform> Turn<'_, P> {
         S: LazyTlb<P, MmState: Linked<P>>,
     {
         self.waiting.count_out(host.platform());
-        // SAFETY: it is alive until it is freed, which is after it was taken off this list.
-        unsafe { self.waiting.over.push(host, mm) };
+        // SAFETY: it is alive until it is freed, which is when the turn is over.
+        let link = host.mm_state(unsafe { mm.as_ref() }).link();
+        let before = self.over.replace(Some(mm));
+        link.next.store(before.map_or(null_mut(), MmPtr::as_ptr), Relaxed);
     }
 }

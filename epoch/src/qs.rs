@@ -14,7 +14,7 @@ use lazytlb_core::cpumask::CpuId;
 use lazytlb_core::lazy_tlb::{Freeing, Host, KeepsMmAlive, LazyTlb};
 use lazytlb_core::memory::{AtomicWord, Label, Labelled, Ordering::*};
 use lazytlb_core::mm::{MmCore, MmPtr, Slot};
-use lazytlb_core::platform::{Frame, Platform, Warning};
+use lazytlb_core::platform::{Platform, Warning};
 use lazytlb_core::waiting::{Link, List, Turn, Waiting};
 
 /// The store that makes a CPU's counter odd. Relaxed: the CPU still owns a user of what it borrows, whose last put comes
@@ -155,7 +155,7 @@ impl EpochQs {
         let platform = host.platform();
         let batch = &host.shared().batch;
         loop {
-            let _frame = Frame::enter(platform, "grace_period");
+            let _frame = turn.begins(platform, "grace_period");
             if platform.outcome_of(|| !batch.is_empty() && host.any_cpu(Counter::holds_up)) {
                 return;
             }

@@ -32,12 +32,12 @@
 //!   before the tail, and may borrow, and have die, one mm more for each thread to which that happens.
 //! * With [`Collector::Worker`] whatever dies where one may not sleep waits until the worker comes, borrowed or not: as many
 //!   mms as die until then. What dies where one may sleep is freed on the spot if nobody borrows it.
-//! * With either, whoever looks has the turn ([`Waiting::with_turn`]), and all others leave word with it. In process context
-//!   it can be preempted, and as long as it is, whatever dies borrowed is added to what waits.
+//! * With either, whoever looks has the turn ([`Waiting::with_turn`]), and all others leave word with it. What it lets go it frees
+//!   behind its turn, where it can be preempted in process context: as long as it is, that stays, and the next turn lets go more.
 //!
 //! *How long.* Until the first look after the last borrow is over; else, if the deadline comes first, until the worker has come
-//! and a round of interrupts is answered. To either is added how long a collector that has the turn is preempted. On an
-//! isolated CPU it is until that CPU switches to a user task by itself, and without a deadline on every CPU.
+//! and a round of interrupts is answered. To either is added how long whoever frees it is preempted. On an isolated CPU it is
+//! until that CPU switches to a user task by itself, and without a deadline on every CPU.
 //!
 //! [`kthread_use_mm`]: lazytlb_core::Switcher::kthread_use_mm
 
@@ -255,9 +255,8 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
     }
 
     fn collect(&self, host: &impl Host<P, Self>) {
-        let mut next = None;
         host.shared().with_turn(host, |turn| {
-            next = None;
+            let mut next = None;
             for mm in turn.take(host) {
                 // SAFETY: what waits is not freed before a collector frees it, and this one has the turn.
                 match self.look(host, unsafe { mm.as_ref() }) {
@@ -272,10 +271,10 @@ impl<P: Clock + IpisInterrupt> LazyTlb<P> for HazardDeadline {
                     }
                 }
             }
+            if let Some(at) = next {
+                host.platform().queue_work_at(at);
+            }
         });
-        if let Some(at) = next {
-            host.platform().queue_work_at(at);
-        }
     }
 
     /// Where the worker frees, dropping the last reference frees nothing where that would not do.

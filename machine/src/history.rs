@@ -8,7 +8,7 @@ use core::hash::{Hash, Hasher};
 
 use crate::arena::Arena;
 use crate::machine::Machine;
-use crate::mix::{Folder, fold};
+use crate::mix::fold;
 use crate::state::Next;
 use crate::step::sort;
 use crate::symmetry::Order;
@@ -119,6 +119,26 @@ impl History {
     }
 }
 
+/// Hashes an outcome into a history, in which addresses are the things that they are in.
+struct Told<'a> {
+    history: History,
+    arena: &'a Arena,
+}
+
+impl Hasher for Told<'_> {
+    fn finish(&self) -> u64 {
+        self.history.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.history.see(sort::VALUE, byte.into()));
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.history.see_value(value as u64, self.arena);
+    }
+}
+
 impl Machine {
     /// Begins a statement: all local state of the running task is a function of `local`. `loops` says that an earlier
     /// statement is come back to; others may go first then.
@@ -163,9 +183,11 @@ impl Machine {
     /// The question is answered: of all that was seen since it began the outcome is left.
     pub(crate) fn answer(&self, before: History, outcome: &impl Hash) {
         let mut state = self.state.borrow_mut();
-        state.current().history = before;
-        let mut hasher = Folder(0);
-        outcome.hash(&mut hasher);
-        state.observe(sort::OUTCOME, hasher.finish());
+        let mut told = Told { history: before, arena: &self.arena };
+        if state.hashing {
+            told.history.see(sort::OUTCOME, 0);
+            outcome.hash(&mut told);
+        }
+        state.current().history = told.history;
     }
 }

@@ -11,19 +11,6 @@ pub(crate) fn fold(hash: u64, value: u64) -> u64 {
     x.wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
-/// Hashes what it is given, the same in every process.
-pub(crate) struct Folder(pub(crate) u64);
-
-impl core::hash::Hasher for Folder {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |hash, &byte| fold(hash, byte.into()));
-    }
-}
-
 /// A term for `value` at `id`, for hashes that are sums over places.
 #[inline]
 pub(crate) fn term(id: u64, value: u64) -> u64 {

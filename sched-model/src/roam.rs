@@ -82,10 +82,10 @@ enum Found {
 /// other steps come next.)
 const TEARDOWN: [&str; 4] = ["mmput", "__mmput", "mmdrop", "__mmdrop"];
 
-/// What collects mms that wait. Each turn, each grace period in it, and the freeing of what they let go, begins with nothing
-/// that was remembered from before, and when the last is over nothing is left to do of what the collector was called by: the
-/// end of an mm, the tail of a switch, the exec of a task that had no mm, or the worker.
-const COLLECTS: [&str; 4] = ["collect", "turn", "grace_period", "free_waiting"];
+/// What collects mms that wait. Each turn and each grace period in it begins with nothing that was remembered from before,
+/// and when the last is over nothing is left to do but to free what they have let go: nothing of what the collector was called
+/// by, the end of an mm, the tail of a switch, the exec of a task that had no mm, or the worker.
+const COLLECTS: [&str; 3] = ["collect", "turn", "grace_period"];
 
 /// Forgets what the running task has seen, if it is on one of those ways and nowhere else: not in what has preempted it, and
 /// not about another mm that had to wait. `place` tells places in the same function apart.
