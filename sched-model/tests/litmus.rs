@@ -38,10 +38,6 @@ fn strategies_pass_where_they_claim_to_and_show_elsewhere_what_is_expected() {
             let covered = |&&memory: &&MemoryModel| memory != Sc || !litmus.memories.contains(&Tso);
             for &memory in litmus.memories.iter().filter(covered) {
                 let strategies = Strategy::all().filter(|&strategy| litmus.is_run_under(strategy, rules, memory));
-                // With its clock, its worker and its collecting tails it is most of the work; `lazytlb compare` has it
-                // everywhere.
-                let is_simple = Rules::SIMPLE.contains(&rules);
-                let strategies = strategies.filter(|&strategy| is_simple || strategy != Strategy::HazardDeadline);
                 runs.extend(strategies.map(|strategy| (litmus, litmus.setting(strategy, rules, memory))));
             }
         }

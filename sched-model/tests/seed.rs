@@ -1,7 +1,11 @@
 //! The seed case, in its two forms, under every strategy and both memory models.
 
+#[expect(dead_code, reason = "it has more than is needed here")]
+mod common;
+
 use std::collections::BTreeSet;
 
+use common::{bundled, kinds};
 use lazytlb_machine::{Exploration, Kind, Limits, MemoryModel, Reduction, Search};
 use lazytlb_sched_model::{Model, Rules, Setting, Strategy, seed};
 
@@ -15,10 +19,6 @@ fn explore(setting: &Setting, checks_active_mm: bool) -> Exploration {
     let exploration = model.explore(Search::Exhaustive(Reduction::Full), limits, |_| {});
     assert!(exploration.complete, "{setting:?}");
     exploration
-}
-
-fn kinds(exploration: &Exploration) -> BTreeSet<Kind> {
-    exploration.found.iter().map(|found| found.verdict.kind).collect()
 }
 
 /// (a) x86: the flush of the last mmput moves the lazy CPU's MMU and leaves `active_mm` alone.
@@ -42,12 +42,11 @@ fn where_a_flush_interrupts_nobody_the_hardware_reaches_freed_tables() {
 
 #[test]
 fn a_strategy_passes_wherever_it_claims_to() {
+    let file = bundled().into_iter().find(|litmus| litmus.program.name == "b01-x86").unwrap();
     for memory in MemoryModel::ALL {
         for rules in Rules::ALL {
-            // With its clock, its worker and its collecting tails it is most of the work; `lazytlb compare` has it everywhere.
-            let is_small = Rules::SIMPLE.contains(&rules) && memory != MemoryModel::Weak;
-            let is_run =
-                |&strategy: &Strategy| strategy.claims(rules) && (is_small || strategy != Strategy::HazardDeadline);
+            // The same program is a bundled test, which says where it is too large.
+            let is_run = |&strategy: &Strategy| strategy.claims(rules) && file.is_run_under(strategy, rules, memory);
             for strategy in Strategy::all().filter(is_run) {
                 for checks_active_mm in [false, true] {
                     let exploration = explore(&setting(strategy, rules, memory), checks_active_mm);
