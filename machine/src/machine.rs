@@ -306,10 +306,7 @@ impl Machine {
     /// Runs `f` without steps: its accesses go straight to memory, past the store buffers, and nobody can come in
     /// between. For the model's own books and for objects that nobody else can see yet.
     pub fn quietly<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.quiet.replace(Quiet::Unnoticed);
-        let result = f();
-        self.quiet.set(before);
-        result
+        self.with_quiet(Quiet::Unnoticed, f)
     }
 
     /// As [`quietly`](Self::quietly), for a check that is part of the step under way and looks at what others write: what
@@ -317,16 +314,17 @@ impl Machine {
     ///
     /// What comes of it is a verdict or nothing; the program must not act on it.
     pub fn inspect<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.quiet.replace(Quiet::Inspecting);
-        let result = f();
-        self.quiet.set(before);
-        result
+        self.with_quiet(Quiet::Inspecting, f)
     }
 
     /// As [`quietly`](Self::quietly), for a look at what the running CPU alone writes: it sees its own stores, whether they
     /// are in memory or not.
     pub fn as_this_cpu_sees<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.quiet.replace(Quiet::Own);
+        self.with_quiet(Quiet::Own, f)
+    }
+
+    fn with_quiet<R>(&self, quiet: Quiet, f: impl FnOnce() -> R) -> R {
+        let before = self.quiet.replace(quiet);
         let result = f();
         self.quiet.set(before);
         result

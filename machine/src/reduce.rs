@@ -67,16 +67,42 @@
 //!
 //! Tests compare the set of outcomes with that of a search without any reduction, for small programs and random ones.
 
+use core::ops::{BitOr, BitOrAssign};
+
 use crate::machine::Machine;
 use crate::state::{Context, Next, State};
 use crate::symmetry::Names;
 
-/// Who does a step: a context, and where tasks share CPUs as they like the task, a bit each.
-#[derive(Clone, Copy, Debug)]
+/// Who does a step, or all who have done one: contexts, and where tasks share CPUs as they like the tasks, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Who {
-    pub(crate) context: u64,
+    pub(crate) contexts: u64,
     /// None in an interrupt handler, and where contexts say it all.
-    pub(crate) task: u32,
+    pub(crate) tasks: u32,
+}
+
+impl Who {
+    /// Whether all of the others are among them.
+    #[inline]
+    fn includes(self, others: Who) -> bool {
+        others.contexts & !self.contexts == 0 && others.tasks & !self.tasks == 0
+    }
+}
+
+impl BitOr for Who {
+    type Output = Who;
+
+    #[inline]
+    fn bitor(self, other: Who) -> Who {
+        Who { contexts: self.contexts | other.contexts, tasks: self.tasks | other.tasks }
+    }
+}
+
+impl BitOrAssign for Who {
+    #[inline]
+    fn bitor_assign(&mut self, other: Who) {
+        *self = *self | other;
+    }
 }
 
 /// Whose steps cannot come before the next one of the running place.
@@ -102,11 +128,10 @@ const HANDLERS: u64 = {
 /// What is known of one word.
 #[derive(Clone, Copy, Debug, Default)]
 struct Word {
-    readers: u64,
-    writers: u64,
+    readers: Who,
+    writers: Who,
+    /// Contexts.
     freers: u64,
-    reading_tasks: u32,
-    writing_tasks: u32,
     /// A step was fused because there was no conflict.
     relied: bool,
     /// A step on it is part of a check that looks at what others write: it is never fused.
@@ -114,42 +139,32 @@ struct Word {
 }
 
 impl Word {
+    /// Whose steps conflict with one that writes the word or reads it.
+    #[inline]
+    fn against(&self, writes: bool) -> Who {
+        if writes { self.writers | self.readers } else { self.writers }
+    }
+
     /// Whether nobody whose step could come before one of mine, which writes the word or reads it, conflicts with it.
     #[inline]
     fn is_quiet(&self, writes: bool, mine: Mine) -> bool {
-        let contexts = self.writers | if writes { self.readers } else { 0 };
-        let tasks = self.writing_tasks | if writes { self.reading_tasks } else { 0 };
+        let Who { contexts, tasks } = self.against(writes);
         let task_is_alone = tasks & !mine.task == 0 && contexts & HANDLERS == 0;
         let nobody_comes = (!mine.preemptible && contexts & !mine.contexts == 0) || (mine.task != 0 && task_is_alone);
         nobody_comes && !self.checks_others
     }
 
-    /// Notes an access.
-    fn note(&mut self, writes: bool, who: Who) {
-        let (contexts, tasks) = match writes {
-            true => (&mut self.writers, &mut self.writing_tasks),
-            false => (&mut self.readers, &mut self.reading_tasks),
-        };
-        *contexts |= who.context;
-        *tasks |= who.task;
-    }
-
-    /// Whether the access was noted.
-    #[inline]
-    fn knows(&self, writes: bool, who: Who) -> bool {
-        let (contexts, tasks) = match writes {
-            true => (self.writers, self.writing_tasks),
-            false => (self.readers, self.reading_tasks),
-        };
-        contexts & who.context != 0 && !tasks & who.task == 0
-    }
-
     /// Whether somebody else than `who` conflicts with a step of theirs that writes the word or reads it.
     #[inline]
     fn conflicts(&self, writes: bool, who: Who) -> bool {
-        let contexts = self.writers | if writes { self.readers } else { 0 };
-        let tasks = self.writing_tasks | if writes { self.reading_tasks } else { 0 };
-        contexts & !who.context != 0 || (who.task != 0 && tasks & !who.task != 0)
+        let Who { contexts, tasks } = self.against(writes);
+        contexts & !who.contexts != 0 || (who.tasks != 0 && tasks & !who.tasks != 0)
+    }
+
+    /// Who writes it, or reads it.
+    #[inline]
+    fn who(&mut self, writes: bool) -> &mut Who {
+        if writes { &mut self.writers } else { &mut self.readers }
     }
 }
 
@@ -176,8 +191,6 @@ impl Known {
             word.readers |= other.readers;
             word.writers |= other.writers;
             word.freers |= other.freers;
-            word.reading_tasks |= other.reading_tasks;
-            word.writing_tasks |= other.writing_tasks;
             word.checks_others |= other.checks_others;
         }
         self.kicked |= core::mem::take(&mut other.kicked);
@@ -217,7 +230,7 @@ impl Summary {
 
     /// Whether anybody has read the word.
     pub(crate) fn is_read(&self, word: usize) -> bool {
-        self.known.words[word].readers != 0
+        self.known.words[word].readers.contexts != 0
     }
 
     /// Whether the search must start again.
@@ -239,14 +252,14 @@ impl Summary {
 
     #[inline]
     pub(crate) fn read(&mut self, word: usize, who: Who) {
-        if self.active && !self.known.words[word].knows(false, who) {
+        if self.active && !self.known.words[word].readers.includes(who) {
             self.learn(word, who, false);
         }
     }
 
     #[inline]
     pub(crate) fn write(&mut self, word: usize, who: Who) {
-        if self.active && !self.known.words[word].knows(true, who) {
+        if self.active && !self.known.words[word].writers.includes(who) {
             self.learn(word, who, true);
         }
     }
@@ -254,13 +267,13 @@ impl Summary {
     /// Notes what is new, and what is like it.
     #[cold]
     fn learn(&mut self, word: usize, who: Who, writes: bool) {
-        if self.late.words[word].knows(writes, who) {
+        if self.late.words[word].who(writes).includes(who) {
             return;
         }
-        for (index, task) in self.names.like_accesses(word, who.task) {
-            let (word, who) = (&self.known.words[index], Who { task, ..who });
+        for (like, tasks) in self.names.like_accesses(word, who.tasks) {
+            let (word, who) = (&self.known.words[like], Who { tasks, ..who });
             let is_late = word.relied && word.conflicts(writes, who);
-            self.place_for(is_late).words[index].note(writes, who);
+            *self.place_for(is_late).words[like].who(writes) |= who;
         }
     }
 
@@ -276,11 +289,11 @@ impl Summary {
             for index in words {
                 self.write(index, who);
                 let freers = self.known.words[index].freers | self.late.words[index].freers;
-                if freers & who.context == 0 {
-                    for index in self.names.siblings(index) {
-                        let word = &self.known.words[index];
-                        let is_late = word.relied && (word.readers | word.writers) & !who.context != 0;
-                        self.place_for(is_late).words[index].freers |= who.context;
+                if freers & who.contexts == 0 {
+                    for like in self.names.siblings(index) {
+                        let word = &self.known.words[like];
+                        let is_late = word.relied && word.against(true).contexts & !who.contexts != 0;
+                        self.place_for(is_late).words[like].freers |= who.contexts;
                     }
                 }
             }
@@ -326,14 +339,14 @@ impl Summary {
             (false, true) => state.context_bit(),
         };
         let preemptible = state.summary.tells_tasks && place.irqs_on && place.preempt_count == 0;
-        Mine { contexts, task: state.who().task, preemptible }
+        Mine { contexts, task: state.who().tasks, preemptible }
     }
 
     /// Whether a drain of this CPU to this word can be done at once.
     #[inline]
     pub(crate) fn drains_at_once(&mut self, word: usize, place: usize) -> bool {
         let word = &mut self.known.words[word];
-        let quiet = (word.readers | word.writers) & !Self::own(place) == 0;
+        let quiet = word.against(true).contexts & !Self::own(place) == 0;
         word.relied |= quiet;
         quiet
     }

@@ -684,7 +684,7 @@ impl State {
     pub(crate) fn who(&self) -> Who {
         let place = &self.places[self.running];
         let is_task = self.summary.tells_tasks && !place.in_handler();
-        Who { context: self.context_bit(), task: u32::from(is_task) << place.task }
+        Who { contexts: self.context_bit(), tasks: u32::from(is_task) << place.task }
     }
 
     /// A hash of everything that the future depends on, apart from memory and objects, where things have these names.

@@ -334,12 +334,10 @@ impl Machine {
     /// A load of which the program does not get the value: others can go before it, and that it reads the word is known.
     pub(crate) fn load_step(&self, word: usize) {
         self.point(Next::Load { word, local: false });
-        {
-            let mut state = self.state.borrow_mut();
-            let who = state.who();
-            state.summary.read(word, who);
-            state.observe_word(sort::LOAD, word, 0, &self.arena);
-        }
+        let mut state = self.state.borrow_mut();
+        let who = state.who();
+        state.summary.read(word, who);
+        state.observe_word(sort::LOAD, word, 0, &self.arena);
     }
 
     #[inline]
@@ -665,7 +663,6 @@ impl Machine {
         let first = words.start;
         state.summary.free(words, who);
         state.observe_word(sort::HEAP, first, 0, &self.arena);
-        drop(state);
     }
 
     /// Reports a verdict. An error ends the execution: the call does not return then.
