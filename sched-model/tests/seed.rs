@@ -1,4 +1,4 @@
-//! The seed case, in its two forms, under every strategy and both memory models.
+//! The seed case, in its two forms, under every strategy and memory model.
 
 #[expect(dead_code, reason = "it has more than is needed here")]
 mod common;
