@@ -159,7 +159,7 @@ impl Machine {
             self.warm_up();
         }
         self.set_hashing(reduction != Reduction::None);
-        self.set_snapshots(reduction != Reduction::None && !self.is_weak());
+        self.set_snapshots(reduction != Reduction::None);
         let mut run = Run::new(self, limits);
         match search {
             Search::Exhaustive(_) => run.depth_first(Dfs::new(None, reduction != Reduction::None), &mut progress),

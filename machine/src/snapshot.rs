@@ -15,7 +15,7 @@ use crate::machine::{Machine, Quiet};
 use crate::policy::Policy;
 use crate::stacks::Image;
 use crate::state::State;
-use crate::{arena, schedule, state};
+use crate::{arena, schedule, state, weak};
 
 /// So many steps lie between two snapshots at least: to run them again costs what a snapshot costs.
 const STEPS: u64 = 12;
@@ -31,6 +31,8 @@ struct Snapshot {
     memory: arena::Mark,
     objects: Rc<kasan::Saved>,
     state: state::Saved,
+    /// Histories and views, where memory has them.
+    past: Option<weak::Past>,
     happened: schedule::Mark,
     stacks: Vec<Option<Rc<Image>>>,
 }
@@ -100,6 +102,7 @@ impl Machine {
             memory: self.arena.mark(),
             objects,
             state,
+            past: self.is_weak().then(|| self.weak.borrow().past().clone()),
             happened: self.record.borrow().mark(),
             stacks: self.stacks.save(),
         });
@@ -125,6 +128,9 @@ impl Machine {
         self.arena.go_back(&snapshot.memory);
         self.kasan.borrow_mut().restore(&snapshot.objects);
         self.state.borrow_mut().restore(&snapshot.state);
+        if let Some(past) = &snapshot.past {
+            self.weak.borrow_mut().go_back(past);
+        }
         self.record.borrow_mut().go_back(snapshot.happened);
         self.stacks.restore(&snapshot.stacks);
         self.switching.set(false);

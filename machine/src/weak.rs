@@ -69,8 +69,9 @@ use crate::mix::{fold, term};
 use crate::state::State;
 
 /// How much has been seen: for each place how far it had come, then for each location the oldest store that counts.
+/// Shared until it changes: stores, snapshots and other views hold the same.
 #[derive(Clone, Default, Debug)]
-struct View(Vec<u32>);
+struct View(Rc<Vec<u32>>);
 
 impl View {
     fn at(&self, index: usize) -> u32 {
@@ -78,17 +79,26 @@ impl View {
     }
 
     fn raise(&mut self, index: usize, time: u32) {
-        if self.0.len() <= index {
-            self.0.resize(index + 1, 0);
+        if self.at(index) >= time {
+            return;
         }
-        self.0[index] = self.0[index].max(time);
+        let times = Rc::make_mut(&mut self.0);
+        if times.len() <= index {
+            times.resize(index + 1, 0);
+        }
+        times[index] = time;
     }
 
     fn join(&mut self, other: &View) {
-        if self.0.len() < other.0.len() {
-            self.0.resize(other.0.len(), 0);
+        if Rc::ptr_eq(&self.0, &other.0) {
+            return;
         }
-        for (mine, &others) in self.0.iter_mut().zip(&other.0) {
+        let Some(first) = other.0.iter().enumerate().position(|(index, &time)| time > self.at(index)) else { return };
+        let mine = Rc::make_mut(&mut self.0);
+        if mine.len() < other.0.len() {
+            mine.resize(other.0.len(), 0);
+        }
+        for (mine, &others) in mine.iter_mut().zip(&*other.0).skip(first) {
             *mine = (*mine).max(others);
         }
     }
@@ -107,14 +117,14 @@ struct Views {
     touched: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Store {
     value: u64,
-    carries: Option<Rc<View>>,
+    carries: View,
 }
 
 /// A word that was stored to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Location {
     word: usize,
     /// The number of the oldest store that is kept.
@@ -144,27 +154,35 @@ pub(crate) struct Unordered {
     pub(crate) hardware: bool,
 }
 
-/// What an execution under `weak` is, beside the newest store of each word.
-#[derive(Debug, Default)]
-pub(crate) struct Weak {
-    /// How many stores of a word are kept.
-    room: usize,
+/// What an execution has come to, beside the newest store of each word.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Past {
     views: Vec<Views>,
     /// The view of all full fences.
     full: View,
-    locations: Vec<Location>,
-    /// One more than the location of each word; 0 if it was not stored to.
-    of_word: Vec<u32>,
+    locations: Vec<Rc<Location>>,
     /// What interrupts under way carry: place, vector, view. A vector of an NMI has bit 8 set.
     carried: Vec<(usize, u32, View)>,
-    /// One more than the slot of a cache that each word is in; 0 if it is in none.
-    slot_of: Vec<u32>,
-    /// When each place has touched each slot last: by accesses, and by its hardware.
+    /// When each place has touched each slot of a cache last: by accesses, and by its hardware.
     touched: Vec<[u32; 2]>,
     /// For each slot, what whoever freed it knew, while it is free.
     freed: Vec<Option<View>>,
     /// For each task that waits, the views of its place when its round began.
     rounds: Vec<Option<Views>>,
+}
+
+/// A search under `weak`, and the execution that is under way.
+#[derive(Debug, Default)]
+pub(crate) struct Weak {
+    past: Past,
+    /// How many stores of a word are kept.
+    room: usize,
+    /// One more than the location of each word; 0 if it was not stored to.
+    of_word: Vec<u32>,
+    /// One more than the slot of a cache that each word is in; 0 if it is in none.
+    slot_of: Vec<u32>,
+    /// How many slots there are.
+    slots: usize,
     /// Whether it is learned who loads what.
     learns: bool,
     /// The places that load each word.
@@ -187,7 +205,7 @@ impl Weak {
             room: room.max(1),
             of_word: vec![0; words],
             slot_of,
-            freed: vec![None; slots.len()],
+            slots: slots.len(),
             learns,
             loaders: vec![0; words],
             late_loaders: vec![0; words],
@@ -198,18 +216,26 @@ impl Weak {
 
     /// Before an execution.
     pub(crate) fn reset(&mut self, places: usize, tasks: usize) {
-        for location in self.locations.drain(..) {
+        self.go_back(&Past {
+            views: vec![Views::default(); places],
+            touched: vec![[0; 2]; self.slots * places],
+            freed: vec![None; self.slots],
+            rounds: vec![None; tasks],
+            ..Past::default()
+        });
+    }
+
+    /// What the execution has come to.
+    pub(crate) fn past(&self) -> &Past {
+        &self.past
+    }
+
+    /// Goes back to what this execution, or the one before it, had come to.
+    pub(crate) fn go_back(&mut self, past: &Past) {
+        for location in self.past.locations.iter().skip(past.locations.len()) {
             self.of_word[location.word] = 0;
         }
-        self.views.clear();
-        self.views.resize_with(places, Views::default);
-        self.full = View::default();
-        self.carried.clear();
-        self.touched.clear();
-        self.touched.resize(self.freed.len() * places, [0; 2]);
-        self.freed.fill_with(|| None);
-        self.rounds.clear();
-        self.rounds.resize_with(tasks, || None);
+        self.past.clone_from(past);
     }
 
     /// Keeps what is known and forgets what was relied on.
@@ -226,7 +252,7 @@ impl Weak {
 
     /// Where a location stands in views.
     fn index(&self, id: usize) -> usize {
-        self.views.len() + id
+        self.past.views.len() + id
     }
 
     /// A place loads a word. Says whether something was given up because it did not.
@@ -241,14 +267,14 @@ impl Weak {
     /// How many stores a place could read.
     pub(crate) fn readable(&self, place: usize, word: usize) -> usize {
         let Some(id) = self.location(word) else { return 1 };
-        let location = &self.locations[id];
-        let oldest = self.views[place].now.at(self.index(id)).max(location.first);
+        let location = &self.past.locations[id];
+        let oldest = self.past.views[place].now.at(self.index(id)).max(location.first);
         (location.newest() - oldest) as usize + 1
     }
 
     /// The value of the store that has `age` newer ones, if there is a history.
     pub(crate) fn value(&self, word: usize, age: usize) -> Option<u64> {
-        let location = &self.locations[self.location(word)?];
+        let location = &self.past.locations[self.location(word)?];
         Some(location.stores[location.stores.len() - 1 - age].value)
     }
 
@@ -256,40 +282,38 @@ impl Weak {
     pub(crate) fn read(&mut self, place: usize, word: usize, age: usize, acquire: bool) {
         let Some(id) = self.location(word) else { return };
         let index = self.index(id);
-        let location = &self.locations[id];
+        let location = &self.past.locations[id];
         let store = &location.stores[location.stores.len() - 1 - age];
-        let views = &mut self.views[place];
+        let views = &mut self.past.views[place];
         views.now.raise(index, location.newest() - age as u32);
-        if let Some(carries) = &store.carries {
-            if acquire {
-                views.now.join(carries);
-            } else {
-                views.acquire.join(carries);
-            }
+        if acquire {
+            views.now.join(&store.carries);
+        } else {
+            views.acquire.join(&store.carries);
         }
     }
 
     /// A place stores `value` over `old`, the newest. `continues` says that this is one step with reading that.
     pub(crate) fn store(&mut self, place: usize, word: usize, old: u64, value: u64, release: bool, continues: bool) {
         let id = self.location(word).unwrap_or_else(|| {
-            let initial = Store { value: old, carries: None };
-            self.locations.push(Location { word, first: 0, stores: VecDeque::from([initial]) });
-            self.of_word[word] = self.locations.len() as u32;
-            self.locations.len() - 1
+            let initial = Store { value: old, carries: View::default() };
+            self.past.locations.push(Rc::new(Location { word, first: 0, stores: VecDeque::from([initial]) }));
+            self.of_word[word] = self.past.locations.len() as u32;
+            self.past.locations.len() - 1
         });
         let index = self.index(id);
         if release {
             self.publish(place);
         }
-        let location = &mut self.locations[id];
+        let location = Rc::make_mut(&mut self.past.locations[id]);
         let time = location.newest() + 1;
-        let views = &mut self.views[place];
+        let views = &mut self.past.views[place];
         views.now.raise(index, time);
         let mut carries = if release { views.now.clone() } else { views.release.clone() };
-        if continues && let Some(before) = location.stores.back().and_then(|store| store.carries.as_ref()) {
-            carries.join(before);
+        if continues && let Some(before) = location.stores.back() {
+            carries.join(&before.carries);
         }
-        location.stores.push_back(Store { value, carries: Some(Rc::new(carries)) });
+        location.stores.push_back(Store { value, carries });
         if location.stores.len() > self.room {
             location.stores.pop_front();
             location.first += 1;
@@ -299,16 +323,16 @@ impl Weak {
     /// A word has a new value that everybody sees at once.
     pub(crate) fn forget(&mut self, word: usize, value: u64) {
         if let Some(id) = self.location(word) {
-            let location = &mut self.locations[id];
+            let location = Rc::make_mut(&mut self.past.locations[id]);
             location.first = location.newest() + 1;
             location.stores.clear();
-            location.stores.push_back(Store { value, carries: None });
+            location.stores.push_back(Store { value, carries: View::default() });
         }
     }
 
     /// What a place has seen is about to be handed on: what it touches from here on is not part of that.
     fn publish(&mut self, place: usize) {
-        let views = &mut self.views[place];
+        let views = &mut self.past.views[place];
         if core::mem::take(&mut views.touched) {
             let clock = views.now.at(place) + 1;
             views.now.raise(place, clock);
@@ -316,29 +340,29 @@ impl Weak {
     }
 
     pub(crate) fn acquire_fence(&mut self, place: usize) {
-        let Views { now, acquire, .. } = &mut self.views[place];
+        let Views { now, acquire, .. } = &mut self.past.views[place];
         now.join(acquire);
     }
 
     pub(crate) fn release_fence(&mut self, place: usize) {
         self.publish(place);
-        let views = &mut self.views[place];
+        let views = &mut self.past.views[place];
         views.release.clone_from(&views.now);
     }
 
     pub(crate) fn full_fence(&mut self, place: usize) {
         self.acquire_fence(place);
         self.publish(place);
-        let views = &mut self.views[place];
-        views.now.join(&self.full);
-        self.full.clone_from(&views.now);
+        let views = &mut self.past.views[place];
+        views.now.join(&self.past.full);
+        self.past.full.clone_from(&views.now);
         views.release.clone_from(&views.now);
     }
 
     /// A full fence on every place.
     pub(crate) fn stop(&mut self) {
         for _ in 0..2 {
-            for place in 0..self.views.len() {
+            for place in 0..self.past.views.len() {
                 self.full_fence(place);
             }
         }
@@ -347,47 +371,47 @@ impl Weak {
     /// An interrupt is sent with the sender's view.
     pub(crate) fn send(&mut self, from: usize, to: usize, vector: u32) {
         self.publish(from);
-        let view = self.views[from].now.clone();
-        match self.carried.iter_mut().find(|&&mut (place, other, _)| (place, other) == (to, vector)) {
+        let view = self.past.views[from].now.clone();
+        match self.past.carried.iter_mut().find(|&&mut (place, other, _)| (place, other) == (to, vector)) {
             Some((_, _, carried)) => carried.join(&view),
-            None => self.carried.push((to, vector, view)),
+            None => self.past.carried.push((to, vector, view)),
         }
     }
 
     /// A place takes an interrupt while `task` runs on it.
     pub(crate) fn deliver(&mut self, place: usize, vector: u32, task: usize) {
-        if let Some(found) = self.carried.iter().position(|&(to, other, _)| (to, other) == (place, vector)) {
-            let (.., view) = self.carried.swap_remove(found);
-            self.views[place].now.join(&view);
+        if let Some(found) = self.past.carried.iter().position(|&(to, other, _)| (to, other) == (place, vector)) {
+            let (.., view) = self.past.carried.swap_remove(found);
+            self.past.views[place].now.join(&view);
         }
         // What a handler sees and stores is not forgotten with the round that it came into.
-        self.rounds[task] = None;
+        self.past.rounds[task] = None;
     }
 
     /// `to` sees what `from` sees.
     pub(crate) fn refresh(&mut self, from: usize, to: usize) {
         self.publish(from);
-        let view = self.views[from].now.clone();
-        self.views[to].now.join(&view);
+        let view = self.past.views[from].now.clone();
+        self.past.views[to].now.join(&view);
     }
 
     /// A wait loop of `task` begins a round.
     pub(crate) fn begin_round(&mut self, place: usize, task: usize) {
-        self.rounds[task] = Some(self.views[place].clone());
+        self.past.rounds[task] = Some(self.past.views[place].clone());
     }
 
     /// Whether `task` is in a round of a wait loop.
     pub(crate) fn waits(&self, task: usize) -> bool {
-        self.rounds[task].is_some()
+        self.past.rounds[task].is_some()
     }
 
     /// The round is over. If it has failed it is as if it had not been: whoever comes late sees less.
     pub(crate) fn end_round(&mut self, place: usize, task: usize, failed: bool) {
-        if let Some(before) = self.rounds[task].take()
+        if let Some(before) = self.past.rounds[task].take()
             && failed
         {
-            let touched = self.views[place].touched;
-            self.views[place] = Views { touched: touched | before.touched, ..before };
+            let touched = self.past.views[place].touched;
+            self.past.views[place] = Views { touched: touched | before.touched, ..before };
         }
     }
 
@@ -398,26 +422,27 @@ impl Weak {
     /// A place, or its hardware, touches a word.
     pub(crate) fn touch(&mut self, place: usize, word: usize, hardware: bool) {
         if let Some(slot) = self.slot(word) {
-            let views = &mut self.views[place];
+            let views = &mut self.past.views[place];
             views.touched = true;
-            self.touched[slot * self.views.len() + place][usize::from(hardware)] = self.views[place].now.at(place) + 1;
+            self.past.touched[slot * self.past.views.len() + place][usize::from(hardware)] =
+                self.past.views[place].now.at(place) + 1;
         }
     }
 
     /// What all hardware has done so far is over, for everybody.
     pub(crate) fn hardware_is_done(&mut self) {
-        self.touched.iter_mut().for_each(|touched| touched[1] = 0);
+        self.past.touched.iter_mut().for_each(|touched| touched[1] = 0);
     }
 
     /// A place frees the object at a word. Says who may not be done with it.
     pub(crate) fn free(&mut self, place: usize, word: usize) -> Option<Unordered> {
         let slot = self.slot(word)?;
         self.publish(place);
-        let places = self.views.len();
-        let now = &self.views[place].now;
+        let places = self.past.views.len();
+        let now = &self.past.views[place].now;
         let mut unordered = None;
         for other in 0..places {
-            let touched = &mut self.touched[slot * places + other];
+            let touched = &mut self.past.touched[slot * places + other];
             for hardware in [false, true] {
                 if other != place && touched[usize::from(hardware)] > now.at(other) {
                     unordered = unordered.or(Some(Unordered { place: other, hardware }));
@@ -425,29 +450,29 @@ impl Weak {
             }
             *touched = [0; 2];
         }
-        self.freed[slot] = Some(now.clone());
+        self.past.freed[slot] = Some(now.clone());
         unordered
     }
 
     /// A place allocates the object at a word.
     pub(crate) fn alloc(&mut self, place: usize, word: usize) {
         if let Some(slot) = self.slot(word)
-            && let Some(view) = self.freed[slot].take()
+            && let Some(view) = self.past.freed[slot].take()
         {
-            self.views[place].now.join(&view);
+            self.past.views[place].now.join(&view);
         }
     }
 
     /// The oldest store of each location that matters.
     fn floors(&mut self) -> Vec<u32> {
-        let places = self.views.len();
+        let places = self.past.views.len();
         // A task that waits has the views of its round to go back to, on whatever place: they count for all.
-        let waiting: Vec<&View> = self.rounds.iter().flatten().map(|views| &views.now).collect();
-        let mut floors = Vec::with_capacity(self.locations.len());
-        for (id, location) in self.locations.iter().enumerate() {
+        let waiting: Vec<&View> = self.past.rounds.iter().flatten().map(|views| &views.now).collect();
+        let mut floors = Vec::with_capacity(self.past.locations.len());
+        for (id, location) in self.past.locations.iter().enumerate() {
             let (index, newest) = (places + id, location.newest());
             let oldest = |loaders: u16| {
-                let of = |place: usize| (loaders & 1 << place != 0).then(|| self.views[place].now.at(index));
+                let of = |place: usize| (loaders & 1 << place != 0).then(|| self.past.views[place].now.at(index));
                 let waiting = waiting.iter().filter(|_| loaders != 0).map(|view| view.at(index));
                 (0..places).filter_map(of).chain(waiting).min().unwrap_or(newest).max(location.first)
             };
@@ -461,11 +486,12 @@ impl Weak {
 
     /// For each place, when it touched live objects so that another place does not know: in order, each once.
     fn unknown_touches(&self) -> Vec<Vec<u32>> {
-        let places = self.views.len();
+        let places = self.past.views.len();
         let of = |place: usize| {
-            let known = (0..places).filter(|&other| other != place).map(|other| self.views[other].now.at(place)).min();
+            let known =
+                (0..places).filter(|&other| other != place).map(|other| self.past.views[other].now.at(place)).min();
             let known = known.unwrap_or(u32::MAX);
-            let touches = self.touched.iter().skip(place).step_by(places).flatten().copied();
+            let touches = self.past.touched.iter().skip(place).step_by(places).flatten().copied();
             let mut touches: Vec<u32> = touches.filter(|&time| time > known).collect();
             touches.sort_unstable();
             touches.dedup();
@@ -482,7 +508,7 @@ impl Weak {
         const TASKS: u64 = 4 << 32;
         const FREED: u64 = 5 << 32;
         let (floors, touches) = (self.floors(), self.unknown_touches());
-        let places = self.views.len();
+        let places = self.past.views.len();
         let rank = |place: usize, time: u32| touches[place].partition_point(|&touched| touched <= time) as u64;
         // `own` is the place whose clock counts for nothing: it goes on before it is handed on.
         let view = |view: &View, own: usize| {
@@ -490,7 +516,7 @@ impl Weak {
             for (index, &time) in view.0.iter().enumerate() {
                 let (id, number) = match index.checked_sub(places) {
                     None => (1 << 40 | index as u64, if index == own { 0 } else { rank(index, time) }),
-                    Some(id) => (self.locations[id].word as u64, u64::from(time.saturating_sub(floors[id]))),
+                    Some(id) => (self.past.locations[id].word as u64, u64::from(time.saturating_sub(floors[id]))),
                 };
                 if number != 0 {
                     sum = sum.wrapping_add(term(id, number));
@@ -503,34 +529,34 @@ impl Weak {
             acquire.join(&views.now);
             fold(fold(view(&views.now, own), view(&acquire, own)), view(&views.release, places))
         };
-        let mut hash = fold(0, view(&self.full, places));
-        for (place, of_place) in self.views.iter().enumerate() {
+        let mut hash = fold(0, view(&self.past.full, places));
+        for (place, of_place) in self.past.views.iter().enumerate() {
             hash = fold(hash, views(of_place, place));
         }
-        for (location, &floor) in self.locations.iter().zip(&floors) {
+        for (location, &floor) in self.past.locations.iter().zip(&floors) {
             let kept = location.stores.iter().skip((floor - location.first) as usize);
-            let carries = |store: &Store| store.carries.as_ref().map_or(0, |carries| view(carries, places));
+            let carries = |store: &Store| view(&store.carries, places);
             let history = kept.fold(0, |hash, store| fold(fold(hash, portable(store.value)), carries(store)));
             // A word that has only its newest store left, and that carries nothing, is as if it had never been stored to.
             if floor < location.newest() || location.stores.back().is_some_and(|store| carries(store) != 0) {
                 hash ^= term(STORES | location.word as u64, history);
             }
         }
-        for (place, vector, carried) in &self.carried {
+        for (place, vector, carried) in &self.past.carried {
             hash ^= term(CARRIED | (*place as u64) << 16 | u64::from(*vector), view(carried, places));
         }
-        for (index, times) in self.touched.iter().enumerate() {
+        for (index, times) in self.past.touched.iter().enumerate() {
             let ranks = times.map(|time| rank(index % places, time));
             if ranks != [0; 2] {
                 hash ^= term(SLOTS | index as u64, ranks[0] << 32 | ranks[1]);
             }
         }
-        for (slot, freed) in self.freed.iter().enumerate() {
+        for (slot, freed) in self.past.freed.iter().enumerate() {
             if let Some(freed) = freed {
                 hash ^= term(FREED | slot as u64, view(freed, places));
             }
         }
-        for (id, (task, round)) in state.tasks.iter().zip(&self.rounds).enumerate() {
+        for (id, (task, round)) in state.tasks.iter().zip(&self.past.rounds).enumerate() {
             let flags = u64::from(task.wait.stale) | u64::from(task.wait.newest) << 1;
             let round = round.as_ref().map_or(0, |round| views(round, task.place.unwrap_or(places)));
             if flags != 0 || round != 0 {
