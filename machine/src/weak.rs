@@ -508,61 +508,90 @@ impl Weak {
         const TASKS: u64 = 4 << 32;
         const FREED: u64 = 5 << 32;
         let (floors, touches) = (self.floors(), self.unknown_touches());
-        let places = self.past.views.len();
-        let rank = |place: usize, time: u32| touches[place].partition_point(|&touched| touched <= time) as u64;
-        // `own` is the place whose clock counts for nothing: it goes on before it is handed on.
-        let view = |view: &View, own: usize| {
-            let mut sum: u64 = 0;
-            for (index, &time) in view.0.iter().enumerate() {
-                let (id, number) = match index.checked_sub(places) {
-                    None => (1 << 40 | index as u64, if index == own { 0 } else { rank(index, time) }),
-                    Some(id) => (self.past.locations[id].word as u64, u64::from(time.saturating_sub(floors[id]))),
-                };
-                if number != 0 {
-                    sum = sum.wrapping_add(term(id, number));
-                }
-            }
-            sum
-        };
-        let views = |views: &Views, own: usize| {
-            let mut acquire = views.acquire.clone();
-            acquire.join(&views.now);
-            fold(fold(view(&views.now, own), view(&acquire, own)), view(&views.release, places))
-        };
-        let mut hash = fold(0, view(&self.past.full, places));
-        for (place, of_place) in self.past.views.iter().enumerate() {
-            hash = fold(hash, views(of_place, place));
+        let past = &self.past;
+        let mut sums = Sums { past, floors: &floors, touches: &touches, known: Vec::with_capacity(32) };
+        let mut hash = fold(0, sums.view(&past.full));
+        for (place, views) in past.views.iter().enumerate() {
+            hash = fold(hash, sums.views(views, Some(place)));
         }
-        for (location, &floor) in self.past.locations.iter().zip(&floors) {
+        for (location, &floor) in past.locations.iter().zip(&floors) {
             let kept = location.stores.iter().skip((floor - location.first) as usize);
-            let carries = |store: &Store| view(&store.carries, places);
-            let history = kept.fold(0, |hash, store| fold(fold(hash, portable(store.value)), carries(store)));
+            let mut carried = 0;
+            let mut history = 0;
+            for store in kept {
+                carried = sums.view(&store.carries);
+                history = fold(fold(history, portable(store.value)), carried);
+            }
             // A word that has only its newest store left, and that carries nothing, is as if it had never been stored to.
-            if floor < location.newest() || location.stores.back().is_some_and(|store| carries(store) != 0) {
+            if floor < location.newest() || carried != 0 {
                 hash ^= term(STORES | location.word as u64, history);
             }
         }
-        for (place, vector, carried) in &self.past.carried {
-            hash ^= term(CARRIED | (*place as u64) << 16 | u64::from(*vector), view(carried, places));
+        for (place, vector, carried) in &past.carried {
+            hash ^= term(CARRIED | (*place as u64) << 16 | u64::from(*vector), sums.view(carried));
         }
-        for (index, times) in self.past.touched.iter().enumerate() {
-            let ranks = times.map(|time| rank(index % places, time));
+        for (index, times) in past.touched.iter().enumerate() {
+            let ranks = times.map(|time| sums.rank(index % past.views.len(), time));
             if ranks != [0; 2] {
                 hash ^= term(SLOTS | index as u64, ranks[0] << 32 | ranks[1]);
             }
         }
-        for (slot, freed) in self.past.freed.iter().enumerate() {
+        for (slot, freed) in past.freed.iter().enumerate() {
             if let Some(freed) = freed {
-                hash ^= term(FREED | slot as u64, view(freed, places));
+                hash ^= term(FREED | slot as u64, sums.view(freed));
             }
         }
-        for (id, (task, round)) in state.tasks.iter().zip(&self.past.rounds).enumerate() {
+        for (id, (task, round)) in state.tasks.iter().zip(&past.rounds).enumerate() {
             let flags = u64::from(task.wait.stale) | u64::from(task.wait.newest) << 1;
-            let round = round.as_ref().map_or(0, |round| views(round, task.place.unwrap_or(places)));
+            let round = round.as_ref().map_or(0, |round| sums.views(round, task.place));
             if flags != 0 || round != 0 {
                 hash ^= term(TASKS | id as u64, fold(round, flags));
             }
         }
         hash
+    }
+}
+
+/// Hashes of views, as sums over what can still make a difference.
+struct Sums<'a> {
+    past: &'a Past,
+    floors: &'a [u32],
+    touches: &'a [Vec<u32>],
+    /// Of those that were asked for: many are one and the same.
+    known: Vec<(View, u64)>,
+}
+
+impl Sums<'_> {
+    /// A time of a place, numbered by what it has touched.
+    fn rank(&self, place: usize, time: u32) -> u64 {
+        self.touches[place].partition_point(|&touched| touched <= time) as u64
+    }
+
+    fn time(&self, index: usize, time: u32) -> u64 {
+        let (id, number) = match index.checked_sub(self.touches.len()) {
+            None => (1 << 40 | index as u64, self.rank(index, time)),
+            Some(id) => (self.past.locations[id].word as u64, u64::from(time.saturating_sub(self.floors[id]))),
+        };
+        if number == 0 { 0 } else { term(id, number) }
+    }
+
+    fn view(&mut self, view: &View) -> u64 {
+        if let Some(&(_, sum)) = self.known.iter().find(|(known, _)| Rc::ptr_eq(&known.0, &view.0)) {
+            return sum;
+        }
+        let sum =
+            view.0.iter().enumerate().fold(0, |sum: u64, (index, &time)| sum.wrapping_add(self.time(index, time)));
+        self.known.push((view.clone(), sum));
+        sum
+    }
+
+    /// `own` is the place whose clock counts for nothing: it goes on before it is handed on.
+    fn views(&mut self, views: &Views, own: Option<usize>) -> u64 {
+        let mut acquire = views.now.clone();
+        acquire.join(&views.acquire);
+        let mut without_own =
+            |view: &View| self.view(view).wrapping_sub(own.map_or(0, |place| self.time(place, view.at(place))));
+        let (now, acquire) = (without_own(&views.now), without_own(&acquire));
+        fold(fold(now, acquire), self.view(&views.release))
     }
 }
