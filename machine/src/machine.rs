@@ -645,6 +645,13 @@ impl Machine {
         !matches!(&*self.policy.borrow(), Policy::Replay(cursor) if !cursor.is_at_end())
     }
 
+    /// The line and column of the step that does not fit, in the schedule that was replayed.
+    pub(crate) fn misfit(&self) -> (usize, usize) {
+        let Policy::Replay(cursor) = &*self.policy.borrow() else { unreachable!("a schedule was replayed") };
+        let has_stopped = self.state.borrow().end == Some(End::Stale);
+        if has_stopped { cursor.asked_at() } else { cursor.left_over_at() }
+    }
+
     pub(crate) fn places(&self) -> usize {
         self.state.borrow().places.len()
     }

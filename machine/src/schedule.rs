@@ -27,14 +27,35 @@ pub struct Schedule {
     pub program: u64,
     /// A hash of what the steps did.
     pub trace: u64,
-    runs: Vec<(Event, u32)>,
+    runs: Vec<Run>,
 }
+
+/// Some times the same.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    event: Event,
+    count: u32,
+    /// The line and column of the text that it was read from; where steps begin, if it was not read.
+    at: (usize, usize),
+}
+
+/// The line and column at which steps begin in a text.
+const FIRST: (usize, usize) = (4, 1);
+
+/// Where it was read is no part of what it is.
+impl PartialEq for Run {
+    fn eq(&self, other: &Run) -> bool {
+        (self.event, self.count) == (other.event, other.count)
+    }
+}
+
+impl Eq for Run {}
 
 /// A schedule's end at some moment, to cut it there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     runs: usize,
-    last: Option<(Event, u32)>,
+    last: Option<Run>,
 }
 
 /// An action, with the value that was picked.
@@ -48,8 +69,8 @@ pub(crate) enum Event {
 impl Schedule {
     pub(crate) fn push(&mut self, event: Event) {
         match self.runs.last_mut() {
-            Some((last, count)) if *last == event => *count += 1,
-            _ => self.runs.push((event, 1)),
+            Some(last) if last.event == event => last.count += 1,
+            _ => self.runs.push(Run { event, count: 1, at: FIRST }),
         }
     }
 
@@ -61,7 +82,7 @@ impl Schedule {
 
     /// How many steps there are.
     pub fn steps(&self) -> u64 {
-        self.runs.iter().map(|&(_, count)| u64::from(count)).sum()
+        self.runs.iter().map(|run| u64::from(run.count)).sum()
     }
 
     pub(crate) fn with_trace(&self, trace: u64) -> Schedule {
@@ -69,7 +90,7 @@ impl Schedule {
     }
 
     pub(crate) fn cursor(&self) -> Cursor {
-        Cursor { runs: self.runs.clone(), run: 0, done: 0 }
+        Cursor { runs: self.runs.clone(), run: 0, done: 0, asked: 0 }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -93,14 +114,17 @@ impl Schedule {
 /// Where a replay is.
 #[derive(Clone, Debug)]
 pub(crate) struct Cursor {
-    runs: Vec<(Event, u32)>,
+    runs: Vec<Run>,
     run: usize,
     done: u32,
+    /// The run that was asked for last.
+    asked: usize,
 }
 
 impl Cursor {
     fn advance(&mut self) -> Option<Event> {
-        let &(event, count) = self.runs.get(self.run)?;
+        self.asked = self.run;
+        let &Run { event, count, .. } = self.runs.get(self.run)?;
         self.done += 1;
         if self.done == count {
             self.run += 1;
@@ -133,6 +157,16 @@ impl Cursor {
     pub(crate) fn is_at_end(&self) -> bool {
         self.run == self.runs.len()
     }
+
+    /// The line and column of the step that was asked for last, or of the last if there are no more.
+    pub(crate) fn asked_at(&self) -> (usize, usize) {
+        self.runs.get(self.asked).or(self.runs.last()).map_or(FIRST, |run| run.at)
+    }
+
+    /// The line and column of the first step that was not asked for.
+    pub(crate) fn left_over_at(&self) -> (usize, usize) {
+        self.runs.get(self.run).map_or(FIRST, |run| run.at)
+    }
 }
 
 const MAGIC: &str = "lazytlb-schedule 1";
@@ -140,7 +174,7 @@ const MAGIC: &str = "lazytlb-schedule 1";
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{MAGIC}\nprogram {:016x}\ntrace {:016x}", self.program, self.trace)?;
-        for (index, (event, count)) in self.runs.iter().enumerate() {
+        for (index, Run { event, count, .. }) in self.runs.iter().enumerate() {
             let gap = match index {
                 0 => "",
                 _ if index % 16 == 0 => "\n",
@@ -166,9 +200,9 @@ impl fmt::Display for Schedule {
 /// A schedule that cannot be read, or does not fit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ScheduleError {
-    /// The line, from 1; 0 where the text as a whole is meant.
+    /// The line, from 1.
     pub line: usize,
-    /// The column, from 1; 0 where the line as a whole is meant.
+    /// The column, from 1.
     pub column: usize,
     /// What is wrong, and what was expected.
     pub message: String,
@@ -205,7 +239,7 @@ impl FromStr for Schedule {
         for (number, line) in lines {
             for word in line.split_whitespace() {
                 let column = word.as_ptr().addr() - line.as_ptr().addr() + 1;
-                let run = parse_run(word).ok_or_else(|| {
+                let (event, count) = parse_run(word).ok_or_else(|| {
                     error(
                         number + 1,
                         column,
@@ -214,7 +248,7 @@ impl FromStr for Schedule {
                         ),
                     )
                 })?;
-                schedule.runs.push(run);
+                schedule.runs.push(Run { event, count, at: (number + 1, column) });
             }
         }
         Ok(schedule)

@@ -212,7 +212,10 @@ impl Machine {
                 schedule.program
             )));
         }
-        let recording = self.record(schedule).map_err(|message| ScheduleError { line: 4, column: 1, message })?;
+        let recording = self.record(schedule).map_err(|message| {
+            let (line, column) = self.misfit();
+            ScheduleError { line, column, message }
+        })?;
         if recording.schedule.trace != schedule.trace {
             return Err(ScheduleError {
                 line: 3,

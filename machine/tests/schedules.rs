@@ -70,6 +70,26 @@ fn a_schedule_for_something_else_is_refused() {
 }
 
 #[test]
+fn the_step_that_does_not_fit_is_named_by_its_place() {
+    let (machine, schedule) = found(1, 1);
+    let text = schedule.to_string();
+    let line = text.lines().nth(3).unwrap();
+    let second = line.find(' ').unwrap() + 1;
+    let refused = |steps: &str| {
+        let text = text.replacen(line, steps, 1);
+        machine.replay(&text.parse().unwrap(), PROGRAM).unwrap_err().to_string()
+    };
+    let with_another = format!("{}irq0.31 {}", &line[..second], &line[second..]);
+    assert_eq!(refused(&with_another), format!("4:{}: a step of the schedule cannot happen here", second + 1));
+    let with_more = format!("{line} drain0");
+    assert_eq!(refused(&with_more), format!("4:{}: the execution ends before the schedule does", line.len() + 2));
+    let with_less = line.rsplit_once(' ').unwrap().0;
+    let last = with_less.rfind(' ').unwrap() + 2;
+    assert_eq!(refused(with_less), format!("4:{last}: the schedule ends before the execution does"));
+    assert_eq!(refused(""), "4:1: the schedule ends before the execution does");
+}
+
+#[test]
 fn a_schedule_that_is_none_is_refused_with_its_place() {
     let header = "lazytlb-schedule 1\nprogram 0000000000000000\ntrace 0000000000000000\n";
     for (text, expected) in [
