@@ -98,6 +98,8 @@ mutants! {
     LooksAtPrev: "looks-at-prev", Of::Rules(Rules::Plain);
     /// x86 of 6.12: lazy CPUs are left alone even when tables are freed (B19).
     SkipsLazies: "skips-lazies", Of::Rules(Rules::X86Linux612);
+    /// x86 of 6.12 as it is: a CPU leaves the mask of an mm before its MMU leaves the mm (C5).
+    LeavesMaskFirst: "leaves-mask-first", Of::Rules(Rules::X86Linux612);
     /// A switch between two threads of one process takes the CPU out of the mask and puts it in again (B23).
     LeavesAndEnters: "leaves-and-enters", Of::Rules(Rules::Plain);
     /// Who trims takes every other CPU for a lazy one, which has left after the interrupt, and makes the mask its own (B07).

@@ -23,9 +23,12 @@ impl<P: TaggedTlb> X86Steps<P> for Wrong {
 
     type Asids = PerCpuAsids;
 
-    /// [`Mutant::SkipsLazies`].
-    fn skips_lazy(_tables_freed: bool) -> bool {
-        true
+    fn skips_lazy(tables_freed: bool) -> bool {
+        Mutant::SkipsLazies.is_planted() || !tables_freed
+    }
+
+    fn leaves_mask_first() -> bool {
+        Mutant::LeavesMaskFirst.is_planted()
     }
 }
 

@@ -35,8 +35,8 @@
 //! arch/x86/mm/tlb.c of Linux 6.12 and 6.14. The generations are Lutomirski's (4.14), the lazily kept mask Rik van Riel's
 //! (commit 209954cbc7d0), the marker before the read of the generation and its barrier those of commits fea4e317f9e7
 //! (CVE-2025-37964) and 83b0177a6c48 (CVE-2025-40174). Departures: Linux 6.12 clears the bit of the mm it leaves before it
-//! loads the next root, which leaves a window in which the hardware is on tables that a flush no longer defends; here the
-//! bit goes after the load. Linux trims by the clock, once a second; here by the number of flushes. Every flush is of the
+//! loads the next root, which leaves a window in which the hardware is on tables that a flush no longer defends (bug C5); here
+//! the bit goes after the load, as OpenBSD has it since bug B23. Linux trims by the clock, once a second; here by the number of flushes. Every flush is of the
 //! whole mm. There is no paravirtual flush, no user half of page-table isolation.
 
 use core::fmt;
@@ -91,6 +91,12 @@ pub trait X86Steps<P: TaggedTlb>: 'static {
     /// Whether a flush leaves lazy CPUs alone. It must not when tables are freed: a lazy CPU's hardware may walk them.
     fn skips_lazy(tables_freed: bool) -> bool {
         !tables_freed
+    }
+
+    /// Whether a CPU leaves the mask before its MMU leaves the mm. A flush in between does not interrupt it, and its hardware
+    /// may walk tables that are freed behind that flush.
+    fn leaves_mask_first() -> bool {
+        false
     }
 }
 
@@ -397,6 +403,18 @@ impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps<P>, const SLOTS: usiz
             }
             return;
         }
+        let leave_mask = || {
+            let prev = MmPtr::new(prev).filter(|prev| !Steps::KEEPS_BIT && prev.as_ptr() != init_mm);
+            // SAFETY: the flush that precedes the freeing of an mm's tables takes every CPU of its mask off it
+            // (`flush_ipi`), so the mm that this MMU was on until now has not been freed.
+            if let Some(prev) = prev.map(|prev| unsafe { prev.as_ref() }) {
+                // SAFETY: this is the architecture.
+                unsafe { prev.cpumask_of_arch() }.clear_cpu(cpu, Release.at(MASK_CLEAR));
+            }
+        };
+        if Steps::leaves_mask_first() {
+            leave_mask();
+        }
         if next_ptr == init_mm {
             // SAFETY: init_mm is never freed, and it maps nothing that could be stale.
             unsafe { platform.load_root_tagged(next.root(), Tag::KERNEL, true) };
@@ -411,12 +429,8 @@ impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps<P>, const SLOTS: usiz
             load_new_mm::<P, Steps, SLOTS>(host, platform, this, next);
         }
         this.loaded_mm.store(next_ptr, Release.at(LOADED));
-        if let Some(prev) = MmPtr::new(prev).filter(|prev| !Steps::KEEPS_BIT && prev.as_ptr() != init_mm) {
-            // SAFETY: the flush that precedes the freeing of an mm's tables takes every CPU of its mask off it
-            // (`flush_ipi`), so the mm that this MMU was on until now has not been freed.
-            let prev = unsafe { prev.as_ref() };
-            // SAFETY: this is the architecture.
-            unsafe { prev.cpumask_of_arch() }.clear_cpu(cpu, Release.at(MASK_CLEAR));
+        if !Steps::leaves_mask_first() {
+            leave_mask();
         }
     }
 
