@@ -83,6 +83,9 @@ pub struct Config {
     /// Tasks share CPUs as they like: timers may interrupt them, where [`Machine::tick`] says so, and the reduction tells
     /// apart what they touch.
     pub ticks: bool,
+    /// The program is to come to an end. A complete search reports an execution that
+    /// comes to where none ends any more, and goes on for ever.
+    pub ends: bool,
     /// How many stores of a word can still be read under [`MemoryModel::Weak`], the newest included; at most 255. Bounded
     /// for the same reason.
     pub history: usize,
@@ -100,6 +103,7 @@ impl Default for Config {
             max_steps: 20_000,
             store_buffer: 8,
             ticks: false,
+            ends: true,
             history: 8,
         }
     }
@@ -643,6 +647,13 @@ impl Machine {
 
     pub(crate) fn replay_is_at_end(&self) -> bool {
         !matches!(&*self.policy.borrow(), Policy::Replay(cursor) if !cursor.is_at_end())
+    }
+
+    /// The execution under way ends, or may: a search that asks is told.
+    pub(crate) fn execution_ends(&self) {
+        if let Policy::Dfs(dfs) = &mut *self.policy.borrow_mut() {
+            dfs.has_ended();
+        }
     }
 
     /// The line and column of the step that does not fit, in the schedule that was replayed.

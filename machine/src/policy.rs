@@ -52,9 +52,38 @@ pub(crate) enum Pick {
     Stale,
 }
 
+/// Which state comes after which, and after which an execution has ended: it tells those from which none ends.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    /// The later one first.
+    steps: Vec<(u64, u64)>,
+    ends: Keys,
+}
+
+impl Graph {
+    /// The states from which no execution ends, when all has been explored.
+    fn endless(mut self) -> Keys {
+        self.steps.sort_unstable();
+        let mut end = self.ends;
+        let mut to_do: Vec<u64> = end.iter().copied().collect();
+        while let Some(state) = to_do.pop() {
+            let first = self.steps.partition_point(|&(later, _)| later < state);
+            let before = self.steps[first..].iter().take_while(|&&(later, _)| later == state);
+            to_do.extend(before.filter(|&&(_, earlier)| end.insert(earlier)).map(|&(_, earlier)| earlier));
+        }
+        self.steps
+            .into_iter()
+            .flat_map(|(later, earlier)| [later, earlier])
+            .filter(|state| !end.contains(state))
+            .collect()
+    }
+}
+
 /// A choice that the search has made and may make differently.
 #[derive(Clone, Copy, Debug)]
 struct Node {
+    /// The state in which it was made, or the last before it that was compared.
+    state: u64,
     /// The point at which it was made.
     at: u64,
     /// Its alternatives, in the common list.
@@ -76,6 +105,12 @@ pub(crate) struct Dfs {
     /// Whether the bound has cut something off.
     pub(crate) cut: bool,
     pub(crate) seen: Option<Keys>,
+    /// Kept if it is to be known whether all executions end.
+    graph: Option<Graph>,
+    /// States from which no execution ends: whoever comes to one goes on for ever, and the search with it.
+    endless: Keys,
+    /// This execution has come to one.
+    goes_on: bool,
     /// How many states those that were seen stand for.
     pub(crate) stand_for: u64,
     pub(crate) deepest: usize,
@@ -84,6 +119,29 @@ pub(crate) struct Dfs {
 impl Dfs {
     pub(crate) fn new(bound: Option<u32>, prune: bool) -> Dfs {
         Dfs { bound, budget: bound.unwrap_or(0), seen: prune.then(Keys::default), ..Dfs::default() }
+    }
+
+    /// It is to be known whether all executions end.
+    pub(crate) fn with_graph(self) -> Dfs {
+        Dfs { graph: Some(Graph::default()), ..self }
+    }
+
+    /// An execution has ended, or may have, after the choice that was made last.
+    pub(crate) fn has_ended(&mut self) {
+        let last = self.last_state();
+        if let Some(graph) = &mut self.graph {
+            graph.ends.insert(last);
+        }
+    }
+
+    /// When all has been explored: a search for an execution that goes on for ever, if there is one.
+    pub(crate) fn for_ever(&mut self) -> Option<Dfs> {
+        let endless = self.graph.take()?.endless();
+        (!endless.is_empty()).then(|| Dfs { endless, ..Dfs::new(self.bound, true) })
+    }
+
+    fn last_state(&self) -> u64 {
+        self.nodes.last().map_or(0, |node| node.state)
     }
 
     pub(crate) fn states(&self) -> usize {
@@ -104,6 +162,10 @@ impl Dfs {
             self.budget = node.budget - u32::from(self.bound.is_some() && self.preempts(node, index, running));
             return Pick::Act(self.alternatives[index as usize]);
         }
+        if self.goes_on {
+            return Pick::Act(actions[0]);
+        }
+        let mut state = self.last_state();
         // Where there is no choice, nothing is cut off by going on; but a loop must be recognised.
         let loops = actions.len() == 1 && actions[0] == Action::Step(running as u8);
         // What a load reads is chosen in the middle of a step, and the state before it was compared already.
@@ -113,10 +175,15 @@ impl Dfs {
             && let Some(seen) = &mut self.seen
         {
             let Key { hash, stands_for } = key();
-            if !seen.insert(fold(hash, u64::from(self.budget))) {
+            let before = core::mem::replace(&mut state, fold(hash, u64::from(self.budget)));
+            if let Some(graph) = &mut self.graph {
+                graph.steps.push((state, before));
+            }
+            if !seen.insert(state) {
                 return Pick::Prune;
             }
             self.stand_for += stands_for;
+            self.goes_on = self.endless.contains(&state);
         }
         let first = self.alternatives.len();
         self.alternatives.extend_from_slice(actions);
@@ -126,7 +193,7 @@ impl Dfs {
             self.cut = true;
         }
         let count = (self.alternatives.len() - first) as u32;
-        let node = Node { at: point, first: first as u32, count, chosen: 0, budget: self.budget };
+        let node = Node { state, at: point, first: first as u32, count, chosen: 0, budget: self.budget };
         self.nodes.push(node);
         self.depth += 1;
         self.deepest = self.deepest.max(self.depth);
@@ -160,6 +227,7 @@ impl Dfs {
     /// Prepares the next execution; says whether there is one.
     pub(crate) fn advance(&mut self) -> bool {
         self.depth = 0;
+        self.goes_on = false;
         self.budget = self.bound.unwrap_or(0);
         while let Some(node) = self.nodes.last_mut() {
             node.chosen += 1;
@@ -175,7 +243,8 @@ impl Dfs {
 
     /// Forgets everything but the bound.
     pub(crate) fn restart(&mut self) {
-        *self = Dfs::new(self.bound, self.seen.is_some());
+        let graph = self.graph.is_some().then(Graph::default);
+        *self = Dfs { graph, ..Dfs::new(self.bound, self.seen.is_some()) };
     }
 }
 

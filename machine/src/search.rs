@@ -16,7 +16,7 @@ use crate::policy::{Dfs, Keys, Pct, Policy};
 use crate::record::LogLine;
 use crate::schedule::{Schedule, ScheduleError};
 use crate::state::End;
-use crate::verdict::Verdict;
+use crate::verdict::{Kind, Verdict};
 
 /// How much the exhaustive search leaves out as equal to what it has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -162,7 +162,11 @@ impl Machine {
         self.set_snapshots(reduction != Reduction::None);
         let mut run = Run::new(self, limits);
         match search {
-            Search::Exhaustive(_) => run.depth_first(Dfs::new(None, reduction != Reduction::None), &mut progress),
+            Search::Exhaustive(Reduction::None) => run.depth_first(Dfs::new(None, false), &mut progress),
+            Search::Exhaustive(_) => {
+                let dfs = Dfs::new(None, true);
+                run.depth_first(if self.config.ends { dfs.with_graph() } else { dfs }, &mut progress);
+            }
             Search::Bounded(bound) => run.depth_first(Dfs::new(Some(bound), true), &mut progress),
             Search::Random { seed, executions } => {
                 self.set_policy(Policy::Random(fastrand::Rng::with_seed(seed)));
@@ -336,6 +340,7 @@ impl<'a> Run<'a> {
         self.look_at_limits(progress);
         let verdicts = self.machine.verdicts();
         if matches!(end, End::Complete | End::Error) {
+            self.machine.execution_ends();
             // Where an error stopped it, how far the others had come is an accident of the order of unrelated steps.
             self.values.clear();
             if end == End::Complete {
@@ -388,11 +393,28 @@ impl<'a> Run<'a> {
                 }
             } else if is_over {
                 self.result.complete = !dfs.cut;
+                if let Some(for_ever) = dfs.for_ever() {
+                    *dfs = for_ever;
+                    drop(policy);
+                    self.go_on_for_ever(progress);
+                }
                 return;
             }
             if self.stopped {
                 return;
             }
+        }
+    }
+
+    /// Runs to a state from which no execution ends, and on until that is too long.
+    fn go_on_for_ever(&mut self, progress: &mut impl FnMut(u64)) {
+        self.machine.set_snapshots(false);
+        let too_long = |run: &Run<'_>| run.result.found.iter().any(|found| found.verdict.kind == Kind::TooLong);
+        while !too_long(self) {
+            self.one(progress);
+            let mut policy = self.machine.policy.borrow_mut();
+            let Policy::Dfs(dfs) = &mut *policy else { unreachable!("set above") };
+            assert!(dfs.advance(), "what was come to once is come to again");
         }
     }
 

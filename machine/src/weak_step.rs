@@ -276,6 +276,8 @@ impl Machine {
         of_task.wait.newest = stale;
         // The round that reads the newest at once is explored as well, and comes to the same.
         if stale && matches!(&*self.policy.borrow(), Policy::Dfs(_)) {
+            // Where it comes to is not compared with what was seen: whether that ends is left to what is.
+            self.execution_ends();
             state.end = Some(End::Pruned);
             drop(state);
             self.suspend_for_ever()

@@ -16,7 +16,7 @@ fn words<const N: usize>(machine: &Machine) -> [&'static SimWord<usize>; N] {
 /// One CPU makes an epoch grow for ever. The other notes it down, and how much older it is by then, as far as that is at
 /// most 2.
 fn explore(reduction: Reduction, reach: Option<usize>, looks_at_the_clock: bool) -> Exploration {
-    let machine = Machine::new(Config { cpus: 2, ticks: true, max_steps: 2_000, ..Config::default() });
+    let machine = Machine::new(Config { cpus: 2, ticks: true, ends: false, max_steps: 2_000, ..Config::default() });
     let [epoch, noted, seen] = words(&machine);
     let grows = machine.add_task("grows", move || {
         loop {

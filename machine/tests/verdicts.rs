@@ -43,6 +43,37 @@ fn too_long() {
     assert_eq!(run(&machine), [Kind::TooLong]);
 }
 
+/// A loop that comes back to where it was ends no execution: that is no pass, unless the program is to go on for ever. One
+/// task goes on for ever where it sees what the other has stored.
+#[test]
+fn no_end_from_some_state_on() {
+    for memory in [MemoryModel::Sc, MemoryModel::Tso, MemoryModel::Weak] {
+        for (ends, sees, expected) in [(true, 1, vec![Kind::TooLong]), (false, 1, vec![]), (true, 2, vec![])] {
+            let machine =
+                Machine::new(Config { cpus: 2, bytes: 8 << 10, max_steps: 500, memory, ends, ..Config::default() });
+            let words =
+                || -> &'static SimWord<usize> { leak(machine.place("word", ObjectKind::Other, AtomicWord::new(0))) };
+            let (stored, counted) = (words(), words());
+            let stores = machine.add_task("stores", move || stored.store(1, Relaxed));
+            machine.boot(stores, true);
+            let loops = machine.add_task("loops", move || {
+                while stored.load(Relaxed) == sees {
+                    Machine::with(|machine| machine.checkpoint(0, true));
+                    counted.store(counted.load(Relaxed) ^ 1, Relaxed);
+                }
+            });
+            machine.boot(loops, true);
+            let result = machine.explore(Search::Exhaustive(Reduction::Full), ALL);
+            assert!(result.complete && !result.outcomes.is_empty());
+            assert_eq!(lazytlb_programs::kinds(&result), expected, "{memory}");
+            for found in &result.found {
+                let recording = machine.replay(&found.schedule, found.schedule.program).unwrap();
+                assert_eq!(recording.verdicts[0].kind, Kind::TooLong);
+            }
+        }
+    }
+}
+
 #[test]
 fn panics() {
     let machine = machine(1);

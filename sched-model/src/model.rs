@@ -167,6 +167,7 @@ impl Model {
             dropped: setting.dropped.clone(),
             relaxed: setting.relaxed.clone(),
             ticks: program.roam.is_some(),
+            ends: program.roam.is_none(),
             max_steps: if program.roam.is_some() { ROAMING_STEPS } else { Config::default().max_steps },
             // As much as the program needs: memory that nobody uses costs time in each execution all the same.
             bytes: 8192 + 2048 * (program.mms.len() + program.cpus() + 1) + 512 * program.tasks.len(),
