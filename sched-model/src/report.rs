@@ -46,11 +46,20 @@ fn section(text: &mut String, heading: &str, lines: impl Iterator<Item = String>
     write!(text, "\n{heading}:\n{}", lines.collect::<String>()).expect("a string takes all");
 }
 
+/// So many steps at each end of a timeline are shown; what goes on for ever is long.
+const SHOWN: usize = 200;
+
 /// A line a step, each CPU's steps under its own heading, as much indented as its number.
 fn timeline(recording: &Recording) -> impl Iterator<Item = String> {
-    recording.log.iter().map(|LogLine { step, place, task, function, what }| {
-        let indent = 4 * place;
-        let colon = if function.is_empty() { "" } else { ": " };
-        format!("{step:>5} {:indent$}cpu{place} {task}: {function}{colon}{what}", "")
-    })
+    let log = &recording.log;
+    let left_out = log.len().saturating_sub(2 * SHOWN);
+    let (first, rest) = log.split_at(log.len().min(SHOWN));
+    let gap = (left_out > 0).then(|| format!("  ... {left_out} more ..."));
+    first.iter().map(line).chain(gap).chain(rest[left_out..].iter().map(line))
+}
+
+fn line(LogLine { step, place, task, function, what }: &LogLine) -> String {
+    let indent = 4 * place;
+    let colon = if function.is_empty() { "" } else { ": " };
+    format!("{step:>5} {:indent$}cpu{place} {task}: {function}{colon}{what}", "")
 }
