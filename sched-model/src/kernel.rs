@@ -55,10 +55,6 @@ pub enum KernelStatement {
     WalkLeadersStopped,
     /// Says that the contents of an address space must be gone by now.
     MustBeReaped(usize),
-    /// The CPU remembers which address space it ran last, by its address.
-    RememberMm,
-    /// It compares it with the running task's, and takes it for the same if the address is.
-    RecogniseMm,
 }
 
 /// What an interrupt does for the rest of the kernel.

@@ -65,7 +65,6 @@
 //! | `save-root`, `load-root MM`, `load-saved-root` | a root by hand, past the library | |
 //! | `walk-leaders`, `walk-leaders stopped` | clears the CPU's bit in the masks of all processes; while all others are stopped | |
 //! | `must-be-reaped MM` | says that the contents are gone by now | |
-//! | `remember-mm`, `recognise-mm` | remembers the task's mm by its address; takes it for the same if the address is | |
 //!
 //! Besides CPUs a column can be `walker N`: an agent that walks the page tables that CPU N (from 0) has loaded, step by
 //! step, whenever it likes, as speculating hardware does. Such a column stays empty.

@@ -96,9 +96,10 @@ impl Model {
     /// # Panics
     /// If the program names a task or an address space that it does not have.
     pub fn new(program: &Program, setting: &Setting) -> Model {
-        match setting.mutant.map_or(Of::Nobody, Mutant::of) {
+        let Some(mutant) = setting.mutant else { return Self::right(program, setting) };
+        match mutant.of() {
             Of::Nobody => Self::right(program, setting),
-            Of::Rules(rules) => Self::wrong_rules(program, setting, rules),
+            Of::Rules(rules) => Self::wrong_rules(program, setting, mutant, rules),
             of if setting.rules == Rules::Ipi => Self::wrong_strategy::<IpiFlush>(program, setting, of),
             of if setting.rules == Rules::Broadcast => Self::wrong_strategy::<BroadcastFlush>(program, setting, of),
             _ => panic!("a mutant of a strategy does not run on {}", setting.rules),
@@ -134,14 +135,14 @@ impl Model {
         }
     }
 
-    /// A rule with a step wrong, whatever rules are named; under [`Refcount`], whatever strategy is, but for one.
-    fn wrong_rules(program: &Program, setting: &Setting, rules: Rules) -> Model {
+    /// A rule with a step wrong, under the strategy of the mutant, whatever is named.
+    fn wrong_rules(program: &Program, setting: &Setting, mutant: Mutant, rules: Rules) -> Model {
+        let evicts = mutant.strategy() == Strategy::HazardIpi;
         match rules {
+            Rules::X86Linux612 if evicts => Self::with::<X86<Wrong, SLOTS>, _>(program, setting, HazardIpi::new()),
             Rules::X86Linux612 => Self::with::<X86<Wrong, SLOTS>, _>(program, setting, Refcount),
             Rules::X86Broadcast => Self::with::<WrongBroadcast, _>(program, setting, Refcount),
-            Rules::Plain if setting.mutant == Some(Mutant::LooksAtPrev) => {
-                Self::with::<PlainRule<Wrong>, _>(program, setting, HazardIpi::new())
-            }
+            Rules::Plain if evicts => Self::with::<PlainRule<Wrong>, _>(program, setting, HazardIpi::new()),
             Rules::Plain => Self::with::<PlainRule<Wrong>, _>(program, setting, Refcount),
             Rules::PowerRadix => Self::with::<Radix<Wrong>, _>(program, setting, Refcount),
             Rules::Arm64 => Self::with::<AsidRule<Wrong>, _>(program, setting, Refcount),
@@ -167,7 +168,7 @@ impl Model {
             dropped: setting.dropped.clone(),
             relaxed: setting.relaxed.clone(),
             ticks: program.roam.is_some(),
-            ends: program.roam.is_none(),
+            ends: program.ends(),
             max_steps: if program.roam.is_some() { ROAMING_STEPS } else { Config::default().max_steps },
             // As much as the program needs: memory that nobody uses costs time in each execution all the same.
             bytes: 8192 + 2048 * (program.mms.len() + program.cpus() + 1) + 512 * program.tasks.len(),

@@ -22,7 +22,7 @@ use lazytlb_refcount::per_cpu::{ActivateSteps, OwnedMm, PerCpu};
 
 use crate::accounted::{Accounted, Published};
 use crate::platform::{Lab, MmData};
-use crate::strategies::{Rules, UnknownName, by_name};
+use crate::strategies::{Rules, Strategy, UnknownName, by_name};
 
 /// Makes the list of mutants: the one place that has all of them.
 macro_rules! mutants {
@@ -93,13 +93,14 @@ mutants! {
     /// they are not (S11).
     EvictsIsolated: "evicts-isolated", Of::Ipi;
     /// A switch looks into the mm that it leaves, as powerpc's does in kernels built for debugging
-    /// (`VM_WARN_ON_ONCE(!cpumask_test_cpu(cpu, mm_cpumask(prev)))`), and as s390's does always. It runs under
-    /// [`HazardIpi`], which evicts: a borrow that owns a reference keeps what is looked into (C1).
+    /// (`VM_WARN_ON_ONCE(!cpumask_test_cpu(cpu, mm_cpumask(prev)))`), and as s390's does always (C1).
     LooksAtPrev: "looks-at-prev", Of::Rules(Rules::Plain);
     /// x86 of 6.12: lazy CPUs are left alone even when tables are freed (B19).
     SkipsLazies: "skips-lazies", Of::Rules(Rules::X86Linux612);
     /// x86 of 6.12 as it is: a CPU leaves the mask of an mm before its MMU leaves the mm (C5).
     LeavesMaskFirst: "leaves-mask-first", Of::Rules(Rules::X86Linux612);
+    /// A CPU knows by an mm's address which of its slots has the mm's translations, and the address is used again (B42).
+    KnowsByAddress: "knows-by-address", Of::Rules(Rules::X86Linux612);
     /// A switch between two threads of one process takes the CPU out of the mask and puts it in again (B23).
     LeavesAndEnters: "leaves-and-enters", Of::Rules(Rules::Plain);
     /// Who trims takes every other CPU for a lazy one, which has left after the interrupt, and makes the mask its own (B07).
@@ -139,12 +140,21 @@ mutants! {
 }
 
 impl Mutant {
-    /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under refcount only
-    /// ([`LooksAtPrev`](Self::LooksAtPrev) says why not).
+    /// The rules that it is a mutant of, if it is none of a strategy. It runs there only, under
+    /// [`strategy`](Self::strategy) only.
     pub const fn rules(self) -> Option<Rules> {
         match self.of() {
             Of::Rules(rules) => Some(rules),
             _ => None,
+        }
+    }
+
+    /// The strategy that a mutant of rules runs under: reference counting, which needs nothing of the rules, so that what is
+    /// found is theirs. Where that hides the bug, because a borrow keeps the mm, one that evicts.
+    pub const fn strategy(self) -> Strategy {
+        match self {
+            Mutant::LooksAtPrev | Mutant::KnowsByAddress => Strategy::HazardIpi,
+            _ => Strategy::Refcount,
         }
     }
 

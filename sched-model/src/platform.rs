@@ -465,6 +465,9 @@ unsafe impl MaskCoversLazy for Lab<PowerRadix> {
 unsafe impl MaskCoversLazy for Lab<X86_6_12<SLOTS>> {}
 
 // SAFETY: not true, and meant so; see IpiFlush below.
+unsafe impl MaskCoversLazy for Lab<X86<Wrong, SLOTS>> {}
+
+// SAFETY: not true, and meant so; see IpiFlush below.
 unsafe impl MaskCoversLazy for Lab<X86_6_14<SLOTS, TRIM>> {}
 
 // SAFETY: not true, and meant so; see IpiFlush below.

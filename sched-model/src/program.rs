@@ -187,6 +187,12 @@ impl Program {
         self.scripts.iter().flatten().any(|statement| matches!(statement, Statement::Preempt(_)))
     }
 
+    /// Whether all its executions are to end. A script with a loop may go on for ever, and tasks that roam may.
+    pub fn ends(&self) -> bool {
+        let loops = |statement: &Statement| matches!(statement, Statement::Goto(_));
+        self.roam.is_none() && !self.scripts.iter().flatten().any(loops)
+    }
+
     /// Whether user memory is accessed, so that cached translations matter.
     pub fn accesses(&self) -> bool {
         let accesses = |statement: &Statement| matches!(statement, Statement::Access | Statement::Revive(_));

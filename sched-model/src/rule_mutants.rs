@@ -1,7 +1,5 @@
-//! The steps of flush rules, of which the one is wrong that is planted. They run under [`Refcount`], which needs nothing of the
-//! rules, so that what is found is theirs.
-//!
-//! [`Refcount`]: lazytlb_refcount::Refcount
+//! The steps of flush rules, of which the one is wrong that is planted. They run under the strategy that
+//! [`Mutant::strategy`] names.
 
 use lazytlb_core::CpuId;
 use lazytlb_core::memory::{Labelled, Ordering::Relaxed};
@@ -12,7 +10,7 @@ use lazytlb_core::tlb::{Invlpgb, TaggedTlb};
 use lazytlb_shootdown::arm64::{AsidContext, AsidState, AsidSteps, Reserving};
 use lazytlb_shootdown::plain::PlainSteps;
 use lazytlb_shootdown::power_radix::{EachForItself, RadixSteps};
-use lazytlb_shootdown::x86::{PerCpuAsids, X86Steps};
+use lazytlb_shootdown::x86::{Context, PerCpuAsids, X86Steps};
 use lazytlb_shootdown::x86_broadcast::{BroadcastSteps, Complete};
 
 use crate::mutants::{Mutant, Wrong};
@@ -25,6 +23,10 @@ impl<P: TaggedTlb> X86Steps<P> for Wrong {
 
     fn skips_lazy(tables_freed: bool) -> bool {
         Mutant::SkipsLazies.is_planted() || !tables_freed
+    }
+
+    fn context_id<Global>(mm: &MmCore<P>, context: &Context<P, Global>, init_mm: &Context<P, Global>) -> usize {
+        if Mutant::KnowsByAddress.is_planted() { MmPtr::from(mm).as_ptr().addr() } else { context.id(init_mm) }
     }
 
     fn leaves_mask_first() -> bool {

@@ -268,7 +268,7 @@ impl Kept {
             Unlock(of) => Unlock(lock(of)?),
             MustBeReaped(of) => MustBeReaped(mm(of)?),
             UnuseTemporaryMm | SaveRoot | LoadSavedRoot | OfflineBorrowing | OfflineFirst | OfflineLookingEarly
-            | Leave | WalkLeaders | WalkLeadersStopped | RememberMm | RecogniseMm => statement,
+            | Leave | WalkLeaders | WalkLeadersStopped => statement,
         })
     }
 }

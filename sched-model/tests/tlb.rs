@@ -89,8 +89,9 @@ fn a_mutant_of_rules_names_its_rules() {
                 "lazytlb-litmus 1\nname t\nmutant {mutant}\n{machine}mm A\nuser sh A\ncpu sh\nexpect {strategy} {rules} holds\n"
             )
         };
-        Litmus::parse(&text(&format!("machine {rules}\n"), "refcount")).unwrap();
-        for (machine, strategy) in [(format!("machine {rules}\n"), "no-lazy"), (String::new(), "refcount")] {
+        let its_own = mutant.strategy().name();
+        Litmus::parse(&text(&format!("machine {rules}\n"), its_own)).unwrap();
+        for (machine, strategy) in [(format!("machine {rules}\n"), "no-lazy"), (String::new(), its_own)] {
             let error = Litmus::parse(&text(&machine, strategy)).unwrap_err();
             assert!(error.message.contains(&format!("mutant `{mutant}` is of {rules}")), "{error}");
         }

@@ -62,6 +62,9 @@ pub const TLB_GEN: Label = Label::new("x86.tlb_gen");
 /// A CPU reads `tlb_gen` and flushes what is older (acquire): what it walks afterwards is as the flusher has written it, so
 /// it need not flush again when the flusher's interrupt comes. x86 orders loads as it is; compilers need to be told.
 pub const TLB_GEN_READ: Label = Label::new("x86.tlb_gen_read");
+/// A flush reads that a CPU is lazy, and leaves it alone (acquire): what that CPU did as a user before is over when the flusher
+/// frees the page. Pairs with the barrier of the switch that made it lazy.
+pub const IS_LAZY: Label = Label::new("x86.is_lazy");
 /// `loaded_mm` names the mm after its root is loaded (release), so that who reads it finds the MMU there or beyond.
 pub const LOADED: Label = Label::new("x86.loaded_mm");
 
@@ -91,6 +94,11 @@ pub trait X86Steps<P: TaggedTlb>: 'static {
     /// Whether a flush leaves lazy CPUs alone. It must not when tables are freed: a lazy CPU's hardware may walk them.
     fn skips_lazy(tables_freed: bool) -> bool {
         !tables_freed
+    }
+
+    /// What CPUs know an mm's translations by: a number that no other mm ever has. `init_mm` counts them.
+    fn context_id<Global>(_mm: &MmCore<P>, context: &Context<P, Global>, init_mm: &Context<P, Global>) -> usize {
+        context.id(init_mm)
     }
 
     /// Whether a CPU leaves the mask before its MMU leaves the mm. A flush in between does not interrupt it, and its hardware
@@ -232,8 +240,8 @@ impl<P: Platform, Global> Context<P, Global> {
         Context { ctx_id, tlb_gen, global }
     }
 
-    /// The mm's number, which it gets when it is asked for the first time. `counter` is `init_mm`'s.
-    fn id(&self, counter: &Self) -> usize {
+    /// The mm's number, which it gets when it is asked for the first time. `counter` is `init_mm`'s. Orders nothing.
+    pub fn id(&self, counter: &Self) -> usize {
         let id = self.ctx_id.load(Relaxed);
         if id != 0 {
             return id;
@@ -495,7 +503,7 @@ fn load_new_mm<P, Steps: X86Steps<P>, const SLOTS: usize>(
     let asid = Steps::Asids::global_asid(tlb_gen);
     let (tag, keep) = asid.map_or_else(
         || {
-            let ctx_id = context(next).id(context(host.init_mm()));
+            let ctx_id = Steps::context_id(next, context(next), context(host.init_mm()));
             let (slot, drops) = this.choose(ctx_id, tlb_gen);
             if drops {
                 this.slots[slot].ctx_id.set(ctx_id);
@@ -572,8 +580,7 @@ where
     P: TaggedTlb + Platform<Arch = X86<Steps, SLOTS>>,
 {
     let state = host.arch_state(cpu);
-    // Acquire: `loaded_mm` is read after it.
-    if Steps::skips_lazy(tables_freed) && state.is_lazy.load(Acquire) != 0 {
+    if Steps::skips_lazy(tables_freed) && state.is_lazy.load(Acquire.at(IS_LAZY)) != 0 {
         return false;
     }
     if tables_freed || trims || !Steps::KEEPS_BIT {

@@ -196,7 +196,5 @@ fn text_of_kernel(program: &Program, statement: KernelStatement) -> String {
         WalkLeaders => "walk-leaders".into(),
         WalkLeadersStopped => "walk-leaders stopped".into(),
         MustBeReaped(mm) => format!("must-be-reaped {}", mms[mm]),
-        RememberMm => "remember-mm".into(),
-        RecogniseMm => "recognise-mm".into(),
     }
 }

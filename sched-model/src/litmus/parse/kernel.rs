@@ -7,7 +7,7 @@ use crate::program::{InInterrupt, Statement};
 /// What the errors say that there is besides.
 pub(super) const STATEMENTS: &str = "use-temporary-mm, unuse-temporary-mm, text-poke, save-root, load-root, \
     load-saved-root, store-user, load-user, membarrier, clear-cid, lock, lock-irq, unlock, leave, walk-leaders, \
-    must-be-reaped, remember-mm, recognise-mm";
+    must-be-reaped";
 /// Likewise, for an interrupt.
 pub(super) const IN_INTERRUPT: &str = "look-parked, read-user, read-user-checked or leave";
 
@@ -48,19 +48,15 @@ impl Reader {
             ("walk-leaders", []) => WalkLeaders,
             ("walk-leaders", [Word { text: "stopped", .. }]) => WalkLeadersStopped,
             ("must-be-reaped", [mm]) => MustBeReaped(self.mm(line, *mm)?),
-            ("remember-mm", []) => RememberMm,
-            ("recognise-mm", []) => RecogniseMm,
             ("use-temporary-mm" | "text-poke" | "load-root" | "membarrier" | "must-be-reaped", _) => {
                 return missing("one mm");
             }
             ("store-user" | "load-user", _) => return missing("one user word"),
             ("lock" | "lock-irq" | "unlock", _) => return missing("one spinlock"),
             ("clear-cid", _) => return missing("the number of a CPU"),
-            (
-                "unuse-temporary-mm" | "save-root" | "load-saved-root" | "leave" | "walk-leaders" | "remember-mm"
-                | "recognise-mm",
-                [extra, ..],
-            ) => return Err(line.error(extra.column, format!("not known behind `{}`", words[0].text))),
+            ("unuse-temporary-mm" | "save-root" | "load-saved-root" | "leave" | "walk-leaders", [extra, ..]) => {
+                return Err(line.error(extra.column, format!("not known behind `{}`", words[0].text)));
+            }
             _ => return Ok(None),
         };
         Ok(Some(Statement::Kernel(statement)))
