@@ -28,7 +28,7 @@ use crate::switcher::Switcher;
 
 /// The increment of `count`. Relaxed: who adds holds a reference or a user already.
 pub const MMGRAB: Label = Label::new("mm.mmgrab");
-/// The decrement of `count`. Full barrier: sys_membarrier borrows it when the drop ends a lazy borrow, and whoever
+/// The decrement of `count`. Where it may be the last one it is a full barrier: sys_membarrier borrows it when the drop ends a lazy borrow, and whoever
 /// frees must see all that the other droppers did.
 pub const MMDROP: Label = Label::new("mm.mmdrop");
 /// The decrement of `users`. Full barrier: the last one reads what all users wrote, and a strategy that scans slots
@@ -112,13 +112,13 @@ impl<P: Platform> MmCore<P> {
         self.count.0.fetch_add(n, Relaxed.at(MMGRAB));
     }
 
-    /// Takes back `n` references.
+    /// Takes back `n` references. Release ([`MMDROP`]): whoever drops the last one sees what was done with these.
     ///
     /// # Safety
     /// The caller owns them, and somebody owns one more until it returns.
     #[track_caller]
     pub unsafe fn count_sub(&self, n: usize) {
-        let before = self.count.0.fetch_sub(n, Release);
+        let before = self.count.0.fetch_sub(n, Release.at(MMDROP));
         debug_assert!(before > n, "the caller owns one more");
     }
 

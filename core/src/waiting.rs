@@ -25,7 +25,7 @@ use core::fmt;
 use core::ptr::null_mut;
 
 use crate::lazy_tlb::{Host, LazyTlb};
-use crate::memory::{AtomicInt, AtomicWord, Label, Ordering::*};
+use crate::memory::{AtomicInt, AtomicWord, Label, Labelled, Ordering::*};
 use crate::mm::{MmCore, MmPtr, Slot};
 use crate::platform::{Frame, Platform, PreemptGuard};
 
@@ -37,6 +37,11 @@ pub const TURN: Label = Label::new("waiting.turn");
 /// The RMW that begins the look which somebody asked for meanwhile. Full barrier: the exchange that would have ended the turn
 /// has failed and ordered nothing, and this look must see what the askers did before they asked.
 pub const TURN_AGAIN: Label = Label::new("waiting.turn_again");
+
+/// An mm is put on a [`List`] (release): what was done to it before is seen by whoever finds it there.
+pub const LIST_PUSH: Label = Label::new("list.push");
+/// Who looks at a [`List`] or takes what is on it (acquire). Pairs with [`LIST_PUSH`].
+pub const LIST_TAKE: Label = Label::new("list.take");
 
 /// In each mm: the next one that waits.
 pub struct Link<P: Platform> {
@@ -111,7 +116,7 @@ impl<P: Platform> List<P> {
             platform.spin_until(|| {
                 let first = self.first.load(Relaxed);
                 link.next.store(first, Relaxed);
-                self.first.compare_exchange(first, mm.as_ptr(), Release, Relaxed).ok()
+                self.first.compare_exchange(first, mm.as_ptr(), Release.at(LIST_PUSH), Relaxed).ok()
             });
         });
     }
@@ -124,7 +129,7 @@ impl<P: Platform> List<P> {
     where
         S: LazyTlb<P, MmState: Linked<P>>,
     {
-        let mut next = MmPtr::new(self.first.load(Acquire));
+        let mut next = MmPtr::new(self.first.load(Acquire.at(LIST_TAKE)));
         while let Some(mm) = next {
             // SAFETY: what is on the list is alive until it was taken off, which only the caller does.
             let mm = unsafe { mm.as_ref() };
@@ -144,7 +149,7 @@ impl<P: Platform> List<P> {
     {
         let first = match host.platform().outcome_of(|| self.is_empty()) {
             true => None,
-            false => MmPtr::new(self.first.swap(null_mut(), Acquire)),
+            false => MmPtr::new(self.first.swap(null_mut(), Acquire.at(LIST_TAKE))),
         };
         // SAFETY: what was on the list is alive until it was taken off, which it is when the iterator returns it.
         unsafe { linked(host, first) }

@@ -83,9 +83,9 @@ impl<P: Platform> HazardSlot<P> {
         &self.lazy
     }
 
-    /// What was left with this CPU to drop. Acquire; for those who watch the machine from outside.
+    /// What was left with this CPU to drop. Orders nothing; for those who watch the machine from outside.
     pub fn drop_mm(&self) -> Option<MmPtr<P>> {
-        MmPtr::new(self.drop_mm.load(Acquire))
+        MmPtr::new(self.drop_mm.load(Relaxed))
     }
 }
 

@@ -50,6 +50,8 @@ const CAUGHT: &[(&str, How, Where, Kind)] = &[
     ("lazy_tlb.membarrier", Drop, ("m01-borrow-ends-without-a-barrier", HazardConvert, Ipi, Tso), Assertion),
     ("membarrier.after", Drop, ("membarrier-switch", Refcount, Broadcast, Weak), Assertion),
     ("membarrier.before", Drop, ("m03-membarrier-without-its-first", Refcount, Ipi, Tso), Assertion),
+    ("list.push", Relax, ("leave-before-idle", GeneralHazard, Broadcast, Weak), Dereferences),
+    ("list.take", Relax, ("user-to-user", EpochQs, Broadcast, Weak), HardwareReaches),
     ("mm.mmdrop", Relax, ("lazy-then-other-user", Refcount, IpiUnlazy, Weak), Dereferences),
     ("mm.mmgrab", Drop, ("s03-borrow-not-counted", Refcount, Broadcast, Sc), HardwareReaches),
     ("mm.mmput", Relax, ("lazy-then-other-user", HazardConvert, Broadcast, Weak), HardwareReaches),
@@ -148,10 +150,22 @@ const HAD_TWICE: &[(&str, How, Where, &str)] = &[
         "it is for a strategy that frees in an interrupt (`may_free`), and none of the library's does",
     ),
     (
+        "x86.is_lazy",
+        Relax,
+        ("flush-lazy", Refcount, X86Linux612, Weak),
+        "it orders what the lazy CPU did as a user before the free of the page (`weak` knows no user accesses)",
+    ),
+    (
         "x86.loaded_asid",
         Relax,
         ("munmap-lazy", Refcount, X86Broadcast, Weak),
         "who reads it has begun a broadcast and waits for it, which waits for walks",
+    ),
+    (
+        "x86.loaded_read",
+        Relax,
+        ("munmap-lazy", Refcount, X86Broadcast, Weak),
+        "as for what it pairs with, x86.loaded_asid and x86.loaded_mm",
     ),
     (
         "x86.loaded_mm",
@@ -218,31 +232,62 @@ fn without(label: &str, how: How, test: &str) -> Litmus {
     Litmus { dropped: labels(Drop), relaxed: labels(Relax), mutant: None, ..named(test) }
 }
 
-/// The labels in the sources below a folder, those of its unit tests left out.
-fn labels_in(folder: &Path, labels: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            labels_in(&path, labels);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let named = text.split("Label::new(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
-            labels.extend(named.filter(|label| !label.starts_with("test.")));
+/// Each source of the library: where it is, and its text.
+fn for_each_source(f: &mut impl FnMut(&Path, &str)) {
+    fn below(folder: &Path, f: &mut impl FnMut(&Path, &str)) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, f);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                f(&path, &std::fs::read_to_string(&path).unwrap());
+            }
         }
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for room in ["core", "refcount", "shootdown", "hazard", "epoch"] {
+        below(&workspace.join(room).join("src"), f);
     }
 }
 
 #[test]
 fn every_label_of_the_library_says_what_shows_it() {
     let mut labels = BTreeSet::new();
-    for room in ["core", "refcount", "shootdown", "hazard", "epoch"] {
-        labels_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(room).join("src"), &mut labels);
-    }
+    for_each_source(&mut |_, text| {
+        let named = text.split("Label::new(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+        // Those of unit tests are left out.
+        labels.extend(named.filter(|label| !label.starts_with("test.")));
+    });
     assert!(labels.contains("mm.mmput") && labels.contains("x86.tlb_gen"), "the sources have labels: {labels:?}");
     let caught = CAUGHT.iter().map(|&(label, ..)| label);
     let twice = HAD_TWICE.iter().map(|&(label, ..)| label);
     let said: BTreeSet<String> = caught.chain(twice).chain(ELSEWHERE.iter().copied()).map(str::to_owned).collect();
     assert_eq!(labels, said, "each label is in one of the tables, and nothing else is");
+}
+
+/// Where an order is taken away is told by its label, so there is none without.
+#[test]
+fn every_order_of_the_library_has_a_label() {
+    let is_order = |word: &str| ["Acquire", "Release", "AcqRel", "SeqCst"].contains(&word);
+    let mut without = Vec::new();
+    for_each_source(&mut |path, text| {
+        // Here orders are defined, and given their meaning on the machine at hand.
+        if path.ends_with("core/src/memory.rs") || path.ends_with("core/src/native.rs") {
+            return;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap().lines().enumerate();
+        for (number, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//") && !line.starts_with("use "))
+        {
+            let mut words = line.split_inclusive(|letter: char| !letter.is_alphanumeric() && letter != '_').peekable();
+            while let Some(word) = words.next() {
+                let order = word.trim_end_matches(|letter: char| !letter.is_alphanumeric());
+                if is_order(order) && !(word.ends_with('.') && words.peek() == Some(&"at(")) {
+                    without.push(format!("{}:{}: {order}", path.display(), number + 1));
+                }
+            }
+        }
+    });
+    assert!(without.is_empty(), "{}", without.join("\n"));
 }
 
 /// What is found first without it.

@@ -21,7 +21,8 @@ use lazytlb_core::waiting::{Link, List, Waiting};
 ///
 /// *Needs:* what [`Shootdown`](crate::Shootdown) needs; a clock and a worker for those that are left over ([`Clock`]).
 ///
-/// *Cannot:* free at once. Up to `batch` mms wait, none for longer than `linger` and the worker's delay.
+/// *Cannot:* free at once. Up to `batch` mms wait, and those whose last reference is dropped where nobody may wait for other
+/// CPUs; none for longer than `linger` and the worker's delay.
 ///
 /// The last reference may be dropped anywhere but in an NMI.
 ///

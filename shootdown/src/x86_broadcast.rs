@@ -106,6 +106,9 @@ impl<Steps, const TRIM: usize, const FROM: usize> fmt::Debug for Broadcasting<St
 pub const GLOBAL_ASID: Label = Label::new("x86.global_asid");
 /// A CPU says that it has its mm loaded under the global ASID (release): who reads it finds the MMU there or beyond.
 pub const LOADED_ASID: Label = Label::new("x86.loaded_asid");
+/// A flush reads what a CPU has loaded, and under which ASID (acquire): the MMU is there, or beyond, when the flush goes on.
+/// Pairs with [`LOADED_ASID`] and [`LOADED`](crate::x86::LOADED).
+pub const LOADED_READ: Label = Label::new("x86.loaded_read");
 /// The lock of the pool of global ASIDs: acquire and release.
 pub const GLOBAL_ASID_LOCK: Label = Label::new("x86.global_asid_lock");
 /// The interrupts-off section around that lock: an mm may be freed, and its ASID with it, in an interrupt.
@@ -252,7 +255,7 @@ where
     }
 
     fn loaded(cpu: &GlobalState<P>) -> Option<Tag> {
-        some_tag(cpu.loaded_asid.load(Acquire))
+        some_tag(cpu.loaded_asid.load(Acquire.at(LOADED_READ)))
     }
 
     fn set_loaded(cpu: &GlobalState<P>, asid: Option<Tag>) {
@@ -351,11 +354,11 @@ fn is_straggler<P: Invlpgb, const SLOTS: usize>(
     asid: Tag,
 ) -> bool {
     // Acquire: `loaded_asid` is read after it, and is of this mm or of a later one.
-    let loaded = state.loaded_mm.load(Acquire);
+    let loaded = state.loaded_mm.load(Acquire.at(LOADED_READ));
     if loaded == switching::<P>() {
         return true;
     }
-    loaded == MmPtr::from(mm).as_ptr() && state.global.loaded_asid.load(Acquire) != asid.0
+    loaded == MmPtr::from(mm).as_ptr() && state.global.loaded_asid.load(Acquire.at(LOADED_READ)) != asid.0
 }
 
 /// Whether a CPU of the mask runs the mm, as far as one can tell from elsewhere.
