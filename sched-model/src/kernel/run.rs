@@ -34,10 +34,6 @@ pub(crate) struct KernelState {
     saved_roots: &'static [SimLocal<usize>],
     /// Whether temporary tables are loaded, for each CPU.
     temporary: &'static [SimLocal<usize>],
-    /// The address of the mm that each CPU remembers.
-    remembered: &'static [SimLocal<usize>],
-    /// The how-manieth mm at that address it was.
-    incarnations: &'static [SimLocal<usize>],
     /// Each CPU's id of the one address space.
     pub(super) cids: &'static [SimWord<usize>],
     /// Whether the CPU uses it now.
@@ -66,8 +62,6 @@ impl KernelState {
             locks: shared("spinlock", program.kernel.locks.len(), 0),
             saved_roots: local("saved_ttbr0", program.tasks.len() + cpus),
             temporary: local("temporary", cpus),
-            remembered: local("last_mm", cpus),
-            incarnations: local("last_mm_is", cpus),
             cids: shared("mm_cid", cids, super::cid::VALID),
             cids_in_use: local("mm_cid_in_use", cids),
         }
@@ -108,6 +102,12 @@ where
                 let Some(mm) = loaded.checked_sub(1) else {
                     self.script_is_wrong("no temporary tables are loaded".into());
                 };
+                let temporary = self.mm(mm).core().root();
+                Machine::with(|machine| {
+                    if machine.inspect(|| self.switcher.platform().read_root()) != temporary {
+                        machine.fail(Kind::Assertion, "the temporary tables were taken away");
+                    }
+                });
                 // SAFETY: it is what was loaded.
                 unsafe { self.switcher.unuse_temporary_mm(self.user(mm)) };
                 self.kernel.temporary[this_cpu()].poke(0);
@@ -201,19 +201,6 @@ where
                         machine.fail(Kind::Assertion, message);
                     }
                 });
-            }
-            RememberMm => {
-                let (cpu, mm) = (this_cpu(), self.address_of_mm(task));
-                self.kernel.remembered[cpu].poke(mm);
-                self.kernel.incarnations[cpu].poke(self.incarnation(mm));
-            }
-            RecogniseMm => {
-                let (cpu, mm) = (this_cpu(), self.address_of_mm(task));
-                let takes_for_same = self.kernel.remembered[cpu].peek() == mm;
-                if takes_for_same && self.kernel.incarnations[cpu].peek() != self.incarnation(mm) {
-                    let message = format!("cpu{cpu} takes {} for the mm that was at its address", self.name_of(mm));
-                    Machine::with(|machine| machine.fail(Kind::Assertion, message));
-                }
             }
         }
     }
@@ -337,11 +324,6 @@ where
             // SAFETY: the kernel's own code for its architecture.
             machine.inspect(|| unsafe { core.cpumask_of_arch() }.clear_cpu(cpu, Release));
         }
-    }
-
-    /// How many mms there have been at an address.
-    fn incarnation(&self, address: usize) -> usize {
-        self.named.iter().filter(|named| named.peek().addr() == address).count()
     }
 
     /// Reads the user memory that the hardware is on, and means that of the task that was interrupted.
