@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use lazytlb_machine::{Found, MemoryModel, Schedule};
 use lazytlb_sched_model::{Model, Rules, Strategy};
+use serde::Serialize;
 
 use crate::bad_input::BadInput;
 use crate::suite::{self, Effort, Run, Test};
@@ -53,14 +54,12 @@ pub(crate) fn memory(name: &str) -> Result<MemoryModel, String> {
 /// Runs the command; says whether all was as expected.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
-        for Test { litmus, .. } in suite::load(&arguments.tests)? {
-            crate::print(&format!("{}\n{}\n", litmus.program.name, indent(&litmus.about)))?;
-        }
+        list(&suite::load(&arguments.tests)?, arguments.json)?;
         return Ok(true);
     }
     let (runs, left_out) = runs(arguments)?;
     if let Some(file) = &arguments.replay {
-        return replay(&runs, file);
+        return replay(&runs, file, arguments.json);
     }
     let rows = suite::explore_all(&runs, arguments.effort, arguments.report && !arguments.json)?;
     for report in rows.iter().filter_map(|row| row.report.as_ref()) {
@@ -72,6 +71,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         crate::print(&format!("{}\n{}", suite::table(&rows), said_of(left_out)))?;
     }
     Ok(rows.iter().all(|row| row.expected))
+}
+
+/// A test as `--list --json` has it.
+#[derive(Serialize)]
+struct Listed<'a> {
+    test: &'a str,
+    about: &'a str,
+    /// The entry of the catalogue whose bug is planted, if one is.
+    bug: Option<&'a str>,
+}
+
+fn list(tests: &[Test], json: bool) -> Result<()> {
+    if json {
+        let listed = tests.iter().map(|Test { litmus, .. }| Listed {
+            test: &litmus.program.name,
+            about: litmus.about.trim_end(),
+            bug: litmus.bug.as_ref().map(|(number, _)| number.as_str()),
+        });
+        return crate::print_json(&listed.collect::<Vec<_>>());
+    }
+    for Test { litmus, .. } in tests {
+        crate::print(&format!("{}\n{}\n", litmus.program.name, indent(&litmus.about)))?;
+    }
+    Ok(())
 }
 
 fn indent(text: &str) -> String {
@@ -95,9 +118,11 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
     let tests = suite::load(&arguments.tests)?;
     for test in &tests {
         let litmus = &test.litmus;
+        let is_named = !arguments.tests.is_empty();
+        let before = runs.len() + left_out;
         // A test with a planted bug is not a test of the strategies; it is run where one asks for it to see its report.
         if litmus.is_mutation() && arguments.replay.is_none() {
-            if arguments.tests.len() == 1 {
+            if is_named {
                 let name = &test.asked_as;
                 return Err(BadInput::new(format!("a bug is planted in {name}: `lazytlb bugs {name}` looks for it")));
             }
@@ -115,6 +140,9 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
                 runs.extend(strategies.iter().filter(is_run).map(|&strategy| Run::new(test, strategy, rules, memory)));
                 left_out += strategies.len() - (runs.len() - before);
             }
+        }
+        if is_named && runs.len() + left_out == before {
+            return Err(nothing_to_run(core::slice::from_ref(test)));
         }
     }
     if runs.is_empty() {
@@ -140,7 +168,18 @@ fn among<T: PartialEq>(one: &T, wanted: &[T]) -> bool {
     wanted.is_empty() || wanted.contains(one)
 }
 
-fn replay(runs: &[Run], file: &Path) -> Result<bool> {
+/// A replay as `--json` has it.
+#[derive(Serialize)]
+struct Replayed {
+    /// The gravest of what was found, and all of it in words.
+    verdict: Option<&'static str>,
+    found: Vec<String>,
+    steps: u64,
+    /// The report, if there is something to report.
+    report: Option<String>,
+}
+
+fn replay(runs: &[Run], file: &Path, json: bool) -> Result<bool> {
     let [run] = runs else {
         return Err(BadInput::new(format!(
             "a schedule is of one test under one strategy: {} runs fit; name one test, --strategy, --memory and --machine",
@@ -149,20 +188,24 @@ fn replay(runs: &[Run], file: &Path) -> Result<bool> {
         .into());
     };
     let name = file.display();
-    let text = fs::read_to_string(file).map_err(|error| BadInput::new(format!("{name}: {error}")))?;
+    let bytes = fs::read(file).map_err(|error| BadInput::new(format!("{name}: {error}")))?;
+    let text = suite::text_of(bytes, &name)?;
     let schedule: Schedule = text.parse().map_err(|error| BadInput::new(format!("{name}:{error}")))?;
     let model = Model::new(&run.test.litmus.program, &run.setting);
     let recording = model.replay(&schedule).map_err(|error| BadInput::new(format!("{name}:{error}")))?;
     let found = recording.verdicts.iter().max_by_key(|verdict| verdict.kind.gravity());
-    match found {
-        Some(verdict) => {
-            let found = Found { verdict: verdict.clone(), schedule };
-            crate::print(&format!("{}\n", model.report(&found, None)?))?;
-            Ok(false)
-        }
-        None => {
-            crate::print("the schedule runs to its end, and nothing is found\n")?;
-            Ok(true)
-        }
+    let steps = schedule.steps();
+    let report = found.map(|verdict| model.report(&Found { verdict: verdict.clone(), schedule }, None)).transpose()?;
+    if json {
+        crate::print_json(&Replayed {
+            verdict: found.map(|verdict| verdict.kind.name()),
+            found: recording.verdicts.iter().map(ToString::to_string).collect(),
+            steps,
+            report,
+        })?;
+    } else {
+        let nothing = "the schedule runs to its end, and nothing is found";
+        crate::print(&format!("{}\n", report.as_deref().unwrap_or(nothing)))?;
     }
+    Ok(found.is_none())
 }

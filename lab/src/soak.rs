@@ -31,13 +31,13 @@ use result::{Alarm, Counts, Shape, Soak};
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Stops after so many seconds; 60 if no other end is given.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// Stops after so many random executions, at the end of a program.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     executions: Option<u64>,
     /// Stops after so many programs of the sequence; a shard runs its share of these.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     programs: Option<u64>,
     /// Which programs, and which executions of them.
     #[arg(long, default_value_t = 1, value_name = "N")]

@@ -1,5 +1,6 @@
 //! Litmus tests from files and from those that are bundled, and how a run of one ends.
 
+use core::fmt::Display;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::fs;
@@ -159,13 +160,17 @@ pub(crate) fn load_one(test: &str) -> Result<Test, BadInput> {
     let bytes = fs::read(test).map_err(|error| {
         BadInput::new(format!("{test}: {error}; it is no bundled test either (see `lazytlb litmus --list`)"))
     })?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+    parse(&text_of(bytes, test)?)
+}
+
+/// The text of a file that has one.
+pub(crate) fn text_of(bytes: Vec<u8>, file: impl Display) -> Result<String, BadInput> {
+    String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
         let column = valid.rsplit(|&byte| byte == b'\n').next().map_or(0, <[u8]>::len) + 1;
-        BadInput::new(format!("{test}:{line}:{column}: not text: a byte that is not UTF-8"))
-    })?;
-    parse(&text)
+        BadInput::new(format!("{file}:{line}:{column}: not text: a byte that is not UTF-8"))
+    })
 }
 
 /// Runs all, as many at a time as there are CPUs, in the order in which they were given.

@@ -301,6 +301,14 @@ error: no-such-test: No such file or directory (os error 2); it is no bundled te
     assert!(error.contains("bytes.litmus:2:6: not text"), "{error}");
     assert!(refused(&["litmus", "--strategy", "none"]).contains("unknown strategy `none`; there are: no-lazy,"));
     assert!(refused(&["litmus", "b04-stale-slot"]).contains("`lazytlb bugs b04-stale-slot` looks for it"));
+    assert!(refused(&["litmus", "b01-x86", "b04-stale-slot"]).contains("a bug is planted in b04-stale-slot"));
+    let error = refused(&["litmus", "exit-alone", "b01-x86", "--machine", "plain"]);
+    assert!(error.contains("nothing to run: b01-x86 is for ipi-flush"), "{error}");
+    assert!(refused(&["soak", "--programs", "0"]).contains("0 is not in 1.."));
+    let file = scratch("bytes.schedule", b"lazytlb-schedule 1\nprogram \xff\n");
+    let one = ["litmus", "b01-x86", "--strategy", "refcount", "--memory", "sc", "--machine", "ipi-flush", "--replay"];
+    let error = refused(&[&one[..], &[file.to_str().unwrap()]].concat());
+    assert!(error.contains("bytes.schedule:2:9: not text"), "{error}");
     assert!(
         refused(&["litmus", "b01-x86", "--search", "pct", "--bound", "4294967295"])
             .contains("4294967295 is not in 0..=1000")
@@ -317,6 +325,22 @@ error: no-such-test: No such file or directory (os error 2); it is no bundled te
     let tasks = scratch("bad.tasks", "1 one 0 init\n");
     let error = refused(&["replay", "traces/fork-exit.trace.gz", "--tasks", tasks.to_str().unwrap()]);
     assert!(error.contains("bad.tasks:1:3: expected: NUMBER GROUP 0|1 NAME"), "{error}");
+}
+
+/// Lists and replays, too, are for programs.
+#[test]
+fn a_list_and_a_replay_are_json() {
+    let (good, listed) = json(&["litmus", "--list"]);
+    assert!(good);
+    assert_eq!(keys(&listed[0]), ["about", "bug", "test"]);
+    let one = ["litmus", "b01-x86", "--strategy", "unprotected", "--memory", "sc", "--machine", "ipi-flush"];
+    let (_, rows) = json(&one);
+    let schedule = scratch("b01-x86.schedule", rows[0]["schedule"].as_str().unwrap());
+    let (good, replayed) = json(&[&one[..], &["--replay", schedule.to_str().unwrap()]].concat());
+    assert!(!good, "something is found");
+    assert_eq!(keys(&replayed), ["found", "report", "steps", "verdict"]);
+    assert_eq!(replayed["verdict"], "dereferences");
+    assert!(replayed["report"].as_str().unwrap().contains("BUG: KASAN: use-after-free"));
 }
 
 #[test]

@@ -8,6 +8,9 @@
 //! | --- | --- |
 //! | `unuse-temporary-mm` | the CPU has no temporary tables loaded |
 //! | `use-temporary-mm`, `text-poke`, `switch`, `migrate`, `exit`, `exec`, `use`, `unuse`, `offline` | it has |
+//! | `exit` | the task has no address space |
+//! | `offline` | the CPU runs a user task |
+//! | `switch`, `exit`, `exec`, `offline` | the CPU holds a lock |
 //! | any but `online` | the CPU is offline |
 //! | `online` | it is not |
 //! | `migrate` | the task runs on this CPU; or on another that waits for a task itself, all in a circle |
@@ -113,8 +116,13 @@ impl<'a> Follower<'a> {
         only_if(!state.offline || statement == Online, "the CPU is offline: only `online` can follow")?;
         let changes = matches!(statement, Switch(_) | Migrate(_) | Exit | Exec(_) | UseMm(_) | UnuseMm | Offline);
         only_if(!changes || !state.temporary, "temporary tables are loaded, and preemption is off")?;
+        let sleeps = matches!(statement, Switch(_) | Exit | Exec(_) | Offline);
+        only_if(!sleeps || state.locked.is_empty(), "the CPU holds a lock")?;
         match statement {
-            Offline => state.offline = true,
+            Offline => {
+                only_if(!matches!(self.has(cpu), Has::Own(_)), "the CPU runs a user task")?;
+                self.cpus[cpu].offline = true;
+            }
             Online => {
                 only_if(state.offline, "the CPU is online")?;
                 state.offline = false;
@@ -137,7 +145,10 @@ impl<'a> Follower<'a> {
         let has = self.has(cpu);
         match statement {
             Access => only_if(has != Has::Nothing, "the task has no user memory")?,
-            Exit => self.now_has(cpu, Has::Nothing),
+            Exit => {
+                only_if(has != Has::Nothing, "the task has no address space")?;
+                self.now_has(cpu, Has::Nothing);
+            }
             Exec(mm) => self.now_has(cpu, Has::Own(mm)),
             UseMm(mm) => {
                 only_if(matches!(has, Has::Nothing | Has::Unknown), "the task has an address space already")?;
@@ -184,8 +195,7 @@ impl<'a> Follower<'a> {
                 only_if(self.program.scripts.iter().flatten().any(saves), "no task has saved a root")?;
             }
             OfflineBorrowing | OfflineFirst | OfflineLookingEarly => state.offline = true,
-            SaveRoot | LoadRoot(_) | ClearCid(_) | Leave | WalkLeaders | WalkLeadersStopped | MustBeReaped(_)
-            | RememberMm | RecogniseMm => {}
+            SaveRoot | LoadRoot(_) | ClearCid(_) | Leave | WalkLeaders | WalkLeadersStopped | MustBeReaped(_) => {}
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Words that mean something somewhere.
-const WORDS: [&str; 42] = [
+const WORDS: [&str; 41] = [
     "switch",
     "exit",
     "exec",
@@ -46,7 +46,6 @@ const WORDS: [&str; 42] = [
     "leave",
     "walk-leaders",
     "look-parked",
-    "recognise-mm",
     "cpu",
     "idle",
     "A",
@@ -234,6 +233,22 @@ fn errors_say_where_and_what() {
         (format!("{header}mm B\ncpu sh\nmmdrop B\n\n"), "t:5:4: mm `B` has references but no user"),
         (format!("{header}mutant skips-lazies\ncpu sh\nexit\n\n"), "t:5:8: mutant `skips-lazies` is of x86-6.12"),
         ("lazytlb-litmus 1\nmm A\nuser sh A\ncpu sh\nexit\n\n\n".to_owned(), "t:5:1: the test has no name"),
+        (format!("{header}name u\n"), "t:5:6: the test has a name, `t`"),
+        (format!("{header}memory\n"), "t:5:7: expected a name after `memory`"),
+        (format!("{header}machine # none\n"), "t:5:8: expected a name after `machine`"),
+        (format!("{header}machine plain\ncpu sh\nexpect refcount arm64\n"), "t:7:17: the test is not for arm64"),
+        (
+            format!("{header}cpu sh\nexpect refcount plain leak\n"),
+            "t:6:17: refcount claims plain: it passes, and nothing else is expected",
+        ),
+        (
+            format!("{header}cpu sh\nexpect unprotected plain\nexpect unprotected plain holds\n"),
+            "t:7:20: what is expected of unprotected on plain was said before",
+        ),
+        (format!("{header}cpu sh\nexit\nexit\n"), "t:7:1: the task has no address space"),
+        (format!("{header}cpu sh\nswitch idle\nexit\n"), "t:7:1: the task has no address space"),
+        (format!("{header}cpu sh\noffline\n"), "t:6:1: the CPU runs a user task"),
+        (format!("{header}spinlock L\ncpu sh\nlock L\nexit\n"), "t:8:1: the CPU holds a lock"),
     ] {
         let error = Litmus::parse(&text).unwrap_err().in_file("t");
         assert!(error.starts_with(expected), "{error}");

@@ -38,7 +38,7 @@ fn read(file: &Path) -> Result<Soak, BadInput> {
     let name = file.display();
     let text = fs::read(file).map_err(|error| BadInput::new(format!("{name}: {error}")))?;
     serde_json::from_slice(&text).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
+        let (line, column) = (error.line(), error.column().max(1));
         let what = error.to_string();
         let what = what.split(" at line ").next().unwrap_or_default();
         BadInput::new(format!("{name}:{line}:{column}: not what `lazytlb soak --json` prints: {what}"))

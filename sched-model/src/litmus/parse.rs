@@ -10,7 +10,7 @@ use super::{Exception, Expectation, Litmus, LitmusError};
 use crate::mistakes;
 use crate::mutants::Mutant;
 use crate::program::{InInterrupt, Program, Roam, Source, Statement, TaskDecl};
-use crate::strategies::{Rules, Strategy};
+use crate::strategies::Rules;
 use crate::well_formed::Misuse;
 
 pub(super) const MAGIC: &str = "lazytlb-litmus 1";
@@ -64,6 +64,8 @@ struct Places {
     roam: Place,
     /// The word `weak` behind `memory`.
     weak: Place,
+    /// The machine of each `expect`.
+    expected: Vec<Place>,
 }
 
 impl<'a> Line<'a> {
@@ -159,8 +161,12 @@ impl Reader {
         match key.text {
             "name" => {
                 let [name] = rest[..] else { return Err(missing("one name")) };
+                if !self.litmus.program.name.is_empty() {
+                    return Err(line.error(name.column, format!("the test has a name, `{}`", self.litmus.program.name)));
+                }
                 self.litmus.program.name = name.text.to_owned();
             }
+            "machine" | "memory" if rest.is_empty() => return Err(missing("a name")),
             "machine" => self.litmus.machines = parse_all(line, &rest, str::parse::<Rules>)?,
             "memory" => {
                 self.litmus.memories = parse_all(line, &rest, memory)?;
@@ -425,6 +431,7 @@ impl Reader {
         let [strategy, rules, kinds @ ..] = &rest[..] else {
             return Err(line.error(line.end(code), "expected a strategy, a machine, and what is found"));
         };
+        self.places.expected.push(line.place(rules.column));
         self.litmus.expected.push(Expectation {
             strategy: parse_one(line, *strategy, str::parse)?,
             rules: parse_one(line, *rules, str::parse)?,
@@ -454,6 +461,7 @@ impl Reader {
         self.check_accesses()?;
         self.check_roam()?;
         self.check_mutant().map_err(|message| self.places.mutant.error(message))?;
+        self.check_expectations()?;
         self.check_scripts()?;
         Ok(self.litmus)
     }
@@ -467,9 +475,29 @@ impl Reader {
                 None => Ok(()),
             };
         };
-        let elsewhere = self.litmus.expected.iter().any(|one| one.strategy != Strategy::Refcount);
+        let strategy = mutant.strategy();
+        let elsewhere = self.litmus.expected.iter().any(|one| one.strategy != strategy);
         if self.litmus.machines != [rules] || elsewhere {
-            return Err(format!("mutant `{mutant}` is of {rules}: expected `machine {rules}`, and only `refcount`"));
+            return Err(format!("mutant `{mutant}` is of {rules}: expected `machine {rules}`, and only `{strategy}`"));
+        }
+        Ok(())
+    }
+
+    /// What is expected must be looked at.
+    fn check_expectations(&self) -> Result<(), LitmusError> {
+        let Litmus { expected, machines, .. } = &self.litmus;
+        for (index, (Expectation { strategy, rules, kinds }, place)) in
+            expected.iter().zip(&self.places.expected).enumerate()
+        {
+            if !machines.contains(rules) {
+                return Err(place.error(format!("the test is not for {rules}")));
+            }
+            if expected[..index].iter().any(|other| (other.strategy, other.rules) == (*strategy, *rules)) {
+                return Err(place.error(format!("what is expected of {strategy} on {rules} was said before")));
+            }
+            if strategy.claims(*rules) && !kinds.is_empty() && !self.litmus.is_mutation() {
+                return Err(place.error(format!("{strategy} claims {rules}: it passes, and nothing else is expected")));
+            }
         }
         Ok(())
     }
