@@ -115,7 +115,10 @@ impl Memory for Loom {
     type LocalPtr<T> = <Native as Memory>::LocalPtr<T>;
 
     fn fence(self, at: impl Into<At>) {
-        fence(at.into().order);
+        let order = order(at);
+        if order != Ordering::Relaxed {
+            fence(order);
+        }
     }
 
     fn spin_hint(self) {
@@ -331,5 +334,45 @@ pub fn borrow_and_leave<S: LazyTlb<Loom> + Copy + Send + Sync>(strategy: S, rela
         borrower.join().expect("a panic in a thread fails the model first");
         tail();
         assert_freed(mm);
+    });
+}
+
+/// Pair L5: a CPU that owns nothing acquires an mm, and walks its tables if a shared pointer still names it then. The other takes
+/// the mm out of that pointer, and frees it unless `holds` finds that the CPU holds it.
+///
+/// `relaxed` names the label whose accesses and fences lose their ordering; empty for none.
+///
+/// # Panics
+/// As loom does, if the mm is freed under a walk.
+pub fn acquire_without_owning<S: LazyTlb<Loom> + Copy + Send + Sync>(
+    strategy: S,
+    relaxed: &'static str,
+    holds: fn(&S::CpuState, *mut MmCore<Loom>) -> bool,
+) {
+    set_relaxed(relaxed);
+    loom::model(move || {
+        let switcher = machine(strategy);
+        let mm = new_mm(switcher, 0xa000);
+        let core = NonNull::from(mm.core());
+        let named = leak(atomic::AtomicPtr::new(core.as_ptr()));
+        // SAFETY: this test is the switch path; it calls the steps in their order.
+        let this = unsafe { switcher.cpu(CpuId::new(1)).strategy() };
+        // SAFETY: as above.
+        let shared = unsafe { switcher.shared() };
+        let reader = loom::thread::spawn(move || {
+            CPU.with(|id| id.set(1));
+            strategy.mmgrab_lazy_tlb(Loom, this, shared, mm.core());
+            if !named.load(Ordering::Relaxed).is_null() {
+                walk(mm);
+            }
+            strategy.leave_lazy_tlb(Loom, this);
+        });
+        named.store(core::ptr::null_mut(), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !holds(this, core.as_ptr()) {
+            // SAFETY: nobody holds it, and nobody finds it any more.
+            unsafe { Loom.free_mm(core) };
+        }
+        reader.join().expect("a panic in a thread fails the model first");
     });
 }
