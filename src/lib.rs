@@ -9,12 +9,12 @@
 //! | --- | --- | --- |
 //! | [`Refcount`] | two RMWs on a shared line | nothing more |
 //! | [`RefcountDeferred`] | two RMWs on a shared line | a worker, where the last reference may not be dropped |
-//! | [`RefcountPerCpu`] | nothing; a switch to another user costs two RMWs | nothing more |
+//! | [`RefcountPerCpu`] | one full barrier; a switch to another user costs two RMWs | nothing more |
 //! | [`Shootdown`] | one full barrier | an interrupt to each CPU of `mm_cpumask` |
 //! | [`ShootdownBatched`] | one full barrier | the same, once for many mms |
 //! | [`UsersOnly`] | one full barrier | nothing more, where the flush of the last mmput ends borrows |
 //! | [`LazyFix`] | one full barrier | an interrupt to each CPU of `mm_cpumask`, one after the other |
-//! | [`HazardIpi`] | one plain store and two full barriers | an interrupt to each borrower |
+//! | [`HazardIpi`] | two plain stores and two full barriers | a look at each CPU's slot; an interrupt to each borrower |
 //! | [`HazardDeadline`] | two plain stores, one full barrier, one load | a look at each CPU's slot; an interrupt to who still borrows after a while |
 //! | [`GeneralHazard`] | five stores and two full barriers | a look at each CPU's slots |
 //! | [`EpochQs`], [`EpochPinned`] | two plain stores, one full barrier, two loads | waits for every CPU that borrows anything |
