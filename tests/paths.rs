@@ -356,6 +356,8 @@ fn what_nobody_borrows_waits_for_the_worker_alone() {
 #[test]
 fn a_look_leaves_no_more_mms_waiting_than_slots_name() {
     const CPUS: usize = 4;
+    // An interpreter is some thousand times slower.
+    const STEPS: usize = if cfg!(miri) { 20 } else { 2000 };
     for (collector, deadline) in
         [(Collector::Tail, Some(5)), (Collector::Tail, None), (Collector::Worker, Some(5)), (Collector::Worker, None)]
     {
@@ -366,7 +368,7 @@ fn a_look_leaves_no_more_mms_waiting_than_slots_name() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % bound
         };
-        for step in 0..2000 {
+        for step in 0..STEPS {
             let (cpu, mm, then) = (below(CPUS), below(6), below(8));
             on_cpu(cpu, || match then {
                 // A thread of the mm exits here, and the CPU goes idle on it.
@@ -393,7 +395,7 @@ fn a_look_leaves_no_more_mms_waiting_than_slots_name() {
             assert!(waiting <= named, "step {step}: {waiting} wait, {named} named: {collector:?} {deadline:?}");
             most = most.max(waiting);
         }
-        assert!(most >= 2 && machine.warnings().is_empty(), "{collector:?} {deadline:?}: {most}");
+        assert!((most >= 2 || cfg!(miri)) && machine.warnings().is_empty(), "{collector:?} {deadline:?}: {most}");
     }
 }
 
