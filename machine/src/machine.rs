@@ -656,11 +656,11 @@ impl Machine {
         }
     }
 
-    /// The line and column of the step that does not fit, in the schedule that was replayed.
-    pub(crate) fn misfit(&self) -> (usize, usize) {
+    /// The run of the schedule that was replayed in which the step is that does not fit.
+    pub(crate) fn misfit(&self) -> usize {
         let Policy::Replay(cursor) = &*self.policy.borrow() else { unreachable!("a schedule was replayed") };
         let has_stopped = self.state.borrow().end == Some(End::Stale);
-        if has_stopped { cursor.asked_at() } else { cursor.left_over_at() }
+        if has_stopped { cursor.asked() } else { cursor.next_run() }
     }
 
     pub(crate) fn places(&self) -> usize {

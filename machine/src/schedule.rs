@@ -21,41 +21,31 @@ use core::str::FromStr;
 use crate::state::Action;
 
 /// What happened, in runs of equal actions.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Schedule {
     /// What program it is for: a hash of its text and of all that shapes its execution.
     pub program: u64,
     /// A hash of what the steps did.
     pub trace: u64,
-    runs: Vec<Run>,
+    runs: Vec<(Event, u32)>,
+    /// The line and column of each run in the text that it was read from; none if it was not read.
+    places: Vec<(usize, usize)>,
 }
-
-/// Some times the same.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    event: Event,
-    count: u32,
-    /// The line and column of the text that it was read from; where steps begin, if it was not read.
-    at: (usize, usize),
-}
-
-/// The line and column at which steps begin in a text.
-const FIRST: (usize, usize) = (4, 1);
 
 /// Where it was read is no part of what it is.
-impl PartialEq for Run {
-    fn eq(&self, other: &Run) -> bool {
-        (self.event, self.count) == (other.event, other.count)
+impl PartialEq for Schedule {
+    fn eq(&self, other: &Schedule) -> bool {
+        (self.program, self.trace, &self.runs) == (other.program, other.trace, &other.runs)
     }
 }
 
-impl Eq for Run {}
+impl Eq for Schedule {}
 
 /// A schedule's end at some moment, to cut it there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     runs: usize,
-    last: Option<Run>,
+    last: Option<(Event, u32)>,
 }
 
 /// An action, with the value that was picked.
@@ -69,8 +59,8 @@ pub(crate) enum Event {
 impl Schedule {
     pub(crate) fn push(&mut self, event: Event) {
         match self.runs.last_mut() {
-            Some(last) if last.event == event => last.count += 1,
-            _ => self.runs.push(Run { event, count: 1, at: FIRST }),
+            Some((last, count)) if *last == event => *count += 1,
+            _ => self.runs.push((event, 1)),
         }
     }
 
@@ -82,7 +72,7 @@ impl Schedule {
 
     /// How many steps there are.
     pub fn steps(&self) -> u64 {
-        self.runs.iter().map(|run| u64::from(run.count)).sum()
+        self.runs.iter().map(|&(_, count)| u64::from(count)).sum()
     }
 
     pub(crate) fn with_trace(&self, trace: u64) -> Schedule {
@@ -90,11 +80,16 @@ impl Schedule {
     }
 
     pub(crate) fn cursor(&self) -> Cursor {
-        Cursor { runs: self.runs.clone(), run: 0, done: 0, asked: 0 }
+        Cursor { runs: self.runs.clone(), run: 0, done: 0 }
     }
 
     pub(crate) fn clear(&mut self) {
         self.runs.clear();
+    }
+
+    /// The line and column of a run, or of the last if there are not so many; where steps begin if none was read.
+    pub(crate) fn place(&self, run: usize) -> (usize, usize) {
+        self.places.get(run).or(self.places.last()).copied().unwrap_or((4, 1))
     }
 
     /// What has happened so far.
@@ -114,17 +109,14 @@ impl Schedule {
 /// Where a replay is.
 #[derive(Clone, Debug)]
 pub(crate) struct Cursor {
-    runs: Vec<Run>,
+    runs: Vec<(Event, u32)>,
     run: usize,
     done: u32,
-    /// The run that was asked for last.
-    asked: usize,
 }
 
 impl Cursor {
     fn advance(&mut self) -> Option<Event> {
-        self.asked = self.run;
-        let &Run { event, count, .. } = self.runs.get(self.run)?;
+        let &(event, count) = self.runs.get(self.run)?;
         self.done += 1;
         if self.done == count {
             self.run += 1;
@@ -158,14 +150,14 @@ impl Cursor {
         self.run == self.runs.len()
     }
 
-    /// The line and column of the step that was asked for last, or of the last if there are no more.
-    pub(crate) fn asked_at(&self) -> (usize, usize) {
-        self.runs.get(self.asked).or(self.runs.last()).map_or(FIRST, |run| run.at)
+    /// The run of the step that was asked for last.
+    pub(crate) fn asked(&self) -> usize {
+        if self.done == 0 { self.run.saturating_sub(1) } else { self.run }
     }
 
-    /// The line and column of the first step that was not asked for.
-    pub(crate) fn left_over_at(&self) -> (usize, usize) {
-        self.runs.get(self.run).map_or(FIRST, |run| run.at)
+    /// The run of the step that is asked for next.
+    pub(crate) fn next_run(&self) -> usize {
+        self.run
     }
 }
 
@@ -174,7 +166,7 @@ const MAGIC: &str = "lazytlb-schedule 1";
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{MAGIC}\nprogram {:016x}\ntrace {:016x}", self.program, self.trace)?;
-        for (index, Run { event, count, .. }) in self.runs.iter().enumerate() {
+        for (index, (event, count)) in self.runs.iter().enumerate() {
             let gap = match index {
                 0 => "",
                 _ if index % 16 == 0 => "\n",
@@ -235,11 +227,11 @@ impl FromStr for Schedule {
             let value = value.and_then(|hex| u64::from_str_radix(hex, 16).ok());
             value.ok_or_else(|| error(number + 1, 1, &format!("expected `{name}` and 16 hexadecimal digits")))
         };
-        let mut schedule = Schedule { program: header("program")?, trace: header("trace")?, runs: Vec::new() };
+        let mut schedule = Schedule { program: header("program")?, trace: header("trace")?, ..Schedule::default() };
         for (number, line) in lines {
             for word in line.split_whitespace() {
                 let column = word.as_ptr().addr() - line.as_ptr().addr() + 1;
-                let (event, count) = parse_run(word).ok_or_else(|| {
+                let run = parse_run(word).ok_or_else(|| {
                     error(
                         number + 1,
                         column,
@@ -248,7 +240,8 @@ impl FromStr for Schedule {
                         ),
                     )
                 })?;
-                schedule.runs.push(Run { event, count, at: (number + 1, column) });
+                schedule.runs.push(run);
+                schedule.places.push((number + 1, column));
             }
         }
         Ok(schedule)

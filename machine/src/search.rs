@@ -217,7 +217,7 @@ impl Machine {
             )));
         }
         let recording = self.record(schedule).map_err(|message| {
-            let (line, column) = self.misfit();
+            let (line, column) = schedule.place(self.misfit());
             ScheduleError { line, column, message }
         })?;
         if recording.schedule.trace != schedule.trace {
