@@ -28,8 +28,8 @@ use crate::switcher::Switcher;
 
 /// The increment of `count`. Relaxed: who adds holds a reference or a user already.
 pub const MMGRAB: Label = Label::new("mm.mmgrab");
-/// The decrement of `count`. Where it may be the last one it is a full barrier: sys_membarrier borrows it when the drop ends a lazy borrow, and whoever
-/// frees must see all that the other droppers did.
+/// The decrement of `count`. Where it may be the last one it is a full barrier: sys_membarrier borrows it when the drop ends
+/// a lazy borrow, and whoever frees must see all that the other droppers did.
 pub const MMDROP: Label = Label::new("mm.mmdrop");
 /// The decrement of `users`. Full barrier: the last one reads what all users wrote, and a strategy that scans slots
 /// without a fence of its own relies on it (pair L1).

@@ -116,10 +116,10 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
     let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let (mut runs, mut left_out) = (Vec::new(), 0);
     let tests = suite::load(&arguments.tests)?;
+    let is_named = !arguments.tests.is_empty();
     for test in &tests {
         let litmus = &test.litmus;
-        let is_named = !arguments.tests.is_empty();
-        let before = runs.len() + left_out;
+        let of_others = runs.len() + left_out;
         // A test with a planted bug is not a test of the strategies; it is run where one asks for it to see its report.
         if litmus.is_mutation() && arguments.replay.is_none() {
             if is_named {
@@ -141,7 +141,7 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
                 left_out += strategies.len() - (runs.len() - before);
             }
         }
-        if is_named && runs.len() + left_out == before {
+        if is_named && runs.len() + left_out == of_others {
             return Err(nothing_to_run(core::slice::from_ref(test)));
         }
     }

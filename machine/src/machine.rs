@@ -83,8 +83,8 @@ pub struct Config {
     /// Tasks share CPUs as they like: timers may interrupt them, where [`Machine::tick`] says so, and the reduction tells
     /// apart what they touch.
     pub ticks: bool,
-    /// The program is to come to an end. A complete search reports an execution that
-    /// comes to where none ends any more, and goes on for ever.
+    /// The program is to come to an end. A complete search reports an execution that comes to where none ends any more, and
+    /// goes on for ever.
     pub ends: bool,
     /// How many stores of a word can still be read under [`MemoryModel::Weak`], the newest included; at most 255. Bounded
     /// for the same reason.

@@ -121,9 +121,9 @@ impl Dfs {
         Dfs { bound, budget: bound.unwrap_or(0), seen: prune.then(Keys::default), ..Dfs::default() }
     }
 
-    /// It is to be known whether all executions end.
-    pub(crate) fn with_graph(self) -> Dfs {
-        Dfs { graph: Some(Graph::default()), ..self }
+    /// Whether it is to be known that all executions end.
+    pub(crate) fn with_graph(self, kept: bool) -> Dfs {
+        Dfs { graph: kept.then(Graph::default), ..self }
     }
 
     /// An execution has ended, or may have, after the choice that was made last.
@@ -241,10 +241,9 @@ impl Dfs {
         false
     }
 
-    /// Forgets everything but the bound.
+    /// Forgets everything but what it was made with.
     pub(crate) fn restart(&mut self) {
-        let graph = self.graph.is_some().then(Graph::default);
-        *self = Dfs { graph, ..Dfs::new(self.bound, self.seen.is_some()) };
+        *self = Dfs::new(self.bound, self.seen.is_some()).with_graph(self.graph.is_some());
     }
 }
 

@@ -162,10 +162,9 @@ impl Machine {
         self.set_snapshots(reduction != Reduction::None);
         let mut run = Run::new(self, limits);
         match search {
-            Search::Exhaustive(Reduction::None) => run.depth_first(Dfs::new(None, false), &mut progress),
             Search::Exhaustive(_) => {
-                let dfs = Dfs::new(None, true);
-                run.depth_first(if self.config.ends { dfs.with_graph() } else { dfs }, &mut progress);
+                let dfs = Dfs::new(None, reduction != Reduction::None);
+                run.depth_first(dfs.with_graph(self.config.ends), &mut progress);
             }
             Search::Bounded(bound) => run.depth_first(Dfs::new(Some(bound), true), &mut progress),
             Search::Random { seed, executions } => {

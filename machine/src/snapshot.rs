@@ -129,7 +129,7 @@ impl Machine {
         self.kasan.borrow_mut().restore(&snapshot.objects);
         self.state.borrow_mut().restore(&snapshot.state);
         if let Some(past) = &snapshot.past {
-            self.weak.borrow_mut().go_back(past);
+            self.weak.borrow_mut().go_back(past.clone());
         }
         self.record.borrow_mut().go_back(snapshot.happened);
         self.stacks.restore(&snapshot.stacks);

@@ -216,7 +216,7 @@ impl Weak {
 
     /// Before an execution.
     pub(crate) fn reset(&mut self, places: usize, tasks: usize) {
-        self.go_back(&Past {
+        self.go_back(Past {
             views: vec![Views::default(); places],
             touched: vec![[0; 2]; self.slots * places],
             freed: vec![None; self.slots],
@@ -231,11 +231,11 @@ impl Weak {
     }
 
     /// Goes back to what this execution, or the one before it, had come to.
-    pub(crate) fn go_back(&mut self, past: &Past) {
+    pub(crate) fn go_back(&mut self, past: Past) {
         for location in self.past.locations.iter().skip(past.locations.len()) {
             self.of_word[location.word] = 0;
         }
-        self.past.clone_from(past);
+        self.past = past;
     }
 
     /// Keeps what is known and forgets what was relied on.

@@ -26,9 +26,9 @@
 //! | `forbid` | the one shape that [`duel`] has |
 //!
 //! Never accepted, because it is there to be caught: `save-root`, `load-root`, `load-saved-root`, `walk-leaders`,
-//! `membarrier of-tasks`, `offline borrowing`, `offline first`, `offline looking-early`, `mmput` in an interrupt, `look` in a softirq, `look-parked`, `read-user` without a check. Nor what says what a program must come to,
-//! or needs more of a machine or a strategy than it claims: `must-be-reaped`, `check pinned-roots`, `check freeing-sleeps`. Nor
-//! `goto`: a loop need not end.
+//! `membarrier of-tasks`, `offline borrowing`, `offline first`, `offline looking-early`, `mmput` in an interrupt, `look` in a
+//! softirq, `look-parked`, `read-user` without a check. Nor what says what a program must come to, or needs more of a machine or
+//! a strategy than it claims: `must-be-reaped`, `check pinned-roots`, `check freeing-sleeps`. Nor `goto`: a loop need not end.
 
 use core::fmt;
 

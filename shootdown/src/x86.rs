@@ -36,8 +36,8 @@
 //! (commit 209954cbc7d0), the marker before the read of the generation and its barrier those of commits fea4e317f9e7
 //! (CVE-2025-37964) and 83b0177a6c48 (CVE-2025-40174). Departures: Linux 6.12 clears the bit of the mm it leaves before it
 //! loads the next root, which leaves a window in which the hardware is on tables that a flush no longer defends (bug C5); here
-//! the bit goes after the load, as OpenBSD has it since bug B23. Linux trims by the clock, once a second; here by the number of flushes. Every flush is of the
-//! whole mm. There is no paravirtual flush, no user half of page-table isolation.
+//! the bit goes after the load, as OpenBSD has it since bug B23. Linux trims by the clock, once a second; here by the number of
+//! flushes. Every flush is of the whole mm. There is no paravirtual flush, no user half of page-table isolation.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -414,7 +414,7 @@ impl<P: TaggedTlb + Platform<Arch = Self>, Steps: X86Steps<P>, const SLOTS: usiz
         let leave_mask = || {
             let prev = MmPtr::new(prev).filter(|prev| !Steps::KEEPS_BIT && prev.as_ptr() != init_mm);
             // SAFETY: the flush that precedes the freeing of an mm's tables takes every CPU of its mask off it
-            // (`flush_ipi`), so the mm that this MMU was on until now has not been freed.
+            // (`flush_ipi`), so the mm that this MMU is on, or was until now, has not been freed.
             if let Some(prev) = prev.map(|prev| unsafe { prev.as_ref() }) {
                 // SAFETY: this is the architecture.
                 unsafe { prev.cpumask_of_arch() }.clear_cpu(cpu, Release.at(MASK_CLEAR));
