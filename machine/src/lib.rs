@@ -9,10 +9,12 @@
 
 mod arena;
 mod context;
+mod flow;
 mod history;
 mod machine;
 mod mix;
 mod object;
+mod point;
 mod policy;
 mod record;
 mod reduce;
