@@ -118,7 +118,13 @@ impl Machine {
     ///
     /// Ordered after all earlier stores of the sender.
     pub fn send_ipi(&self, mask: u64, vector: u8) {
+        self.send_ipi_to(|_| mask, vector);
+    }
+
+    /// As [`send_ipi`](Self::send_ipi); what `whom` does, and says of the CPUs it goes to, is part of the step.
+    pub fn send_ipi_to(&self, whom: impl FnOnce(&Machine) -> u64, vector: u8) {
         self.point(Next::Ipi);
+        let mask = whom(self);
         let mut state = self.state.borrow_mut();
         for place in 0..state.places.len() {
             if mask & 1 << place == 0 {

@@ -40,6 +40,7 @@ pub use schedule::{Schedule, ScheduleError};
 pub use search::{Exploration, Found, Limits, Outcome, Recording, Reduction, Search};
 pub use state::Action;
 pub use symmetry::Thing;
+pub use times::Reach;
 pub use verdict::{Kind, Verdict};
 pub use watchpoint::Seen;
 pub use word::{Bits, Sim, SimLocal, SimWord};

@@ -398,6 +398,22 @@ impl Machine {
         word.peek()
     }
 
+    /// Writes a word as part of the step that is under way, straight to memory.
+    pub fn put<T: crate::word::Bits>(&self, word: &crate::word::SimWord<T>, value: T) {
+        let Some(index) = self.arena.index(core::ptr::from_ref(word).addr()) else { return word.poke(value) };
+        let value = value.to_bits() as u64;
+        if self.is_weak() {
+            return self.store_quietly(index, value, false, false);
+        }
+        let mut state = self.state.borrow_mut();
+        let who = state.who();
+        state.summary.write(index, who);
+        state.observe_word(sort::STORE, index, value, &self.arena);
+        self.commit(&mut state, index, value);
+        drop(state);
+        self.trace(|name| format!("store {name} = {}", self.show(value)), index, Order::LOCAL);
+    }
+
     /// Reads and writes a word in one step, fully ordered, whatever [`choose`](Self::choose) says meanwhile: what a
     /// scheduler picks from its queue.
     #[track_caller]

@@ -13,6 +13,15 @@ use crate::machine::{Machine, MemoryModel};
 use crate::mix::term;
 use crate::symmetry::Order;
 
+/// How far times lie from the present where that makes a difference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reach {
+    /// None is further ahead.
+    pub ahead: usize,
+    /// All that are as far behind as this, or further, are the same to everybody.
+    pub behind: usize,
+}
+
 /// The words that hold times.
 #[derive(Clone, Debug)]
 pub(crate) struct Times {
@@ -20,8 +29,7 @@ pub(crate) struct Times {
     clock: usize,
     /// All others.
     words: Vec<usize>,
-    /// What lies further back is all one.
-    reach: u64,
+    reach: Reach,
 }
 
 /// Tells the distance of a time from a word that holds none.
@@ -39,17 +47,16 @@ impl Times {
             return 0;
         }
         let ahead = value.wrapping_sub(self.now(arena)).cast_signed();
-        TIME ^ ahead.max(-self.reach.cast_signed()).cast_unsigned()
+        TIME ^ ahead.max(-(self.reach.behind as i64)).cast_unsigned()
     }
 
     pub(crate) fn now(&self, arena: &Arena) -> u64 {
         arena.read(self.clock)
     }
 
-    /// How far the present has moved on, as far as it makes a difference: what was ahead of it by as much as the reach may
-    /// now be as far behind.
+    /// How far the present has moved on, as far as it makes a difference: by then all that was ahead of it is far behind.
     pub(crate) fn moved(&self, arena: &Arena, since: u64) -> u64 {
-        self.now(arena).wrapping_sub(since).min(2 * self.reach)
+        self.now(arena).wrapping_sub(since).min((self.reach.ahead + self.reach.behind) as u64)
     }
 
     /// A hash of them all, where things have these names.
@@ -61,17 +68,16 @@ impl Times {
 
 impl Machine {
     /// Declares that the words at `addresses` hold times, which are only compared with each other and with what `clock`
-    /// holds: a search takes states for one that differ only in what time it is, and in times more than `reach` ago. 0 is no
-    /// time, but in the clock; none is ahead of the clock by more than `reach`. Once, before the first execution, not under
-    /// [`MemoryModel::Weak`].
+    /// holds: a search takes states for one that differ only in what time it is, and in times beyond `reach`. 0 is no time,
+    /// but in the clock. Once, before the first execution, not under [`MemoryModel::Weak`].
     ///
     /// # Panics
     /// If a word is none of this machine's.
-    pub fn counts_from(&self, clock: usize, addresses: &[usize], reach: usize) {
+    pub fn counts_from(&self, clock: usize, addresses: &[usize], reach: Reach) {
         assert!(!self.is_weak(), "{} keeps a history of each word", MemoryModel::Weak);
         let index = |address: usize| self.arena.index(address).expect("a word of this machine");
         let words = addresses.iter().map(|&address| index(address)).collect();
         debug_assert!(WORD == size_of::<usize>(), "a time is a word");
-        self.arena.set_times(Times { clock: index(clock), words, reach: reach as u64 });
+        self.arena.set_times(Times { clock: index(clock), words, reach });
     }
 }

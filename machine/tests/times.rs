@@ -4,7 +4,7 @@ mod common;
 
 use common::{placed, takes_a_state_for_another};
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Memory, Ordering::*};
-use lazytlb_machine::{Config, Exploration, Limits, Machine, ObjectKind, Reduction, Search, Sim, SimWord};
+use lazytlb_machine::{Config, Exploration, Limits, Machine, ObjectKind, Reach, Reduction, Search, Sim, SimWord};
 
 const LIMITS: Limits = Limits { stop_at_first: false, executions: 50_000, time: core::time::Duration::MAX };
 
@@ -43,7 +43,7 @@ fn explore(reduction: Reduction, reach: Option<usize>, looks_at_the_clock: bool)
     machine.boot(notes, true);
     if let Some(reach) = reach {
         let address = |word: &SimWord<usize>| core::ptr::from_ref(word).addr();
-        machine.counts_from(address(epoch), &[address(noted)], reach);
+        machine.counts_from(address(epoch), &[address(noted)], Reach { ahead: reach, behind: reach });
     }
     machine.explore(Search::Exhaustive(reduction), LIMITS)
 }

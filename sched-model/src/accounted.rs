@@ -9,6 +9,7 @@ use lazytlb_epoch::{EpochPinned, EpochQs};
 use lazytlb_hazard::convert::{Convert, ConvertSteps};
 use lazytlb_hazard::general::{General, GeneralSteps};
 use lazytlb_hazard::{HazardDeadline, HazardIpi};
+use lazytlb_machine::Reach;
 use lazytlb_refcount::per_cpu::{ActivateSteps, PerCpu};
 use lazytlb_refcount::{Refcount, RefcountDeferred};
 use lazytlb_shootdown::{CanShoot, LazyFix, Shootdown, ShootdownBatched, UsersOnly};
@@ -128,9 +129,9 @@ pub trait Accounted<P: Platform>: LazyTlb<P> {
         0
     }
 
-    /// No time that it keeps is further ahead of the present, and all that are as far behind are the same to it.
-    fn reach(&self) -> usize {
-        0
+    /// How far the times that it keeps lie from the present.
+    fn reach(&self) -> Reach {
+        Reach::default()
     }
 }
 
@@ -195,8 +196,9 @@ impl<P: CanShoot + Clock> Accounted<P> for ShootdownBatched {
         shared.waiting().len()
     }
 
-    fn reach(&self) -> usize {
-        self.linger
+    /// What has come does not come a second time.
+    fn reach(&self) -> Reach {
+        Reach { ahead: self.linger, behind: 0 }
     }
 }
 
@@ -241,8 +243,9 @@ impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
         mm.until()
     }
 
-    fn reach(&self) -> usize {
-        self.deadline.unwrap_or(0)
+    /// Of a deadline that is over nobody asks when it was.
+    fn reach(&self) -> Reach {
+        Reach { ahead: self.deadline.unwrap_or(0), behind: 0 }
     }
 }
 
@@ -300,8 +303,8 @@ epochs! {
         }
 
         /// Two epochs: what died then is freed, what was pinned before holds up as what is pinned now does.
-        fn reach(&self) -> usize {
-            3
+        fn reach(&self) -> Reach {
+            Reach { ahead: 3, behind: 3 }
         }
     }
 }
@@ -371,7 +374,7 @@ impl<P: AnyPlatform> Accounted<P> for AnyLazyTlb {
         each!(self, |strategy, part of mm| Accounted::<P>::time_in(strategy, part))
     }
 
-    fn reach(&self) -> usize {
+    fn reach(&self) -> Reach {
         each!(self, |strategy| Accounted::<P>::reach(strategy))
     }
 }

@@ -27,6 +27,7 @@ use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, wa
 use crate::program::Program;
 use crate::strategies::{Rules, Strategy, WithStrategy};
 use crate::watch::Watch;
+use crate::worker::Worker;
 use crate::world::World;
 
 /// Tasks that roam never end by themselves: a search goes as deep as there are states.
@@ -162,8 +163,9 @@ impl Model {
         Lab<R>: Platform<MmData = MmData>,
         S: Accounted<Lab<R>>,
     {
+        let own_cpu = Worker::cpu_in(program).filter(|_| strategy.needs_worker());
         let config = Config {
-            cpus: program.cpus() + usize::from(strategy.needs_worker()),
+            cpus: program.cpus() + usize::from(own_cpu.is_some()),
             memory: setting.memory,
             dropped: setting.dropped.clone(),
             relaxed: setting.relaxed.clone(),

@@ -47,8 +47,9 @@ impl Queue {
     }
 }
 
-/// What a task does next. The first is what a search does first: it makes for short executions.
-const CHOICES: [Choice; 3] = [Choice::Die, Choice::TakeAndPut, Choice::Exec];
+/// What a task does next. The first is what a search does first: it makes for short executions. The last only a kernel
+/// thread does, where there is a worker.
+const CHOICES: [Choice; 4] = [Choice::Die, Choice::TakeAndPut, Choice::Exec, Choice::Work];
 
 /// What a task knows between one choice and the next. Numbers for checkpoints, above those of the choices.
 pub(crate) mod knows {
@@ -67,6 +68,7 @@ enum Choice {
     Die,
     TakeAndPut,
     Exec,
+    Work,
 }
 
 /// What a look into the queue has come to.
@@ -188,10 +190,14 @@ where
         loop {
             let choice = Machine::with(|machine| {
                 machine.checkpoint(0, true);
-                CHOICES[usize::from(machine.choose(CHOICES.len() as u8))]
+                let works = self.worker.is_some() && peek(|| self.tasks[task].mm()).is_none();
+                CHOICES[usize::from(machine.choose(CHOICES.len() as u8 - u8::from(!works)))]
             });
             self.states(choice, task, 0);
             match choice {
+                Choice::Work => {
+                    self.work();
+                }
                 Choice::Die => self.die(queue, task),
                 Choice::TakeAndPut => self.take_and_put(task),
                 Choice::Exec => self.exec_if_there_is_room(queue, task),
@@ -203,6 +209,15 @@ where
     fn states(&self, choice: Choice, task: usize, new: usize) {
         let own = address(peek(|| self.tasks[task].mm()));
         Machine::with(|machine| machine.checkpoint_of(choice as u64, &[own, new]));
+    }
+
+    /// Does the worker's work, if there is some.
+    fn work(&self) -> bool {
+        let asked = self.worker.is_some_and(Worker::take_work);
+        if asked {
+            self.switcher.collect();
+        }
+        asked
     }
 
     /// An idle task gives its CPU away as soon as there is a task, and rests when all are dead.
@@ -225,8 +240,12 @@ where
             self.give_way(task, next);
         }
         Machine::with(|machine| machine.irq_restore(true));
+        // No thread is left for what is still to be done.
         loop {
-            Machine::with(Machine::idle);
+            Machine::with(|machine| machine.checkpoint(1, true));
+            if !self.work() {
+                Machine::with(Machine::idle);
+            }
         }
     }
 

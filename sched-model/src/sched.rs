@@ -205,7 +205,7 @@ where
             self.switcher.on_ipi(&unsafe { IrqsOff::assume(Lab::NEW) });
             return;
         }
-        if let Some(worker) = self.worker.filter(|worker| worker.cpu() == cpu) {
+        if let Some(worker) = self.worker.filter(|worker| worker.is_for_it(cpu, vector)) {
             worker.interrupt(vector);
             return;
         }

@@ -1,56 +1,97 @@
 //! The worker of the model's kernel, and its clock.
 //!
-//! It has a CPU of its own, so that all that it does can fall between any two steps of the others. To ask for it is to
-//! raise an interrupt there, which comes at any later step. To ask for it at a time is the same, and when the interrupt
-//! comes the clock has come to that time: time passes only when somebody waits for it, and as late as can be.
+//! Where CPUs have scripts the worker has a CPU of its own, so that all that it does can fall between any two steps of the
+//! others. To ask for it is to raise an interrupt there, which comes at any later step. Where tasks roam, any kernel thread
+//! that runs does the work, on whatever CPU and with whatever address space that CPU has borrowed, as kworkers do.
+//!
+//! To ask for it at a time is to raise an interrupt, and when that comes the clock has come to the time: time passes only
+//! when somebody waits for it, and as late as can be. It comes to the worker's CPU or, where threads work, to the first.
 
-use lazytlb_core::memory::{AtomicWord, LocalWord, Ordering::Relaxed};
-use lazytlb_machine::{Machine, ObjectKind, SimLocal, SimWord};
+use lazytlb_core::memory::{AtomicWord, LocalWord, Memory, Ordering::Relaxed};
+use lazytlb_machine::{Machine, ObjectKind, Sim, SimLocal, SimWord};
+
+use crate::program::Program;
 
 /// The vector by which work arrives.
 const WORK: u8 = 1;
 /// The vector by which it arrives when a time has come.
 const TIMER: u8 = 2;
+/// The CPU that the clock's interrupt comes to where threads work.
+const CLOCK_CPU: usize = 0;
 
 /// The worker and the clock.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    cpu: usize,
     jiffies: SimWord<usize>,
-    /// The earliest time that was asked for since the timer fired last; 0 for none.
-    timer: SimLocal<usize>,
-    /// Whether there is work to do.
-    asked: SimLocal<usize>,
+    works: Works,
+}
+
+/// Who works, and how it is known that there is something to do.
+#[derive(Debug)]
+enum Works {
+    OnOwnCpu {
+        cpu: usize,
+        /// The earliest time that was asked for since the timer fired last; 0 for none.
+        timer: SimLocal<usize>,
+        /// Whether there is work to do.
+        asked: SimLocal<usize>,
+    },
+    /// Whoever comes first, from this time on; 0 for never. Who asks while it is not taken has asked for the same.
+    Threads { due: SimWord<usize> },
 }
 
 impl Worker {
-    pub(crate) fn place(machine: &Machine, cpu: usize) -> &'static Worker {
+    /// The CPU that it has for itself on the machine of a program.
+    pub(crate) fn cpu_in(program: &Program) -> Option<usize> {
+        program.roam.is_none().then(|| program.cpus())
+    }
+
+    pub(crate) fn place(machine: &Machine, program: &Program) -> &'static Worker {
         // 0 is no time.
-        let (jiffies, timer) = (AtomicWord::new(1), LocalWord::new(0));
-        let worker: *const Worker =
-            machine.place("worker", ObjectKind::PerCpu, Worker { cpu, jiffies, timer, asked: LocalWord::new(0) });
+        let jiffies = AtomicWord::new(1);
+        let works = match Self::cpu_in(program) {
+            Some(cpu) => Works::OnOwnCpu { cpu, timer: LocalWord::new(0), asked: LocalWord::new(0) },
+            None => Works::Threads { due: AtomicWord::new(0) },
+        };
+        let worker: *const Worker = machine.place("worker", ObjectKind::PerCpu, Worker { jiffies, works });
         // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
         unsafe { &*worker }
     }
 
     /// Where the time is, and where a later one is kept.
     pub(crate) fn clock_and_timer(&self) -> [usize; 2] {
-        [(&raw const self.jiffies).addr(), (&raw const self.timer).addr()]
+        let timer = match &self.works {
+            Works::OnOwnCpu { timer, .. } => (&raw const *timer).addr(),
+            Works::Threads { due } => (&raw const *due).addr(),
+        };
+        [(&raw const self.jiffies).addr(), timer]
     }
 
-    /// The worker's CPU.
-    pub(crate) fn cpu(&self) -> usize {
-        self.cpu
+    /// The worker's own CPU.
+    pub(crate) fn own_cpu(&self) -> Option<usize> {
+        match self.works {
+            Works::OnOwnCpu { cpu, .. } => Some(cpu),
+            Works::Threads { .. } => None,
+        }
     }
 
-    /// Its life: it does the work whenever it is asked to.
+    /// Whether an interrupt is for it.
+    pub(crate) fn is_for_it(&self, cpu: usize, vector: u8) -> bool {
+        match self.works {
+            Works::OnOwnCpu { cpu: own, .. } => cpu == own,
+            Works::Threads { .. } => cpu == CLOCK_CPU && vector == TIMER,
+        }
+    }
+
+    /// Its life on a CPU of its own: it does the work whenever it is asked to.
     pub(crate) fn run(&self, work: impl Fn()) {
+        let Works::OnOwnCpu { asked, .. } = &self.works else { unreachable!("threads have lives of their own") };
         loop {
             Machine::with(|machine| machine.checkpoint(0, true));
-            if self.asked.peek() != 0 {
+            if asked.peek() != 0 {
                 // That it was asked is something that it has seen.
                 Machine::with(|machine| machine.checkpoint(1, false));
-                self.asked.poke(0);
+                asked.poke(0);
                 work();
             } else {
                 Machine::with(Machine::idle);
@@ -58,19 +99,43 @@ impl Worker {
         }
     }
 
-    /// An interrupt has come to its CPU.
+    /// A thread takes what there is to do. Says whether there is something.
+    pub(crate) fn take_work(&self) -> bool {
+        let Works::Threads { due } = &self.works else { return false };
+        Sim.outcome_of(|| {
+            let mut is_due = false;
+            Machine::with(|machine| {
+                machine.update(due, |at| {
+                    is_due = at != 0 && at <= machine.look(&self.jiffies);
+                    if is_due { 0 } else { at }
+                });
+            });
+            is_due
+        })
+    }
+
+    /// An interrupt has come: all that it does is one step with its arrival. What was asked for may lie in the past.
     pub(crate) fn interrupt(&self, vector: u8) {
-        if vector == TIMER {
-            let at = self.timer.peek();
-            self.timer.poke(0);
-            // What was asked for may lie in the past.
-            self.jiffies.store(at.max(self.jiffies.peek()), Relaxed);
-        }
-        self.asked.poke(1);
+        Machine::with(|machine| match &self.works {
+            Works::OnOwnCpu { timer, asked, .. } => {
+                if vector == TIMER {
+                    machine.put(&self.jiffies, timer.peek().max(self.jiffies.peek()));
+                    timer.poke(0);
+                }
+                asked.poke(1);
+            }
+            Works::Threads { due } => {
+                let now = machine.look(&self.jiffies);
+                machine.put(&self.jiffies, machine.look(due).max(now));
+            }
+        });
     }
 
     pub(crate) fn queue_work(&self) {
-        Machine::with(|machine| machine.send_ipi(1 << self.cpu, WORK));
+        Machine::with(|machine| match &self.works {
+            Works::OnOwnCpu { cpu, .. } => machine.send_ipi(1 << cpu, WORK),
+            Works::Threads { due } => Sim.outcome_of(|| machine.update(due, |_| machine.look(&self.jiffies))),
+        });
     }
 
     pub(crate) fn jiffies(&self) -> usize {
@@ -79,10 +144,24 @@ impl Worker {
 
     /// Setting the timer is part of the step that asks for its interrupt.
     pub(crate) fn queue_work_at(&self, at: usize) {
-        Machine::with(|machine| machine.send_ipi(1 << self.cpu, TIMER));
-        let before = self.timer.peek();
-        if before == 0 || at < before {
-            self.timer.poke(at);
-        }
+        let is_earlier = |before: usize| before == 0 || at < before;
+        Machine::with(|machine| match &self.works {
+            Works::OnOwnCpu { cpu, timer, .. } => {
+                machine.send_ipi(1 << cpu, TIMER);
+                if is_earlier(timer.peek()) {
+                    timer.poke(at);
+                }
+            }
+            Works::Threads { due } => {
+                let set = |machine: &Machine| {
+                    if !is_earlier(machine.look(due)) {
+                        return 0;
+                    }
+                    machine.put(due, at);
+                    u64::from(at > machine.look(&self.jiffies)) << CLOCK_CPU
+                };
+                Sim.outcome_of(|| machine.send_ipi_to(set, TIMER));
+            }
+        });
     }
 }

@@ -94,8 +94,9 @@ where
         let tables = TableCaches::new(machine, slots, program.roam.is_none());
         let named: *const [_] =
             machine.place_slice("mms", ObjectKind::Other, program.mms.len(), |_| LocalWord::new(core::ptr::null_mut()));
-        // The worker has a CPU of its own, and an idle task, which is the worker.
-        let cpus = cpus + usize::from(switcher.strategy().needs_worker());
+        let worker = switcher.strategy().needs_worker().then(|| Worker::place(machine, program));
+        // If the worker has a CPU of its own, that one's idle task is the worker.
+        let cpus = cpus + usize::from(worker.is_some_and(|worker| worker.own_cpu().is_some()));
         let count = program.tasks.len() + cpus;
         let tasks: *const [_] = machine.place_slice("task_struct", ObjectKind::Task, count, |_| Task::kthread());
         let rqs: *const [_] = machine.place_slice("runqueue", ObjectKind::PerCpu, cpus, |_| Runqueue::new());
@@ -109,7 +110,7 @@ where
             slots,
             tables,
             arriving: (0..program.cpus()).map(|cpu| program.arriving(cpu)).collect(),
-            worker: switcher.strategy().needs_worker().then(|| Worker::place(machine, program.cpus())),
+            worker,
             mmus,
             // SAFETY: these five are in the arena, which the model keeps as long as anything that refers to it.
             named: unsafe { &*named },
@@ -186,12 +187,12 @@ where
                 self.scheduled[first].cpu.poke(cpu);
             });
         }
-        if let Some(worker) = self.worker {
-            set_up_cpu(worker.cpu(), || {
+        if let Some(own_cpu) = self.worker.and_then(Worker::own_cpu) {
+            set_up_cpu(own_cpu, || {
                 // SAFETY: set-up has no interrupts.
                 let irqs_off = unsafe { IrqsOff::assume(Lab::NEW) };
                 // SAFETY: tasks stay in the arena.
-                unsafe { self.switcher.sched_init(&irqs_off, &self.tasks[self.program.idle(worker.cpu())]) };
+                unsafe { self.switcher.sched_init(&irqs_off, &self.tasks[self.program.idle(own_cpu)]) };
             });
         }
     }
@@ -210,7 +211,7 @@ where
         for task in booted {
             machine.boot(machine.task(task), true);
         }
-        if let Some(worker) = world.worker {
+        if let Some(worker) = world.worker.filter(|worker| worker.own_cpu().is_some()) {
             let switcher = world.switcher;
             machine.boot(machine.add_task("kworker", move || worker.run(|| switcher.collect())), true);
         }

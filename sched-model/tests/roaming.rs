@@ -8,7 +8,10 @@
 
 use lazytlb_machine::{Exploration, Limits, MemoryModel, Reduction, Search};
 use lazytlb_sched_model::Rules::{self, Broadcast, Ipi};
-use lazytlb_sched_model::Strategy::{self, HazardConvert, HazardIpi, Refcount, RefcountPerCpu, Shootdown};
+use lazytlb_sched_model::Strategy::{
+    self, HazardConvert, HazardDeadline, HazardIpi, Refcount, RefcountDeferred, RefcountPerCpu, Shootdown,
+    ShootdownBatched,
+};
 use lazytlb_sched_model::{Litmus, Model};
 
 /// Two CPUs, two tasks, two address spaces, and a line of the header.
@@ -35,6 +38,10 @@ const BROKEN: &[(&str, Strategy, Rules, &str)] = &[
     ("drop mm_switch.mask_set", Shootdown, Broadcast, "invariant: I6: "),
     ("drop hazard.publish", HazardConvert, Broadcast, "invariant: I7: "),
     ("mutant looks-too-soon", HazardIpi, Broadcast, "invariant: I7: "),
+    // Where a thread does what waits.
+    ("drop mm.mmgrab", RefcountDeferred, Ipi, "dereferences: "),
+    ("drop mm_switch.mask_set", ShootdownBatched, Broadcast, "invariant: I6: "),
+    ("drop hazard.publish", HazardDeadline, Ipi, "invariant: I7: "),
 ];
 
 #[test]
