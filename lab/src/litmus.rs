@@ -20,15 +20,22 @@ use crate::suite::{self, Effort, Run, Test};
 pub(crate) struct Arguments {
     /// Litmus files, or names of bundled tests; all bundled tests without a planted bug if none is given.
     tests: Vec<String>,
-    /// Only under this strategy; can be repeated. All strategies if not given.
+    /// Only under this strategy; can be repeated. All strategies if not given, but where a test says that it is slow.
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
-    /// Only under this memory model: sc, tso or weak. Sc and tso if not given.
+    /// Only under this memory model: sc, tso or weak. Sc and tso if not given; all with `--slow`.
     #[arg(long, value_name = "MODEL", value_parser = memory)]
     memory: Vec<MemoryModel>,
     /// Only on this machine; all that the test names if not given.
     #[arg(long, value_name = "RULES")]
     machine: Vec<Rules>,
+    /// Only what is left out otherwise: tests under the strategies for which they say that they are slow. Each takes seconds to
+    /// minutes: give it `--seconds` and `--executions` enough.
+    #[arg(long)]
+    slow: bool,
+    /// Only each N-th run, from the K-th on: N machines share the work.
+    #[arg(long, default_value = "1/1", value_name = "K/N", value_parser = crate::soak::shard)]
+    shard: (u64, u64),
     #[command(flatten)]
     effort: Effort,
     /// Prints the report of each bug: what KASAN would say, who holds what, the shortest timeline, its schedule.
@@ -58,6 +65,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     let (runs, left_out) = runs(arguments)?;
+    let (part, of) = arguments.shard;
+    let is_mine = |number: &usize| *number as u64 % of == part - 1;
+    let runs: Vec<Run> =
+        runs.into_iter().enumerate().filter(|(number, _)| is_mine(number)).map(|(_, run)| run).collect();
     if let Some(file) = &arguments.replay {
         return replay(&runs, file, arguments.json);
     }
@@ -106,17 +117,18 @@ fn said_of(left_out: usize) -> String {
     match left_out {
         0 => String::new(),
         _ => format!(
-            "\n{left_out} runs are left out: too large for a strategy, as their tests say; `--strategy` runs them.\n"
+            "\n{left_out} runs are left out: slow under a strategy, as their tests say; `--slow` or `--strategy` runs them.\n"
         ),
     }
 }
 
-/// What is to be run, and how many runs are left out because they are too large.
+/// What is to be run, and how many runs are left out because they are slow.
 fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
     let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let (mut runs, mut left_out) = (Vec::new(), 0);
     let tests = suite::load(&arguments.tests)?;
     let is_named = !arguments.tests.is_empty();
+    let named = !arguments.strategy.is_empty();
     for test in &tests {
         let litmus = &test.litmus;
         let of_others = runs.len() + left_out;
@@ -130,20 +142,30 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
         }
         for &rules in litmus.machines.iter().filter(|&rules| among(rules, &arguments.machine)) {
             let memories: Vec<MemoryModel> = match &arguments.memory[..] {
+                [] if arguments.slow => litmus.memories.clone(),
                 [] => suite::usual_memories(litmus).collect(),
                 asked => litmus.memories.iter().copied().filter(|memory| asked.contains(memory)).collect(),
             };
             for memory in memories {
-                let named = !arguments.strategy.is_empty();
-                let is_run = |strategy: &&Strategy| named || litmus.is_run_under(**strategy, rules, memory);
-                let before = runs.len();
-                runs.extend(strategies.iter().filter(is_run).map(|&strategy| Run::new(test, strategy, rules, memory)));
-                left_out += strategies.len() - (runs.len() - before);
+                let is_slow = |strategy: &&Strategy| litmus.is_slow_under(**strategy, rules, memory);
+                let (slow, others): (Vec<_>, Vec<_>) = strategies.iter().partition(is_slow);
+                let asked = match (arguments.slow, named) {
+                    (true, _) => slow,
+                    (false, true) => strategies.iter().collect(),
+                    (false, false) => {
+                        left_out += slow.len();
+                        others
+                    }
+                };
+                runs.extend(asked.into_iter().map(|&strategy| Run::new(test, strategy, rules, memory)));
             }
         }
-        if is_named && runs.len() + left_out == of_others {
+        if is_named && !arguments.slow && runs.len() + left_out == of_others {
             return Err(nothing_to_run(core::slice::from_ref(test)));
         }
+    }
+    if runs.is_empty() && arguments.slow {
+        return Err(BadInput::new("nothing to run: none of the tests is slow there, as far as they say"));
     }
     if runs.is_empty() {
         return Err(nothing_to_run(&tests));

@@ -275,6 +275,30 @@ fn compare_says_what_is_not_run() {
     assert_eq!(text.matches(&format!("; {} not run", not_run.len())).count(), 1, "{text}");
 }
 
+/// Slow runs are run where one asks for them, in shares that leave nothing out.
+#[test]
+fn what_is_slow_is_run_when_asked_for() {
+    let test = "broadcast-two-flush";
+    let ran = |arguments: &[&str]| {
+        let (_, rows) = json(&[&["litmus", test, "--executions", "1"], arguments].concat());
+        let name = |row: &Value| format!("{} {}", row["strategy"], row["memory"]);
+        rows.as_array().unwrap().iter().map(name).collect::<Vec<_>>()
+    };
+    let slow = ran(&["--slow"]);
+    assert!(!slow.is_empty() && slow.iter().all(|run| !ran(&[]).contains(run)), "{slow:?}");
+    let mut shares = [ran(&["--slow", "--shard", "1/2"]), ran(&["--slow", "--shard", "2/2"])].concat();
+    assert_ne!(shares.len(), 2 * slow.len());
+    shares.sort_unstable();
+    assert_eq!(shares, {
+        let mut all = slow.clone();
+        all.sort_unstable();
+        all
+    });
+    assert_eq!(ran(&["--slow", "--strategy", "no-lazy"]), ["\"no-lazy\" \"sc\"", "\"no-lazy\" \"tso\""]);
+    assert!(refused(&["litmus", "roam", "--slow"]).contains("none of the tests is slow there"));
+    assert!(refused(&["litmus", "roam", "--shard", "3/2"]).contains("expected K/N"));
+}
+
 #[test]
 fn bad_input_is_refused_with_one_error() {
     assert_data_eq!(

@@ -76,6 +76,11 @@ pub trait Accounted<P: Platform>: LazyTlb<P> {
         false
     }
 
+    /// Whether it ever compares a time with the present. Else nobody can tell when the clock goes on.
+    fn tells_time(&self) -> bool {
+        false
+    }
+
     /// The references to `mm` that a CPU owns, whose state `cpu` is. `borrows` says whether it borrows `mm`.
     fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, borrows: bool) -> usize {
         let _ = (cpu, mm, borrows);
@@ -239,6 +244,10 @@ impl<P: CanShoot + Clock> Accounted<P> for HazardDeadline {
         borrows && (isolated || self.deadline.is_none())
     }
 
+    fn tells_time(&self) -> bool {
+        self.deadline.is_some()
+    }
+
     fn time_in(&self, mm: &Self::MmState) -> usize {
         mm.until()
     }
@@ -336,6 +345,10 @@ macro_rules! each {
 impl<P: AnyPlatform> Accounted<P> for AnyLazyTlb {
     fn needs_worker(&self) -> bool {
         each!(self, |strategy| Accounted::<P>::needs_worker(strategy))
+    }
+
+    fn tells_time(&self) -> bool {
+        each!(self, |strategy| Accounted::<P>::tells_time(strategy))
     }
 
     fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, borrows: bool) -> usize {

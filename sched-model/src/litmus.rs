@@ -19,8 +19,8 @@
 //! check active_mm                      # the one-byte check of prev->active_mm in context_switch
 //! check pinned-roots                   # a root that a CPU has loaded must not be unpinned when its last user goes
 //! check freeing-sleeps                 # an mm must be freed where one may sleep, as on a real-time kernel
-//! except hazard-deadline               # too large for these strategies, unless one is named; can be repeated
-//! except epoch-qs on arm64 under weak  # likewise, on these machines, or under these memory models, only
+//! slow hazard-deadline                 # takes long under these strategies: run where one asks for it; can be repeated
+//! slow epoch-qs on arm64 under weak    # likewise, on these machines, or under these memory models, only
 //! drop smp.ack                         # a planted bug: the access with this label has no effect
 //! relax hazard.unpublish               # a planted bug: the access with this label orders nothing; a fence is none
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
@@ -96,8 +96,8 @@ pub struct Litmus {
     pub machines: Vec<Rules>,
     /// The memory models it runs under.
     pub memories: Vec<MemoryModel>,
-    /// What it is too large for.
-    pub except: Vec<Exception>,
+    /// Where it takes long.
+    pub slow: Vec<Slow>,
     /// Labels whose accesses have no effect; a test with any is a mutation.
     pub dropped: Vec<String>,
     /// Labels of accesses and fences that order nothing; a test with any is a mutation.
@@ -112,9 +112,9 @@ pub struct Litmus {
     pub expected: Vec<Expectation>,
 }
 
-/// What a test is too large for: it is run there only where somebody names the strategy.
+/// Where a test takes long: it is run there only where somebody asks for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Exception {
+pub struct Slow {
     /// The strategies.
     pub strategies: Vec<Strategy>,
     /// The machines; all if none is named.
@@ -123,7 +123,7 @@ pub struct Exception {
     pub memories: Vec<MemoryModel>,
 }
 
-impl Exception {
+impl Slow {
     fn covers(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> bool {
         self.strategies.contains(&strategy)
             && (self.machines.is_empty() || self.machines.contains(&rules))
@@ -150,7 +150,7 @@ impl Litmus {
             program,
             machines: Rules::ALL.to_vec(),
             memories: Vec::new(),
-            except: Vec::new(),
+            slow: Vec::new(),
             dropped: Vec::new(),
             relaxed: Vec::new(),
             mutant: None,
@@ -165,9 +165,9 @@ impl Litmus {
         !self.dropped.is_empty() || !self.relaxed.is_empty() || self.mutant.is_some()
     }
 
-    /// Whether it is run under a strategy on a machine where nobody names the strategy.
-    pub fn is_run_under(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> bool {
-        !self.except.iter().any(|exception| exception.covers(strategy, rules, memory))
+    /// Whether it takes long under a strategy on a machine, as it says.
+    pub fn is_slow_under(&self, strategy: Strategy, rules: Rules, memory: MemoryModel) -> bool {
+        self.slow.iter().any(|slow| slow.covers(strategy, rules, memory))
     }
 
     /// What the test runs in, for one strategy on one machine under one memory model.

@@ -5,7 +5,8 @@
 //! that runs does the work, on whatever CPU and with whatever address space that CPU has borrowed, as kworkers do.
 //!
 //! To ask for it at a time is to raise an interrupt, and when that comes the clock has come to the time: time passes only
-//! when somebody waits for it, and as late as can be. It comes to the worker's CPU or, where threads work, to the first.
+//! when somebody waits for it, and as late as can be. It comes to the worker's CPU or, where threads work, to the first. Where
+//! threads work and the strategy never looks at the time, it comes with the work, and no interrupt says so.
 
 use lazytlb_core::memory::{AtomicWord, LocalWord, Memory, Ordering::Relaxed};
 use lazytlb_machine::{Machine, ObjectKind, Sim, SimLocal, SimWord};
@@ -36,8 +37,12 @@ enum Works {
         /// Whether there is work to do.
         asked: SimLocal<usize>,
     },
-    /// Whoever comes first, from this time on; 0 for never. Who asks while it is not taken has asked for the same.
-    Threads { due: SimWord<usize> },
+    Threads {
+        /// From when on whoever comes first does the work; 0 for never. Who asks while it is not taken has asked for the same.
+        due: SimWord<usize>,
+        /// Whether an interrupt moves the clock.
+        ticks: bool,
+    },
 }
 
 impl Worker {
@@ -46,12 +51,12 @@ impl Worker {
         program.roam.is_none().then(|| program.cpus())
     }
 
-    pub(crate) fn place(machine: &Machine, program: &Program) -> &'static Worker {
+    pub(crate) fn place(machine: &Machine, program: &Program, ticks: bool) -> &'static Worker {
         // 0 is no time.
         let jiffies = AtomicWord::new(1);
         let works = match Self::cpu_in(program) {
             Some(cpu) => Works::OnOwnCpu { cpu, timer: LocalWord::new(0), asked: LocalWord::new(0) },
-            None => Works::Threads { due: AtomicWord::new(0) },
+            None => Works::Threads { due: AtomicWord::new(0), ticks },
         };
         let worker: *const Worker = machine.place("worker", ObjectKind::PerCpu, Worker { jiffies, works });
         // SAFETY: in the arena, which the model keeps as long as anything that refers to it.
@@ -62,7 +67,7 @@ impl Worker {
     pub(crate) fn clock_and_timer(&self) -> [usize; 2] {
         let timer = match &self.works {
             Works::OnOwnCpu { timer, .. } => (&raw const *timer).addr(),
-            Works::Threads { due } => (&raw const *due).addr(),
+            Works::Threads { due, .. } => (&raw const *due).addr(),
         };
         [(&raw const self.jiffies).addr(), timer]
     }
@@ -101,12 +106,16 @@ impl Worker {
 
     /// A thread takes what there is to do. Says whether there is something.
     pub(crate) fn take_work(&self) -> bool {
-        let Works::Threads { due } = &self.works else { return false };
+        let Works::Threads { due, ticks } = &self.works else { return false };
         Sim.outcome_of(|| {
             let mut is_due = false;
             Machine::with(|machine| {
                 machine.update(due, |at| {
-                    is_due = at != 0 && at <= machine.look(&self.jiffies);
+                    let now = machine.look(&self.jiffies);
+                    if !ticks {
+                        machine.put(&self.jiffies, at.max(now));
+                    }
+                    is_due = at != 0 && (!ticks || at <= now);
                     if is_due { 0 } else { at }
                 });
             });
@@ -124,7 +133,7 @@ impl Worker {
                 }
                 asked.poke(1);
             }
-            Works::Threads { due } => {
+            Works::Threads { due, .. } => {
                 let now = machine.look(&self.jiffies);
                 machine.put(&self.jiffies, machine.look(due).max(now));
             }
@@ -134,7 +143,7 @@ impl Worker {
     pub(crate) fn queue_work(&self) {
         Machine::with(|machine| match &self.works {
             Works::OnOwnCpu { cpu, .. } => machine.send_ipi(1 << cpu, WORK),
-            Works::Threads { due } => Sim.outcome_of(|| machine.update(due, |_| machine.look(&self.jiffies))),
+            Works::Threads { due, .. } => Sim.outcome_of(|| machine.update(due, |_| machine.look(&self.jiffies))),
         });
     }
 
@@ -152,13 +161,13 @@ impl Worker {
                     timer.poke(at);
                 }
             }
-            Works::Threads { due } => {
+            Works::Threads { due, ticks } => {
                 let set = |machine: &Machine| {
                     if !is_earlier(machine.look(due)) {
                         return 0;
                     }
                     machine.put(due, at);
-                    u64::from(at > machine.look(&self.jiffies)) << CLOCK_CPU
+                    u64::from(*ticks && at > machine.look(&self.jiffies)) << CLOCK_CPU
                 };
                 Sim.outcome_of(|| machine.send_ipi_to(set, TIMER));
             }

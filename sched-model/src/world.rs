@@ -94,7 +94,8 @@ where
         let tables = TableCaches::new(machine, slots, program.roam.is_none());
         let named: *const [_] =
             machine.place_slice("mms", ObjectKind::Other, program.mms.len(), |_| LocalWord::new(core::ptr::null_mut()));
-        let worker = switcher.strategy().needs_worker().then(|| Worker::place(machine, program));
+        let strategy = switcher.strategy();
+        let worker = strategy.needs_worker().then(|| Worker::place(machine, program, strategy.tells_time()));
         // If the worker has a CPU of its own, that one's idle task is the worker.
         let cpus = cpus + usize::from(worker.is_some_and(|worker| worker.own_cpu().is_some()));
         let count = program.tasks.len() + cpus;

@@ -6,7 +6,7 @@ use core::fmt;
 
 use lazytlb_machine::{Kind, Machine, MemoryModel};
 
-use super::{Exception, Expectation, Litmus, LitmusError};
+use super::{Expectation, Litmus, LitmusError, Slow};
 use crate::mistakes;
 use crate::mutants::Mutant;
 use crate::program::{InInterrupt, Program, Roam, Source, Statement, TaskDecl};
@@ -201,11 +201,11 @@ impl Reader {
                 }
                 self.litmus.program.tasks.push(TaskDecl { name: task.text.to_owned(), mm });
             }
-            "except" => {
+            "slow" => {
                 if rest.is_empty() {
                     return Err(missing("strategies"));
                 }
-                self.litmus.except.push(exception(line, code, &rest)?);
+                self.litmus.slow.push(slow(line, code, &rest)?);
             }
             "check" => match rest[..] {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
@@ -241,7 +241,7 @@ impl Reader {
             _ => {
                 return Err(line.error(
                     key.column,
-                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, roam, except, word, spinlock, cid, check, drop, relax, mutant, bug, or cpu", key.text),
+                    format!("`{}` is not known here; expected name, machine, memory, mm, user, kthread, roam, slow, word, spinlock, cid, check, drop, relax, mutant, bug, or cpu", key.text),
                 ));
             }
         }
@@ -578,11 +578,11 @@ impl Reader {
     }
 }
 
-/// `except STRATEGY... [on MACHINE...] [under MODEL...]`
-fn exception(line: &Line<'_>, code: &str, words: &[Word<'_>]) -> Result<Exception, LitmusError> {
+/// `slow STRATEGY... [on MACHINE...] [under MODEL...]`
+fn slow(line: &Line<'_>, code: &str, words: &[Word<'_>]) -> Result<Slow, LitmusError> {
     let (words, memories) = behind(line, code, words, "under", "memory models")?;
     let (strategies, machines) = behind(line, code, words, "on", "machines")?;
-    Ok(Exception {
+    Ok(Slow {
         strategies: parse_all(line, strategies, str::parse)?,
         machines: parse_all(line, machines, str::parse)?,
         memories: parse_all(line, memories, memory)?,

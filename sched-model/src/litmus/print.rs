@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::parse::MAGIC;
-use super::{Exception, Litmus};
+use super::{Litmus, Slow};
 use crate::kernel::{KernelInterrupt, KernelStatement};
 use crate::program::{InInterrupt, Program, Roam, Source, Statement};
 use crate::strategies::Rules;
@@ -22,7 +22,7 @@ impl fmt::Display for Litmus {
     }
 }
 
-impl fmt::Display for Exception {
+impl fmt::Display for Slow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let strategies = self.strategies.iter().map(|strategy| strategy.name()).collect::<Vec<_>>();
         f.write_str(&strategies.join(" "))?;
@@ -47,8 +47,8 @@ impl Litmus {
         if let Some((number, title)) = &self.bug {
             line(f, "bug", [number, title])?;
         }
-        for exception in &self.except {
-            line(f, "except", [exception])?;
+        for slow in &self.slow {
+            line(f, "slow", [slow])?;
         }
         line(f, "drop", &self.dropped)?;
         line(f, "relax", &self.relaxed)?;
