@@ -16,6 +16,11 @@
 //! * [`waiting`]: mms that wait to be freed, for strategies that free later.
 //!
 //! A strategy is written once, generic over a platform; whatever runs it is another platform.
+//!
+//! What says nothing of a context, here and in the strategies' crates, may be called in any: it takes no lock, does not sleep or
+//! wait, and neither asks nor changes whether preemption and interrupts are on. What makes per-CPU storage ([`Switcher::new`],
+//! [`Mm::new`], [`CpuMask::new`]) needs a context in which the platform has it ([`PerCpu::from_fn`](platform::PerCpu::from_fn)):
+//! boot will do.
 
 #![cfg_attr(not(test), no_std)]
 

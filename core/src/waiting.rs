@@ -121,7 +121,7 @@ impl<P: Platform> List<P> {
         });
     }
 
-    /// Whether `holds` for any that is on it.
+    /// Whether `holds` for any that is on it. Context: that of `holds`.
     ///
     /// # Safety
     /// Nobody but the caller takes from this list.

@@ -74,7 +74,8 @@ impl<P: Platform> GeneralSlot<P> {
     }
 
     /// Whether the slot holds the mm. Where it holds the wildcard, whoever is about to acquire something is waited for: to
-    /// take it for a holder would be to wait for a CPU that may never look at what waits.
+    /// take it for a holder would be to wait for a CPU that may never look at what waits. The wait is for three instructions of
+    /// another CPU. Context: one that may wait so long.
     pub fn slot_holds(&self, platform: P, mm: *mut MmCore<P>) -> bool {
         platform.spin_until(|| Some(self.scan_slot()).filter(|&held| held != wildcard::<P>())) == mm
     }

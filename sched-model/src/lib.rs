@@ -13,6 +13,7 @@ mod audit;
 pub mod generate;
 pub mod invariants;
 pub mod kernel;
+mod later_mutants;
 pub mod litmus;
 pub mod mistakes;
 mod model;

@@ -22,6 +22,7 @@ use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::accounted::Accounted;
+use crate::later_mutants::{WrongBatched, WrongDeadline};
 use crate::mutants::{Mutant, Of, Wrong, WrongIpi};
 use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
@@ -132,6 +133,8 @@ impl Model {
             Of::General => Self::with::<R, _>(program, setting, General::<Wrong>::new()),
             Of::Ipi => Self::with::<R, _>(program, setting, WrongIpi),
             Of::PerCpu => Self::with::<R, _>(program, setting, PerCpu::<Wrong>::new()),
+            Of::Deadline => Self::with::<R, _>(program, setting, WrongDeadline),
+            Of::Batched => Self::with::<R, _>(program, setting, WrongBatched),
             Of::Nobody | Of::Rules(_) => unreachable!("no strategy's"),
         }
     }

@@ -62,6 +62,8 @@ pub(crate) enum Of {
     General,
     Ipi,
     PerCpu,
+    Deadline,
+    Batched,
     Rules(Rules),
 }
 
@@ -92,6 +94,12 @@ mutants! {
     /// CPUs that are to be left alone are interrupted like all others when an mm dies that they borrow, and the strategy says that
     /// they are not (S11).
     EvictsIsolated: "evicts-isolated", Of::Ipi;
+    /// When an mm's time has come it is freed, whoever borrows it still: a CPU that is to be left alone was not interrupted (S12).
+    TimeIsUp: "time-is-up", Of::Deadline;
+    /// The end of a borrow frees nothing: what waits for an isolated CPU waits for ever, once the worker has come in vain (S13).
+    TailForgets: "tail-forgets", Of::Deadline;
+    /// One round frees all that waits, and interrupts those of one mm's mask (S14).
+    OneMask: "one-mask", Of::Batched;
     /// A switch looks into the mm that it leaves, as powerpc's does in kernels built for debugging
     /// (`VM_WARN_ON_ONCE(!cpumask_test_cpu(cpu, mm_cpumask(prev)))`), and as s390's does always (C1).
     LooksAtPrev: "looks-at-prev", Of::Rules(Rules::Plain);
