@@ -293,6 +293,33 @@ fn hazard_deadline_waits_and_then_interrupts() {
     }
 }
 
+/// Mms that die one after the other are waited for each in its time, whatever the order in which they are looked at.
+#[test]
+fn hazard_deadline_asks_for_the_worker_at_the_earliest_time() {
+    let strategy = HazardDeadline { deadline: Some(5), collector: Collector::Tail };
+    let machine = Machine::boot(Toy::<4, 1, BroadcastFlush>::NEW, strategy);
+    for (cpu, root, ticks) in [(1, 0xa000, 3), (2, 0xb000, 1), (3, 0xc000, 0)] {
+        let task = machine.user(machine.mm(root));
+        on_cpu(cpu, || {
+            machine.switch(machine.idle[cpu], task);
+            machine.switch(task, machine.idle[cpu]);
+        });
+        on_cpu(0, || {
+            machine.switch(machine.idle[0], task);
+            // SAFETY: it runs.
+            unsafe { machine.switcher.exit_mm(task) };
+            machine.switch(task, machine.idle[0]);
+            machine.work(ticks);
+        });
+    }
+    for (ticks, freed) in
+        [(1, vec![0xa000]), (2, vec![0xa000]), (1, vec![0xa000, 0xb000]), (1, vec![0xa000, 0xb000, 0xc000])]
+    {
+        on_cpu(0, || machine.work(ticks));
+        assert_eq!(machine.freed(), freed);
+    }
+}
+
 #[test]
 fn hazard_deadline_leaves_isolated_cpus_alone() {
     let strategy = HazardDeadline { deadline: Some(0), collector: Collector::Tail };

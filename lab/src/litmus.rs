@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     machine: Vec<Rules>,
     /// Only what is left out otherwise: tests under the strategies for which they say that they are slow. Each takes seconds to
     /// minutes: give it `--seconds` and `--executions` enough.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "list")]
     slow: bool,
     /// Only each N-th run, from the K-th on: N machines share the work.
     #[arg(long, default_value = "1/1", value_name = "K/N", value_parser = crate::soak::shard)]
@@ -116,6 +116,8 @@ fn indent(text: &str) -> String {
 fn said_of(left_out: usize) -> String {
     match left_out {
         0 => String::new(),
+        1 => "\nOne run is left out: slow under a strategy, as its test says; `--slow` or `--strategy` runs it.\n"
+            .to_owned(),
         _ => format!(
             "\n{left_out} runs are left out: slow under a strategy, as their tests say; `--slow` or `--strategy` runs them.\n"
         ),
@@ -160,12 +162,15 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
                 runs.extend(asked.into_iter().map(|&strategy| Run::new(test, strategy, rules, memory)));
             }
         }
-        if is_named && !arguments.slow && runs.len() + left_out == of_others {
+        if is_named && runs.len() + left_out == of_others {
+            if arguments.slow {
+                return Err(BadInput::new(format!(
+                    "nothing to run: {} does not say that it is slow there",
+                    test.asked_as
+                )));
+            }
             return Err(nothing_to_run(core::slice::from_ref(test)));
         }
-    }
-    if runs.is_empty() && arguments.slow {
-        return Err(BadInput::new("nothing to run: none of the tests is slow there, as far as they say"));
     }
     if runs.is_empty() {
         return Err(nothing_to_run(&tests));

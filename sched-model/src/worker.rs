@@ -2,11 +2,13 @@
 //!
 //! Where CPUs have scripts the worker has a CPU of its own, so that all that it does can fall between any two steps of the
 //! others. To ask for it is to raise an interrupt there, which comes at any later step. Where tasks roam, any kernel thread
-//! that runs does the work, on whatever CPU and with whatever address space that CPU has borrowed, as kworkers do.
+//! that runs does the work, on whatever CPU and with whatever address space that CPU has borrowed, as kworkers do. So nobody works
+//! as long as every task has an address space of its own, and when all are dead idle tasks do what is left, which no kernel's would.
 //!
 //! To ask for it at a time is to raise an interrupt, and when that comes the clock has come to the time: time passes only
 //! when somebody waits for it, and as late as can be. It comes to the worker's CPU or, where threads work, to the first. Where
-//! threads work and the strategy never looks at the time, it comes with the work, and no interrupt says so.
+//! threads work and the strategy never looks at the time, it comes with the work, and no interrupt says so. Two times that are both to
+//! come are never there at once: all that is asked for lies as far ahead.
 
 use lazytlb_core::memory::{AtomicWord, LocalWord, Memory, Ordering::Relaxed};
 use lazytlb_machine::{Machine, ObjectKind, Sim, SimLocal, SimWord};

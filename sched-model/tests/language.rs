@@ -219,6 +219,8 @@ fn errors_say_where_and_what() {
         (format!("{header}cpu sh\nleave now\n"), "t:6:7: not known behind `leave`"),
         (format!("{header}cpu sh\nclear-cid 0\n"), "t:6:1: expected a line `cid MM` in the header"),
         (format!("{header}word X\ncpu sh\nload-user X\nforbid 1:X=0\n"), "t:8:8: expected CPU:WORD=0 or CPU:WORD=1"),
+        (format!("{header}machine plain\nslow refcount on arm64\ncpu sh\nexit\n"), "t:6:1: the test is not for arm64"),
+        (format!("{header}memory sc\nslow refcount under tso\ncpu sh\nexit\n"), "t:6:1: the test is not for tso"),
         (format!("{header}slow on arm64\n"), "t:5:6: expected strategies"),
         (format!("{header}slow refcount on\n"), "t:5:17: expected machines"),
         (format!("{header}slow refcount under tos\n"), "t:5:21: unknown memory model `tos`"),

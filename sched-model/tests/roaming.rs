@@ -38,7 +38,11 @@ const BROKEN: &[(&str, Strategy, Rules, &str)] = &[
     ("drop mm_switch.mask_set", Shootdown, Broadcast, "invariant: I6: "),
     ("drop hazard.publish", HazardConvert, Broadcast, "invariant: I7: "),
     ("mutant looks-too-soon", HazardIpi, Broadcast, "invariant: I7: "),
-    // Where a thread does what waits.
+    // What the work of threads needs: that somebody is told that mms wait, and that a turn is asked for.
+    ("drop waiting.push", HazardDeadline, Ipi, "assertion: "),
+    ("drop waiting.turn", HazardDeadline, Ipi, "leak: "),
+    ("drop waiting.push", RefcountDeferred, Ipi, "assertion: "),
+    // What is borrowed where it waits.
     ("drop mm.mmgrab", RefcountDeferred, Ipi, "dereferences: "),
     ("drop mm_switch.mask_set", ShootdownBatched, Broadcast, "invariant: I6: "),
     ("drop hazard.publish", HazardDeadline, Ipi, "invariant: I7: "),

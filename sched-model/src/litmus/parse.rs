@@ -66,6 +66,8 @@ struct Places {
     weak: Place,
     /// The machine of each `expect`.
     expected: Vec<Place>,
+    /// Each `slow`.
+    slow: Vec<Place>,
 }
 
 impl<'a> Line<'a> {
@@ -206,6 +208,7 @@ impl Reader {
                     return Err(missing("strategies"));
                 }
                 self.litmus.slow.push(slow(line, code, &rest)?);
+                self.places.slow.push(line.place(key.column));
             }
             "check" => match rest[..] {
                 [Word { text: "active_mm", .. }] => self.litmus.program.checks_active_mm = true,
@@ -462,6 +465,7 @@ impl Reader {
         self.check_roam()?;
         self.check_mutant().map_err(|message| self.places.mutant.error(message))?;
         self.check_expectations()?;
+        self.check_slow()?;
         self.check_scripts()?;
         Ok(self.litmus)
     }
@@ -497,6 +501,20 @@ impl Reader {
             }
             if strategy.claims(*rules) && !kinds.is_empty() && !self.litmus.is_mutation() {
                 return Err(place.error(format!("{strategy} claims {rules}: it passes, and nothing else is expected")));
+            }
+        }
+        Ok(())
+    }
+
+    /// It is slow only where it is run.
+    fn check_slow(&self) -> Result<(), LitmusError> {
+        let Litmus { machines, memories, .. } = &self.litmus;
+        for (slow, place) in self.litmus.slow.iter().zip(&self.places.slow) {
+            if let Some(rules) = slow.machines.iter().find(|rules| !machines.contains(rules)) {
+                return Err(place.error(format!("the test is not for {rules}")));
+            }
+            if let Some(memory) = slow.memories.iter().find(|memory| !memories.contains(memory)) {
+                return Err(place.error(format!("the test is not for {memory}")));
             }
         }
         Ok(())
