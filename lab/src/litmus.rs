@@ -65,10 +65,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     let (runs, left_out) = runs(arguments)?;
-    let (part, of) = arguments.shard;
-    let is_mine = |number: &usize| *number as u64 % of == part - 1;
-    let runs: Vec<Run> =
-        runs.into_iter().enumerate().filter(|(number, _)| is_mine(number)).map(|(_, run)| run).collect();
+    let (part, of) = (arguments.shard.0 as usize, arguments.shard.1 as usize);
+    let runs: Vec<Run> = runs.into_iter().skip(part - 1).step_by(of).collect();
     if let Some(file) = &arguments.replay {
         return replay(&runs, file, arguments.json);
     }
@@ -163,28 +161,28 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
             }
         }
         if is_named && runs.len() + left_out == of_others {
-            if arguments.slow {
-                return Err(BadInput::new(format!(
-                    "nothing to run: {} does not say that it is slow there",
-                    test.asked_as
-                )));
-            }
-            return Err(nothing_to_run(core::slice::from_ref(test)));
+            return Err(nothing_to_run(core::slice::from_ref(test), arguments.slow));
         }
     }
     if runs.is_empty() {
-        return Err(nothing_to_run(&tests));
+        return Err(nothing_to_run(&tests, arguments.slow));
     }
     Ok((runs, left_out))
 }
 
 /// Nothing is left of what was asked for.
-fn nothing_to_run(tests: &[Test]) -> BadInput {
+fn nothing_to_run(tests: &[Test], slow: bool) -> BadInput {
     let [Test { asked_as, litmus }] = tests else {
+        if slow {
+            return BadInput::new("nothing to run: no test says that it is slow there");
+        }
         return BadInput::new(
             "nothing to run: no test is for the machines and memory models that were asked for, or a bug is planted in each (see `lazytlb bugs`)",
         );
     };
+    if slow {
+        return BadInput::new(format!("nothing to run: {asked_as} does not say that it is slow there"));
+    }
     let machines = litmus.machines.iter().map(|rules| rules.name()).collect::<Vec<_>>().join(", ");
     let memories = litmus.memories.iter().map(|memory| memory.name()).collect::<Vec<_>>().join(", ");
     let knows = if litmus.program.accesses() { "; `weak` knows no user accesses" } else { "" };

@@ -292,6 +292,7 @@ fn what_is_slow_is_run_when_asked_for() {
     assert_eq!(shares, slow);
     assert_eq!(ran(&["--slow", "--strategy", "no-lazy"]), ["\"no-lazy\" \"sc\"", "\"no-lazy\" \"tso\""]);
     assert!(refused(&["litmus", test, "roam", "--slow"]).contains("roam does not say that it is slow there"));
+    assert!(refused(&["litmus", "--slow", "--strategy", "refcount"]).contains("no test says that it is slow there"));
     assert!(refused(&["litmus", "roam", "--shard", "3/2"]).contains("expected K/N"));
 }
 
