@@ -41,6 +41,8 @@ struct Snapshot {
 #[derive(Default)]
 pub(crate) struct Snapshots {
     taken: RefCell<Vec<Snapshot>>,
+    /// Of snapshots that are not needed any more: memory for the next ones.
+    spare: RefCell<Vec<state::Saved>>,
     /// After so many steps the next one is due. Zero if none are taken.
     due: Cell<u64>,
     /// The choice for which the running task asks for one.
@@ -53,6 +55,7 @@ impl Machine {
     /// Snapshots are taken from now on, or no longer.
     pub(crate) fn set_snapshots(&self, on: bool) {
         self.snapshots.taken.borrow_mut().clear();
+        self.snapshots.spare.borrow_mut().clear();
         self.snapshots.due.set(if on { STEPS } else { 0 });
     }
 
@@ -88,7 +91,8 @@ impl Machine {
         let kasan = self.kasan.borrow();
         let before = taken.last().map(|last| &last.objects).filter(|objects| objects.version() == kasan.version());
         let objects = before.cloned().unwrap_or_else(|| Rc::new(kasan.save()));
-        let state = self.state.borrow().save();
+        let spare = self.snapshots.spare.borrow_mut().pop();
+        let state = self.state.borrow().save(spare.unwrap_or_default());
         self.snapshots.due.set(state.steps + STEPS);
         if taken.len() >= MANY {
             let mut index = 0;
@@ -121,7 +125,7 @@ impl Machine {
         let mut taken = self.snapshots.taken.borrow_mut();
         let differs_at = dfs.differs_at();
         while taken.last().is_some_and(|last| differs_at.is_none_or(|node| last.node > node)) {
-            taken.pop();
+            self.snapshots.spare.borrow_mut().extend(taken.pop().map(|last| last.state));
         }
         let Some(snapshot) = taken.last() else { return false };
         dfs.go_on_at(snapshot.node);

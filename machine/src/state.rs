@@ -232,7 +232,7 @@ impl Wait {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) name: Rc<str>,
     pub(crate) pid: u32,
@@ -249,6 +249,25 @@ pub(crate) struct Task {
     /// The waits that its interrupt handlers have interrupted, which wait themselves.
     pub(crate) interrupted_waits: Vec<Wait>,
     pub(crate) calls: Vec<Call>,
+}
+
+/// A search goes back to a task as it was millions of times: its lists keep their memory.
+impl Clone for Task {
+    fn clone(&self) -> Task {
+        let mut task = Task::new(&self.name, self.pid);
+        task.clone_from(self);
+        task
+    }
+
+    fn clone_from(&mut self, other: &Task) {
+        let Task { name, pid, place, history, statement, interrupted, wait, interrupted_waits, calls } = other;
+        (self.pid, self.place, self.history, self.statement) = (*pid, *place, *history, *statement);
+        self.name.clone_from(name);
+        self.interrupted.clone_from(interrupted);
+        self.wait.clone_from(wait);
+        self.interrupted_waits.clone_from(interrupted_waits);
+        self.calls.clone_from(calls);
+    }
 }
 
 impl Task {
@@ -317,7 +336,7 @@ pub(crate) struct State {
 }
 
 /// The state at a choice point, to go back to: all but what a search learns.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(crate) struct Saved {
     places: Vec<Place>,
     tasks: Vec<Task>,
@@ -331,19 +350,18 @@ pub(crate) struct Saved {
 }
 
 impl State {
-    /// The state at the choice point that was come to.
-    pub(crate) fn save(&self) -> Saved {
-        Saved {
-            places: self.places.clone(),
-            tasks: self.tasks.clone(),
-            running: self.running,
-            steps: self.steps,
-            points: self.points,
-            verdicts: self.verdicts.clone(),
-            findings: self.findings,
-            lost_ipis: self.lost_ipis,
-            flow: self.flow,
-        }
+    /// The state at the choice point that was come to, in memory that is not needed any more.
+    pub(crate) fn save(&self, mut saved: Saved) -> Saved {
+        saved.places.clone_from(&self.places);
+        saved.tasks.clone_from(&self.tasks);
+        saved.running = self.running;
+        saved.steps = self.steps;
+        saved.points = self.points;
+        saved.verdicts.clone_from(&self.verdicts);
+        saved.findings = self.findings;
+        saved.lost_ipis = self.lost_ipis;
+        saved.flow = self.flow;
+        saved
     }
 
     /// Goes back to it.
