@@ -13,7 +13,6 @@ mod audit;
 pub mod generate;
 pub mod invariants;
 pub mod kernel;
-mod later_mutants;
 pub mod litmus;
 pub mod mistakes;
 mod model;
@@ -34,6 +33,7 @@ mod watch;
 pub mod well_formed;
 mod worker;
 mod world;
+mod wrapped_mutants;
 
 pub use invariants::Invariant;
 pub use litmus::{Litmus, LitmusError};

@@ -22,14 +22,14 @@ use lazytlb_shootdown::x86::X86;
 use lazytlb_shootdown::{Arm64, Plain, PowerRadix, X86_6_12, X86_6_14, X86Broadcast};
 
 use crate::accounted::Accounted;
-use crate::later_mutants::{WrongBatched, WrongDeadline};
-use crate::mutants::{Mutant, Of, Wrong, WrongIpi};
+use crate::mutants::{Mutant, Of, Wrong};
 use crate::platform::{FROM, Lab, MmData, SLOTS, TRIM, WrongBroadcast, set_up, watched};
 use crate::program::Program;
 use crate::strategies::{Rules, Strategy, WithStrategy};
 use crate::watch::Watch;
 use crate::worker::Worker;
 use crate::world::World;
+use crate::wrapped_mutants::{WrongBatched, WrongDeadline, WrongIpi};
 
 /// Tasks that roam never end by themselves: a search goes as deep as there are states.
 const ROAMING_STEPS: u64 = 100_000_000;

@@ -9,18 +9,13 @@ use core::fmt;
 use core::ptr::{NonNull, null_mut};
 use core::str::FromStr;
 
-use lazytlb_core::cpumask::CpuId;
-use lazytlb_core::lazy_tlb::{Freeing, Host, LazyTlb};
+use lazytlb_core::lazy_tlb::Host;
 use lazytlb_core::mm::{ARef, CountRef, Mm, MmCore, MmPtr};
-use lazytlb_core::part::{Part, PartOf};
-use lazytlb_core::platform::{Context, IpisInterrupt, Platform};
-use lazytlb_hazard::HazardIpi;
+use lazytlb_core::platform::Platform;
 use lazytlb_hazard::convert::{Convert, ConvertSteps, HazardSlot, Published as Right};
 use lazytlb_hazard::general::{GeneralSlot, GeneralSteps, SlotsFirst, wildcard};
-use lazytlb_hazard::slot::LazySlot;
 use lazytlb_refcount::per_cpu::{ActivateSteps, OwnedMm, PerCpu};
 
-use crate::accounted::{Accounted, Published};
 use crate::platform::{Lab, MmData};
 use crate::strategies::{Rules, Strategy, UnknownName, by_name};
 
@@ -307,71 +302,5 @@ impl<P: Platform> ActivateSteps<P> for Wrong {
     fn release(host: &impl Host<P, PerCpu<Self>>, _this: &OwnedMm<P>, last: MmPtr<P>) {
         // SAFETY: the CPU owned it, and its word names another mm now.
         host.mmdrop(unsafe { CountRef::new(last) });
-    }
-}
-
-/// [`HazardIpi`], with the step wrong that is planted.
-#[derive(Clone, Copy, Debug)]
-pub struct WrongIpi;
-
-impl WrongIpi {
-    const RIGHT: HazardIpi = HazardIpi { fences: false };
-}
-
-impl<P: IpisInterrupt> LazyTlb<P> for WrongIpi {
-    type CpuState = LazySlot<P>;
-    type MmState = ();
-    type Shared = ();
-
-    fn name(&self) -> &'static str {
-        "wrong-ipi"
-    }
-
-    fn spares_isolated(&self) -> bool {
-        Mutant::EvictsIsolated.is_planted()
-    }
-
-    fn mmgrab_lazy_tlb(&self, platform: P, this: &LazySlot<P>, shared: &(), mm: &MmCore<P>) {
-        LazyTlb::<P>::mmgrab_lazy_tlb(&Self::RIGHT, platform, this, shared, mm);
-    }
-
-    fn leave_lazy_tlb(&self, platform: P, this: &LazySlot<P>) {
-        LazyTlb::<P>::leave_lazy_tlb(&Self::RIGHT, platform, this);
-    }
-
-    fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
-        Self::RIGHT.cleanup_lazy_tlbs(&Part::new(host), mm)
-    }
-
-    fn borrow_is_over(&self, host: &impl Host<P, Self>) {
-        if Mutant::LooksTooSoon.is_planted() {
-            for cpu in 0..host.platform().nr_cpu_ids() {
-                host.cpu_state(CpuId::new(cpu)).scan();
-            }
-        }
-    }
-
-    fn may_free(&self, context: Context) -> bool {
-        LazyTlb::<P>::may_free(&Self::RIGHT, context)
-    }
-}
-
-impl<P: IpisInterrupt> PartOf<WrongIpi, P> for HazardIpi {
-    fn of_cpu(whole: &LazySlot<P>) -> &LazySlot<P> {
-        whole
-    }
-
-    fn of_mm(whole: &()) -> &() {
-        whole
-    }
-
-    fn of_shared(whole: &()) -> &() {
-        whole
-    }
-}
-
-impl<P: IpisInterrupt> Accounted<P> for WrongIpi {
-    fn publishes(&self, cpu: &LazySlot<P>) -> Published<P> {
-        Published::slot(cpu.lazy_mm())
     }
 }
