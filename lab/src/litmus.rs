@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "list")]
     slow: bool,
     /// Only each N-th run, from the K-th on: N machines share the work.
-    #[arg(long, default_value = "1/1", value_name = "K/N", value_parser = crate::soak::shard)]
+    #[arg(long, default_value = "1/1", value_name = "K/N", value_parser = suite::shard)]
     shard: (u64, u64),
     #[command(flatten)]
     effort: Effort,
@@ -114,11 +114,7 @@ fn indent(text: &str) -> String {
 fn said_of(left_out: usize) -> String {
     match left_out {
         0 => String::new(),
-        1 => "\nOne run is left out: slow under a strategy, as its test says; `--slow` or `--strategy` runs it.\n"
-            .to_owned(),
-        _ => format!(
-            "\n{left_out} runs are left out: slow under a strategy, as their tests say; `--slow` or `--strategy` runs them.\n"
-        ),
+        _ => format!("\nRuns left out as slow, as their tests say: {left_out} (`--slow` or `--strategy` runs them).\n"),
     }
 }
 
@@ -127,14 +123,13 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
     let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let (mut runs, mut left_out) = (Vec::new(), 0);
     let tests = suite::load(&arguments.tests)?;
-    let is_named = !arguments.tests.is_empty();
-    let named = !arguments.strategy.is_empty();
+    let (tests_named, strategies_named) = (!arguments.tests.is_empty(), !arguments.strategy.is_empty());
     for test in &tests {
         let litmus = &test.litmus;
         let of_others = runs.len() + left_out;
         // A test with a planted bug is not a test of the strategies; it is run where one asks for it to see its report.
         if litmus.is_mutation() && arguments.replay.is_none() {
-            if is_named {
+            if tests_named {
                 let name = &test.asked_as;
                 return Err(BadInput::new(format!("a bug is planted in {name}: `lazytlb bugs {name}` looks for it")));
             }
@@ -149,7 +144,7 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
             for memory in memories {
                 let is_slow = |strategy: &&Strategy| litmus.is_slow_under(**strategy, rules, memory);
                 let (slow, others): (Vec<_>, Vec<_>) = strategies.iter().partition(is_slow);
-                let asked = match (arguments.slow, named) {
+                let asked = match (arguments.slow, strategies_named) {
                     (true, _) => slow,
                     (false, true) => strategies.iter().collect(),
                     (false, false) => {
@@ -160,7 +155,7 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
                 runs.extend(asked.into_iter().map(|&strategy| Run::new(test, strategy, rules, memory)));
             }
         }
-        if is_named && runs.len() + left_out == of_others {
+        if tests_named && runs.len() + left_out == of_others {
             return Err(nothing_to_run(core::slice::from_ref(test), arguments.slow));
         }
     }
@@ -172,21 +167,21 @@ fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
 
 /// Nothing is left of what was asked for.
 fn nothing_to_run(tests: &[Test], slow: bool) -> BadInput {
-    let [Test { asked_as, litmus }] = tests else {
-        if slow {
-            return BadInput::new("nothing to run: no test says that it is slow there");
+    let why = match (tests, slow) {
+        ([Test { asked_as, .. }], true) => format!("{asked_as} does not say that it is slow there"),
+        (_, true) => "no test says that it is slow there".to_owned(),
+        ([Test { asked_as, litmus }], false) => {
+            let machines = litmus.machines.iter().map(|rules| rules.name()).collect::<Vec<_>>().join(", ");
+            let memories = litmus.memories.iter().map(|memory| memory.name()).collect::<Vec<_>>().join(", ");
+            let knows = if litmus.program.accesses() { "; `weak` knows no user accesses" } else { "" };
+            format!("{asked_as} is for {machines}, under {memories}{knows}")
         }
-        return BadInput::new(
-            "nothing to run: no test is for the machines and memory models that were asked for, or a bug is planted in each (see `lazytlb bugs`)",
-        );
+        (_, false) => {
+            let bugs = "or a bug is planted in each (see `lazytlb bugs`)";
+            format!("no test is for the machines and memory models that were asked for, {bugs}")
+        }
     };
-    if slow {
-        return BadInput::new(format!("nothing to run: {asked_as} does not say that it is slow there"));
-    }
-    let machines = litmus.machines.iter().map(|rules| rules.name()).collect::<Vec<_>>().join(", ");
-    let memories = litmus.memories.iter().map(|memory| memory.name()).collect::<Vec<_>>().join(", ");
-    let knows = if litmus.program.accesses() { "; `weak` knows no user accesses" } else { "" };
-    BadInput::new(format!("nothing to run: {asked_as} is for {machines}, under {memories}{knows}"))
+    BadInput::new(format!("nothing to run: {why}"))
 }
 
 fn among<T: PartialEq>(one: &T, wanted: &[T]) -> bool {

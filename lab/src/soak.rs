@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// Only this part of the programs: the K-th of N.
-    #[arg(long, default_value = "1/1", value_name = "K/N", value_parser = shard)]
+    #[arg(long, default_value = "1/1", value_name = "K/N", value_parser = crate::suite::shard)]
     shard: (u64, u64),
     /// Only under this strategy; can be repeated. All strategies if not given, and their variants.
     #[arg(long, value_name = "NAME")]
@@ -75,12 +75,6 @@ pub(crate) struct Arguments {
     /// Puts the JSON results of all shards of a run together, and runs nothing.
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seconds", "executions", "programs", "report", "drop", "relax", "unclaimed", "strategy", "machine", "memory"])]
     merge: Vec<PathBuf>,
-}
-
-pub(crate) fn shard(text: &str) -> Result<(u64, u64), String> {
-    let parsed = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
-    let fits = parsed.filter(|&(part, of)| 1 <= part && part <= of && of <= 1_000_000);
-    fits.ok_or_else(|| "expected K/N, with K from 1 to N and N at most 1000000".to_owned())
 }
 
 /// Runs the command; says whether nothing was found that is an alarm.

@@ -71,6 +71,13 @@ impl Effort {
     }
 }
 
+/// The part of the work that one of several machines does, by its number from 1 and theirs.
+pub(crate) fn shard(text: &str) -> Result<(u64, u64), String> {
+    let parsed = text.split_once('/').and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+    let fits = parsed.filter(|&(part, of)| 1 <= part && part <= of && of <= 1_000_000);
+    fits.ok_or_else(|| "expected K/N, with K from 1 to N and N at most 1000000".to_owned())
+}
+
 /// A litmus test, and how the command line names it.
 #[derive(Clone)]
 pub(crate) struct Test {
