@@ -399,8 +399,9 @@ impl Machine {
     }
 
     /// Writes a word as part of the step that is under way, straight to memory.
+    #[track_caller]
     pub fn put<T: crate::word::Bits>(&self, word: &crate::word::SimWord<T>, value: T) {
-        let Some(index) = self.arena.index(core::ptr::from_ref(word).addr()) else { return word.poke(value) };
+        let index = self.index(core::ptr::from_ref(word).addr(), Location::caller());
         let value = value.to_bits() as u64;
         if self.is_weak() {
             return self.store_quietly(index, value, false, false);

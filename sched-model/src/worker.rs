@@ -114,10 +114,10 @@ impl Worker {
             Machine::with(|machine| {
                 machine.update(due, |at| {
                     let now = machine.look(&self.jiffies);
-                    if !ticks {
+                    is_due = at != 0 && (!ticks || at <= now);
+                    if is_due && !ticks {
                         machine.put(&self.jiffies, at.max(now));
                     }
-                    is_due = at != 0 && (!ticks || at <= now);
                     if is_due { 0 } else { at }
                 });
             });

@@ -72,7 +72,6 @@ where
     pub(crate) fn set_up(machine: &Machine, program: &Program, strategy: S) -> Rc<Watch> {
         let init_root = TableCaches::init_root(machine);
         let mmus = Mmus::place(machine, program, init_root);
-        let cpus = program.cpus();
         let init_mm: NonNull<Mm<Lab<R>, S>> =
             NonNull::from(machine.place("init_mm", ObjectKind::Mm, core::mem::MaybeUninit::<Mm<Lab<R>, S>>::uninit()))
                 .cast();
@@ -97,7 +96,7 @@ where
         let strategy = switcher.strategy();
         let worker = strategy.needs_worker().then(|| Worker::place(machine, program, strategy.tells_time()));
         // If the worker has a CPU of its own, that one's idle task is the worker.
-        let cpus = cpus + usize::from(worker.is_some_and(|worker| worker.own_cpu().is_some()));
+        let cpus = machine.config().cpus;
         let count = program.tasks.len() + cpus;
         let tasks: *const [_] = machine.place_slice("task_struct", ObjectKind::Task, count, |_| Task::kthread());
         let rqs: *const [_] = machine.place_slice("runqueue", ObjectKind::PerCpu, cpus, |_| Runqueue::new());
