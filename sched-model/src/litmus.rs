@@ -45,6 +45,7 @@
 //! | `mmput MM`, `mmdrop MM` | a user, or a reference, that the script holds is dropped | P7, P8 |
 //! | `flush MM`, `flush MM freed` | translations are flushed; page tables are about to be freed | P15 |
 //! | `munmap MM` | its page is unmapped: a leaf table is unhooked, flushed and freed | P15 |
+//! | `munmap MM frees-first` | the same, but the table is freed before the flush, as it must not | P15 |
 //! | `unmap MM` | its page is unmapped and its tables stay: an entry is cleared, flushed, and the frame freed | P15 |
 //! | `access` | touches its user page, through a cached translation if there is one | |
 //! | `revive MM` | as a kernel thread takes a user if there is one still, adopts the mm, touches its page twice, gives all back | P11, P12, P7 |

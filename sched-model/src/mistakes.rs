@@ -195,7 +195,8 @@ impl<'a> Follower<'a> {
                 only_if(self.program.scripts.iter().flatten().any(saves), "no task has saved a root")?;
             }
             OfflineBorrowing | OfflineFirst | OfflineLookingEarly => state.offline = true,
-            SaveRoot | LoadRoot(_) | ClearCid(_) | Leave | WalkLeaders | WalkLeadersStopped | MustBeReaped(_) => {}
+            SaveRoot | LoadRoot(_) | ClearCid(_) | Leave | WalkLeaders | WalkLeadersStopped | MustBeReaped(_)
+            | MunmapFreesFirst(_) => {}
         }
         Ok(())
     }

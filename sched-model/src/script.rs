@@ -94,7 +94,7 @@ where
             Statement::Flush(mm, freed) => {
                 self.switcher.flush_tlb_mm_range(self.mm(mm), FlushRange::All, freed);
             }
-            Statement::Munmap(mm) => self.munmap(mm),
+            Statement::Munmap(mm) => self.munmap(mm, false),
             Statement::Unmap(mm) => self.unmap(mm),
             Statement::Access => self.access(task),
             Statement::Revive(mm) => self.revive(task, mm),
@@ -170,13 +170,23 @@ where
         }
     }
 
-    /// In the order that hardware needs: unhook, flush, free (Linux commit 2ff6ddf19c0e, invariant I9).
-    fn munmap(&self, mm: usize) {
+    /// In the order that hardware needs: unhook, flush, free (Linux commit 2ff6ddf19c0e, invariant I9); or, as it must not
+    /// be, with the flush at the end.
+    pub(crate) fn munmap(&self, mm: usize, frees_first: bool) {
         let (mm, at) = (self.mm(mm), Location::caller());
         let tables = mm.core().data();
-        if tables.unhook_leaf() {
-            self.switcher.flush_tlb_mm_range(mm, FlushRange::All, true);
-            watch(|watch| tables.free_leaf(watch, at));
+        let flush = || self.switcher.flush_tlb_mm_range(mm, FlushRange::All, true);
+        let free = || watch(|watch| tables.free_leaf(watch, at));
+        match (tables.unhook_leaf(), frees_first) {
+            (false, _) => {}
+            (true, false) => {
+                flush();
+                free();
+            }
+            (true, true) => {
+                free();
+                flush();
+            }
         }
     }
 

@@ -266,6 +266,7 @@ impl Kept {
             Lock(of) => Lock(lock(of)?),
             LockIrq(of) => LockIrq(lock(of)?),
             Unlock(of) => Unlock(lock(of)?),
+            MunmapFreesFirst(of) => MunmapFreesFirst(mm(of)?),
             MustBeReaped(of) => MustBeReaped(mm(of)?),
             UnuseTemporaryMm | SaveRoot | LoadSavedRoot | OfflineBorrowing | OfflineFirst | OfflineLookingEarly
             | Leave | WalkLeaders | WalkLeadersStopped => statement,

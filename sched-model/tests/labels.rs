@@ -58,7 +58,7 @@ const CAUGHT: &[(&str, How, Where, Kind)] = &[
     ("mm_switch.flush", Drop, ("b18-flush-not-fenced", Refcount, Ipi, Tso), HardwareReaches),
     ("mm_switch.mask_clear", Relax, ("l08-mask-cleared-not-ordered", Refcount, Ipi, Weak), HardwareReaches),
     ("mm_switch.mask_set", Relax, ("b18-flush-not-fenced", Refcount, Ipi, Weak), HardwareReaches),
-    ("paths.exec_mmap", Drop, ("b12-exec-irqs-on", Shootdown, Broadcast, Sc), HardwareReaches),
+    ("paths.exec_mmap", Drop, ("i03-thread-execs", Shootdown, Broadcast, Sc), HardwareReaches),
     ("paths.exit_mm", Drop, ("b29-exit-publishes-preemptible", HazardIpi, Ipi, Sc), Warning),
     ("paths.kthread_unuse_mm", Drop, ("use-mm", HazardConvert, Ipi, Sc), Invariant),
     ("paths.kthread_use_mm", Drop, ("b11-use-irqs-on", Refcount, X86Linux614, Sc), StaleTranslation),

@@ -13,7 +13,7 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Words that mean something somewhere.
-const WORDS: [&str; 41] = [
+const WORDS: [&str; 42] = [
     "switch",
     "exit",
     "exec",
@@ -46,6 +46,7 @@ const WORDS: [&str; 41] = [
     "leave",
     "walk-leaders",
     "look-parked",
+    "frees-first",
     "cpu",
     "idle",
     "A",

@@ -177,6 +177,7 @@ where
                 self.stop_taking_interrupts();
             }
             Leave => irqs_off(|irqs_off| self.switcher.leave_mm(irqs_off)),
+            MunmapFreesFirst(mm) => self.munmap(mm, true),
             WalkLeaders => {
                 let cpu = CpuId::new(this_cpu());
                 for leader in self.leaders() {

@@ -45,6 +45,7 @@ impl Reader {
             ("offline", [Word { text: "first", .. }]) => OfflineFirst,
             ("offline", [Word { text: "looking-early", .. }]) => OfflineLookingEarly,
             ("leave", []) => Leave,
+            ("munmap", [mm, Word { text: "frees-first", .. }]) => MunmapFreesFirst(self.mm(line, *mm)?),
             ("walk-leaders", []) => WalkLeaders,
             ("walk-leaders", [Word { text: "stopped", .. }]) => WalkLeadersStopped,
             ("must-be-reaped", [mm]) => MustBeReaped(self.mm(line, *mm)?),
