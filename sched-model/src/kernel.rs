@@ -49,7 +49,8 @@ pub enum KernelStatement {
     OfflineLookingEarly,
     /// The CPU leaves what it borrows, before it idles for long.
     Leave,
-    /// Frees a page table before the flush, not behind it (Linux before 4.19, where memory for a batch of tables was short).
+    /// Unmaps a page, with its table freed before the flush, not behind it (Linux before 4.19, where memory for a batch of
+    /// tables was short).
     MunmapFreesFirst(usize),
     /// Clears CPU bits in the masks of all tasks' address spaces, found by each process' leader, without a lock.
     WalkLeaders,

@@ -170,24 +170,22 @@ where
         }
     }
 
-    /// In the order that hardware needs: unhook, flush, free (Linux commit 2ff6ddf19c0e, invariant I9); or, as it must not
-    /// be, with the flush at the end.
+    /// In the order that hardware needs: unhook, flush, free (Linux commit 2ff6ddf19c0e, invariant I9). Where it frees first
+    /// the table is gone before the flush, as it must not be; the page waits for the flush.
     pub(crate) fn munmap(&self, mm: usize, frees_first: bool) {
         let (mm, at) = (self.mm(mm), Location::caller());
         let tables = mm.core().data();
-        let flush = || self.switcher.flush_tlb_mm_range(mm, FlushRange::All, true);
-        let free = || watch(|watch| tables.free_leaf(watch, at));
-        match (tables.unhook_leaf(), frees_first) {
-            (false, _) => {}
-            (true, false) => {
-                flush();
-                free();
-            }
-            (true, true) => {
-                free();
-                flush();
-            }
+        if !tables.unhook_leaf() {
+            return;
         }
+        if frees_first {
+            watch(|watch| tables.free_leaf(watch, at));
+        }
+        self.switcher.flush_tlb_mm_range(mm, FlushRange::All, true);
+        watch(|watch| {
+            tables.free_page(watch, at);
+            tables.free_leaf(watch, at);
+        });
     }
 
     /// As [`munmap`](Self::munmap), but only the page goes.

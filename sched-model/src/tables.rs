@@ -112,22 +112,14 @@ impl Tables {
         &self.frame
     }
 
-    /// Frees the frame, whose entry was cleared.
+    /// Frees the frame, which no table has an entry for any more.
     pub(crate) fn free_page(&self, watch: &Watch, at: &'static Location<'static>) {
-        if let Some(frame) = NonNull::new(self.frame.get()) {
-            self.frame.set(null_mut());
-            watch.free_table(frame, at);
-        }
+        free(&self.frame, watch, at);
     }
 
-    /// Frees the leaf and the frame, which were unhooked.
+    /// Frees the leaf, which was unhooked.
     pub(crate) fn free_leaf(&self, watch: &Watch, at: &'static Location<'static>) {
-        for word in [&self.frame, &self.leaf] {
-            if let Some(table) = NonNull::new(word.get()) {
-                word.set(null_mut());
-                watch.free_table(table, at);
-            }
-        }
+        free(&self.leaf, watch, at);
     }
 
     /// Frees all but the root.
@@ -137,6 +129,13 @@ impl Tables {
                 watch.free_table(table, at);
             }
         }
+    }
+}
+
+fn free(word: &SimLocal<*mut Table>, watch: &Watch, at: &'static Location<'static>) {
+    if let Some(table) = NonNull::new(word.get()) {
+        word.set(null_mut());
+        watch.free_table(table, at);
     }
 }
 

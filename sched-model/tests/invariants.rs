@@ -28,7 +28,7 @@ const BROKEN: &[Broken] = {
     &[
         (I1, "b19-lazy-walks-freed", Refcount, Rules::X86Linux612, Kind::HardwareReaches, "I1: cpu"),
         (I1, "b20-tables-not-flushed", Refcount, Rules::Broadcast, Kind::HardwareReaches, "I1: cpu"),
-        (I2, "b12-exec-irqs-on", Refcount, Rules::Ipi, Kind::Invariant, "I2: cpu0 runs a task of mm B"),
+        (I2, "b12b-user-execs", Refcount, Rules::Ipi, Kind::Invariant, "I2: cpu0 runs a task of mm B"),
         (I2, "b11-use-irqs-on", Refcount, Rules::X86Linux614, Kind::Invariant, "I2: cpu1 runs a task of mm A"),
         (I3, "b02-slot-not-cleared", HazardConvert, Rules::Ipi, Kind::Invariant, "I3: cpu0 borrows nothing"),
         (I3, "i03-thread-execs", Refcount, Rules::Broadcast, Kind::Invariant, "I3: cpu0 runs a task of its own mm"),
