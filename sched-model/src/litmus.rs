@@ -26,7 +26,7 @@
 //! mutant stale-slot                    # a planted bug: a strategy with one step wrong
 //! bug B04 A stale look at the slot     # the test shows a known bug: `lazytlb bugs` runs it
 //!
-//! cpu sh          | cpu sh-thread      # what each CPU runs at the start; `cpu idle` for its idle task
+//! cpu sh          | cpu sh-thread      # what each CPU runs at the start; `cpu idle` for its idle task; `cpu sh isolated`: leave it alone
 //! exit            | exit
 //! switch idle     | switch idle
 //!                 | switch kworker
@@ -45,15 +45,16 @@
 //! | `mmput MM`, `mmdrop MM` | a user, or a reference, that the script holds is dropped | P7, P8 |
 //! | `flush MM`, `flush MM freed` | translations are flushed; page tables are about to be freed | P15 |
 //! | `munmap MM` | its page is unmapped: a leaf table is unhooked, flushed and freed | P15 |
-//! | `munmap MM frees-first` | the same, but the table is freed before the flush, as it must not | P15 |
+//! | `munmap MM frees-first` | the same, but the table is freed before the flush, as it must not be | P15 |
 //! | `unmap MM` | its page is unmapped and its tables stay: an entry is cleared, flushed, and the frame freed | P15 |
 //! | `access` | touches its user page, through a cached translation if there is one | |
 //! | `revive MM` | as a kernel thread takes a user if there is one still, adopts the mm, touches its page twice, gives all back | P11, P12, P7 |
+//! | `deep-idle` | the idle task goes idle for long; strategies that evict at idle leave what is borrowed | |
 //! | `offline`, `online` | the CPU goes, and comes back | P9, P10 |
 //! | `look` | looks into `active_mm`, with interrupts off | |
 //! | `goto N` | the script goes on with its statement N, counted from 1 | |
 //! | `irq DO`, `softirq DO`, `nmi DO` | once, at any later step that lets it, an interrupt comes; in it, `DO` is `look`, `mmput MM`, `mmdrop MM`, `leave`, `look-parked`, `read-user` or `read-user-checked` | |
-//! | `preempt TASK` | once, at any later step that lets it, the CPU is given to TASK; the script goes on there, and `switch` leads back | |
+//! | `preempt TASK` | once, at any later step that lets it, the CPU is given to TASK; the script goes on there, and must `switch` back: what is never gone on with is a leak of the script's | |
 //! | `migrate TASK` | takes a task over from another CPU, once that one has switched away from it | |
 //! | `use-temporary-mm MM`, `unuse-temporary-mm` | temporary tables, preemption off in between | |
 //! | `text-poke MM` | the same at once, interrupts off | |

@@ -21,6 +21,7 @@
 //! | `unuse` | the task has adopted none |
 //! | `membarrier` | the address space is not the task's |
 //! | `load-saved-root` | no script saves one |
+//! | `munmap frees-first`, `membarrier of-tasks`, `offline borrowing`, `offline first`, `offline looking-early` | anywhere: they are there to be caught |
 
 use crate::kernel::KernelStatement;
 use crate::program::{Program, Statement};
@@ -165,6 +166,12 @@ impl<'a> Follower<'a> {
 
     fn kernel(&mut self, cpu: usize, statement: KernelStatement) -> Step {
         use KernelStatement::*;
+        if matches!(
+            statement,
+            MunmapFreesFirst(_) | MembarrierOfTasks(_) | OfflineBorrowing | OfflineFirst | OfflineLookingEarly
+        ) {
+            return Err("it is there to be caught: the header must say `mutant caller`");
+        }
         let has = self.has(cpu);
         let state = &mut self.cpus[cpu];
         match statement {
@@ -186,7 +193,7 @@ impl<'a> Follower<'a> {
                 state.locked.retain(|&held| held != lock);
             }
             StoreUser(_) | LoadUser(_) => only_if(has != Has::Nothing, "the task has no user memory")?,
-            Membarrier(mm) | MembarrierOfTasks(mm) => {
+            Membarrier(mm) => {
                 let is_its_own = [Has::Own(mm), Has::Adopted(mm), Has::Unknown].contains(&has);
                 only_if(is_its_own, "the address space is not the running task's")?;
             }
@@ -194,9 +201,7 @@ impl<'a> Follower<'a> {
                 let saves = |&statement: &Statement| statement == Statement::Kernel(SaveRoot);
                 only_if(self.program.scripts.iter().flatten().any(saves), "no task has saved a root")?;
             }
-            OfflineBorrowing | OfflineFirst | OfflineLookingEarly => state.offline = true,
-            SaveRoot | LoadRoot(_) | ClearCid(_) | Leave | WalkLeaders | WalkLeadersStopped | MustBeReaped(_)
-            | MunmapFreesFirst(_) => {}
+            _ => {}
         }
         Ok(())
     }

@@ -25,6 +25,9 @@ const MOST_EXECS: usize = 1000;
 /// A CPU has so many vectors for them.
 const MOST_ARRIVING: usize = 30;
 
+/// Lines of the header that say all in one.
+const ONCE: [&str; 6] = ["machine", "memory", "mutant", "bug", "roam", "cid"];
+
 /// A word of a line, with where it begins.
 #[derive(Clone, Copy)]
 struct Word<'a> {
@@ -105,6 +108,8 @@ struct Reader {
     /// `switch idle` is known only when all tasks are.
     columns: usize,
     in_header: bool,
+    /// Which of [`ONCE`] have been.
+    said: Vec<&'static str>,
     places: Places,
 }
 
@@ -120,7 +125,8 @@ impl Litmus {
             return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
         }
         let places = Places { last: first.place(1), ..Places::default() };
-        let mut reader = Reader { litmus: Litmus::of(Program::default()), columns: 0, in_header: true, places };
+        let litmus = Litmus::of(Program::default());
+        let mut reader = Reader { litmus, columns: 0, in_header: true, said: Vec::new(), places };
         for line in lines {
             reader.line(&line)?;
         }
@@ -160,6 +166,12 @@ impl Reader {
         let key = words.next().expect("it is not empty");
         let mut rest: Vec<Word<'_>> = words.collect();
         let missing = |what: &str| line.error(line.end(code), format!("expected {what} after `{}`", key.text));
+        if let Some(&once) = ONCE.iter().find(|&&once| once == key.text) {
+            if self.said.contains(&once) {
+                return Err(line.error(key.column, format!("there is a line `{once}` already")));
+            }
+            self.said.push(once);
+        }
         match key.text {
             "name" => {
                 let [name] = rest[..] else { return Err(missing("one name")) };
@@ -168,7 +180,7 @@ impl Reader {
                 }
                 self.litmus.program.name = name.text.to_owned();
             }
-            "machine" | "memory" if rest.is_empty() => return Err(missing("a name")),
+            "machine" | "memory" | "mm" | "word" | "spinlock" if rest.is_empty() => return Err(missing("a name")),
             "machine" => self.litmus.machines = parse_all(line, &rest, str::parse::<Rules>)?,
             "memory" => {
                 self.litmus.memories = parse_all(line, &rest, memory)?;
@@ -335,7 +347,6 @@ impl Reader {
     }
 
     fn statement(&self, line: &Line<'_>, cell: &str, cpu: usize, words: &[Word<'_>]) -> Result<Statement, LitmusError> {
-        let missing = |what: &str| Err(line.error(line.end(cell), format!("expected {what}")));
         let key = words[0];
         if let Some(statement) = self.kernel_statement(line, cell, words)? {
             return Ok(statement);
@@ -346,7 +357,7 @@ impl Reader {
                 Some(number) => Statement::Switch(number),
                 None => return Err(line.error(task.column, format!("there is no task `{}`", task.text))),
             },
-            ("switch", _) => return missing("one task, or `idle`"),
+            ("switch", rest) => return Err(takes_one(line, cell, key, rest, "one task, or `idle`")),
             ("exit", []) => Statement::Exit,
             ("exec", [mm]) => Statement::Exec(self.mm(line, *mm)?),
             ("use", [mm]) => Statement::UseMm(self.mm(line, *mm)?),
@@ -359,8 +370,8 @@ impl Reader {
             ("unmap", [mm]) => Statement::Unmap(self.mm(line, *mm)?),
             ("revive", [mm]) => Statement::Revive(self.mm(line, *mm)?),
             ("access", []) => Statement::Access,
-            ("exec" | "use" | "munmap" | "unmap" | "revive" | "mmput" | "mmdrop" | "flush", _) => {
-                return missing("one mm");
+            ("exec" | "use" | "munmap" | "unmap" | "revive" | "mmput" | "mmdrop" | "flush", rest) => {
+                return Err(takes_one(line, cell, key, rest, "one mm"));
             }
             ("look", []) => Statement::LookIntoActiveMm,
             ("offline", []) => Statement::Offline,
@@ -386,8 +397,11 @@ impl Reader {
                     number.ok_or_else(|| line.error(task.column, format!("there is no task `{}`", task.text)))?;
                 if key.text == "preempt" { Statement::Preempt(number) } else { Statement::Migrate(number) }
             }
-            ("preempt" | "migrate", _) => return missing("one task"),
-            ("exit" | "unuse" | "access" | "look" | "offline" | "online" | "deep-idle", [extra, ..]) => {
+            ("preempt" | "migrate", rest) => return Err(takes_one(line, cell, key, rest, "one task")),
+            ("offline", [how, ..]) => {
+                return Err(line.error(how.column, "expected nothing, or one of borrowing, first, looking-early"));
+            }
+            ("exit" | "unuse" | "access" | "look" | "online" | "deep-idle", [extra, ..]) => {
                 return Err(line.error(extra.column, format!("`{}` takes nothing", key.text)));
             }
             _ => {
@@ -425,6 +439,9 @@ impl Reader {
         let key = words.next().expect("it is not empty");
         let rest: Vec<Word<'_>> = words.collect();
         if key.text == "allow" {
+            if rest.is_empty() {
+                return Err(line.error(line.end(code), "expected what is allowed"));
+            }
             self.litmus.allowed.extend(parse_all(line, &rest, kind)?);
             return Ok(());
         }
@@ -649,6 +666,14 @@ fn kind(name: &str) -> Result<Kind, String> {
     })
 }
 
+/// What is wrong behind a statement that takes one word: there is none, or one more than is known.
+fn takes_one(line: &Line<'_>, cell: &str, key: Word<'_>, rest: &[Word<'_>], what: &str) -> LitmusError {
+    match rest {
+        [_, .., extra] => line.error(extra.column, format!("`{}` is not known behind `{}`", extra.text, key.text)),
+        _ => line.error(line.end(cell), format!("expected {what}")),
+    }
+}
+
 fn parse_one<T, E: fmt::Display>(
     line: &Line<'_>,
     word: Word<'_>,
@@ -657,10 +682,19 @@ fn parse_one<T, E: fmt::Display>(
     parse(word.text).map_err(|error| line.error(word.column, error.to_string()))
 }
 
-fn parse_all<T, E: fmt::Display>(
+/// Each word, none of which may say what another one has said.
+fn parse_all<T: PartialEq, E: fmt::Display>(
     line: &Line<'_>,
     words: &[Word<'_>],
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Vec<T>, LitmusError> {
-    words.iter().map(|&word| parse_one(line, word, &parse)).collect()
+    let mut all = Vec::new();
+    for &word in words {
+        let one = parse_one(line, word, &parse)?;
+        if all.contains(&one) {
+            return Err(line.error(word.column, format!("`{}` is there already", word.text)));
+        }
+        all.push(one);
+    }
+    Ok(all)
 }

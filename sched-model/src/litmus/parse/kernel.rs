@@ -1,6 +1,6 @@
 //! The language of [`crate::kernel`]: its statements, its lines of the header, and the condition.
 
-use super::{Line, LitmusError, Reader, Word};
+use super::{Line, LitmusError, Reader, Word, takes_one};
 use crate::kernel::{KernelInterrupt, KernelStatement, Read};
 use crate::program::{InInterrupt, Statement};
 
@@ -20,7 +20,7 @@ impl Reader {
         words: &[Word<'_>],
     ) -> Result<Option<Statement>, LitmusError> {
         use KernelStatement::*;
-        let missing = |what: &str| Err(line.error(line.end(cell), format!("expected {what}")));
+        let wrong = |rest: &[Word<'_>], what: &str| Err(takes_one(line, cell, words[0], rest, what));
         let kernel = &self.litmus.program.kernel;
         let statement = match (words[0].text, &words[1..]) {
             ("use-temporary-mm", [mm]) => UseTemporaryMm(self.mm(line, *mm)?),
@@ -49,12 +49,12 @@ impl Reader {
             ("walk-leaders", []) => WalkLeaders,
             ("walk-leaders", [Word { text: "stopped", .. }]) => WalkLeadersStopped,
             ("must-be-reaped", [mm]) => MustBeReaped(self.mm(line, *mm)?),
-            ("use-temporary-mm" | "text-poke" | "load-root" | "membarrier" | "must-be-reaped", _) => {
-                return missing("one mm");
+            ("use-temporary-mm" | "text-poke" | "load-root" | "membarrier" | "must-be-reaped", rest) => {
+                return wrong(rest, "one mm");
             }
-            ("store-user" | "load-user", _) => return missing("one user word"),
-            ("lock" | "lock-irq" | "unlock", _) => return missing("one spinlock"),
-            ("clear-cid", _) => return missing("the number of a CPU"),
+            ("store-user" | "load-user", rest) => return wrong(rest, "one user word"),
+            ("lock" | "lock-irq" | "unlock", rest) => return wrong(rest, "one spinlock"),
+            ("clear-cid", rest) => return wrong(rest, "the number of a CPU"),
             ("unuse-temporary-mm" | "save-root" | "load-saved-root" | "leave" | "walk-leaders", [extra, ..]) => {
                 return Err(line.error(extra.column, format!("not known behind `{}`", words[0].text)));
             }
