@@ -14,8 +14,8 @@ use lazytlb_shootdown::{CanShoot, ShootdownBatched};
 use crate::accounted::{Accounted, NeedsMask, Published};
 use crate::mutants::Mutant;
 
-/// Makes a strategy around another, whose state is the other's. What the strategies here have wrong is written at each:
-/// `spares_isolated`, `borrow_is_over` and `collect`, where the other's are not those of most strategies.
+/// Makes a strategy around another, whose state is the other's. Of `spares_isolated`, `borrow_is_over` and `collect` each says
+/// itself those that it has wrong, or that the other has; it has all other steps from the other.
 macro_rules! around {
     ($(#[$doc:meta])* $wrong:ident($right:ident = $new:expr), $name:literal { $($steps:item)* }) => {
         $(#[$doc])*
@@ -39,6 +39,10 @@ macro_rules! around {
                 LazyTlb::<P>::mmgrab_lazy_tlb(&Self::RIGHT, platform, this, shared, mm);
             }
 
+            fn activate_mm(&self, host: &impl Host<P, Self>, this: &Self::CpuState, mm: Option<&MmCore<P>>) {
+                LazyTlb::<P>::activate_mm(&Self::RIGHT, &Part::new(host), this, mm);
+            }
+
             fn leave_lazy_tlb(&self, platform: P, this: &Self::CpuState) {
                 LazyTlb::<P>::leave_lazy_tlb(&Self::RIGHT, platform, this);
             }
@@ -47,8 +51,24 @@ macro_rules! around {
                 LazyTlb::<P>::mmdrop_lazy_tlb(&Self::RIGHT, platform, mm)
             }
 
+            fn mmdrop_lazy_tlb_sched(&self, platform: P, mm: MmPtr<P>) -> Option<CountRef<P>> {
+                LazyTlb::<P>::mmdrop_lazy_tlb_sched(&Self::RIGHT, platform, mm)
+            }
+
+            fn switch_tail(&self, platform: P, this: &Self::CpuState) -> Option<CountRef<P>> {
+                LazyTlb::<P>::switch_tail(&Self::RIGHT, platform, this)
+            }
+
+            fn mm_users_zero(&self, host: &impl Host<P, Self>, mm: &MmCore<P>) {
+                LazyTlb::<P>::mm_users_zero(&Self::RIGHT, &Part::new(host), mm);
+            }
+
             fn cleanup_lazy_tlbs(&self, host: &impl Host<P, Self>, mm: MmPtr<P>) -> Freeing {
                 LazyTlb::<P>::cleanup_lazy_tlbs(&Self::RIGHT, &Part::new(host), mm)
+            }
+
+            fn evicts_at_idle(&self) -> bool {
+                LazyTlb::<P>::evicts_at_idle(&Self::RIGHT)
             }
 
             fn may_free(&self, context: Context) -> bool {
@@ -81,6 +101,10 @@ macro_rules! around {
                 Accounted::<P>::tells_time(&Self::RIGHT)
             }
 
+            fn references(&self, cpu: &Self::CpuState, mm: MmPtr<P>, borrows: bool) -> usize {
+                Accounted::<P>::references(&Self::RIGHT, cpu, mm, borrows)
+            }
+
             fn publishes(&self, cpu: &Self::CpuState) -> Published<P> {
                 Accounted::<P>::publishes(&Self::RIGHT, cpu)
             }
@@ -101,6 +125,14 @@ macro_rules! around {
                 Accounted::<P>::waits_for(&Self::RIGHT, cpu, borrows, isolated)
             }
 
+            fn epoch(&self, shared: &Self::Shared) -> usize {
+                Accounted::<P>::epoch(&Self::RIGHT, shared)
+            }
+
+            fn time_on(&self, cpu: &Self::CpuState) -> usize {
+                Accounted::<P>::time_on(&Self::RIGHT, cpu)
+            }
+
             fn time_in(&self, mm: &Self::MmState) -> usize {
                 Accounted::<P>::time_in(&Self::RIGHT, mm)
             }
@@ -113,7 +145,8 @@ macro_rules! around {
 }
 
 around! {
-    /// [`HazardIpi`] that says that it spares isolated CPUs, or looks into slots while nothing dies.
+    /// [`HazardIpi`], in the variant that fences nobody, that says that it spares isolated CPUs, or looks into slots while
+    /// nothing dies.
     WrongIpi(HazardIpi = HazardIpi { fences: false }), "wrong-ipi" {
         fn spares_isolated(&self) -> bool {
             Mutant::EvictsIsolated.is_planted()
