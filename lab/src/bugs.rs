@@ -26,13 +26,13 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     effort: Effort,
     /// Prints the report of everything that is found, not only of the first.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     report: bool,
     /// Prints one JSON array instead.
     #[arg(long)]
     json: bool,
     /// Lists the bugs, with their descriptions.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["all", "report"])]
     list: bool,
 }
 
@@ -155,6 +155,7 @@ fn planted(litmus: &Litmus) -> String {
         parts.push(format!("without order: {}", litmus.relaxed.join(", ")));
     }
     match litmus.mutant {
+        Some(Mutant::StaysQueued) => parts.push("a step of the scheduler is another one: stays-queued".to_owned()),
         Some(Mutant::Caller) => parts.push("the program itself breaks a rule".to_owned()),
         Some(mutant) => parts.push(format!("a step of the strategy is another one: {mutant}")),
         None => {}

@@ -65,6 +65,8 @@ pub(crate) enum Of {
 mutants! {
     /// Nothing in the library: the test's own statements break a rule.
     Caller: "caller", Of::Nobody;
+    /// Where tasks roam: who is given a CPU stays in the queue, and another CPU takes it, too (`SchedInv` of ctxsw.tla).
+    StaysQueued: "stays-queued", Of::Nobody;
     /// The first trap: `drop_mm` names the mm before the reference is counted, and the CPU may drop it at once (B03).
     CountAfterGive: "count-after-give", Of::Convert;
     /// The second trap: whether the CPU is done with what its `drop_mm` named is told from a look that was before (B04).

@@ -20,6 +20,7 @@ use lazytlb_core::platform::Platform;
 use lazytlb_machine::{Machine, MemoryModel, ObjectKind, Sim, SimWord, Thing};
 
 use crate::accounted::Accounted;
+use crate::mutants::Mutant;
 use crate::platform::{Lab, MmData, address, peek};
 use crate::program::Program;
 use crate::worker::Worker;
@@ -339,7 +340,7 @@ where
                 }
                 let next = waiting.nth(machine.choose(choices).into()).expect("one of them");
                 found = Some(Found::Task(next));
-                tasks & !(1 << next)
+                if Mutant::StaysQueued.is_planted() { tasks } else { tasks & !(1 << next) }
             });
             // Which one it is, and nothing else that the queue holds.
             if let Some(Found::Task(next)) = found {

@@ -3,7 +3,7 @@
 //! They are more than those of Marinas' `ctxsw.tla`. Its `MMInv` (no users: no task has it as mm; no references: nobody has it as
 //! `active_mm`; users: references) is I2, I4 and I5, with what comes of it: a use after free, a root that the hardware is on. Its
 //! `SchedInv` (nothing on the run queue is running; no CPU runs two tasks) is the machine's own: a task has one stack and one place,
-//! and switching to one that runs elsewhere panics. Its `TypeInv` is Rust's. I8 needs hotplug, I9 and I10 user memory, I12 an
+//! and who switches to one that runs elsewhere is told so. Its `TypeInv` is Rust's. I8 needs hotplug, I9 and I10 user memory, I12 an
 //! interrupt that puts: of these roaming tasks have none. I4 and I11 are the caller's to break, and tests with scripts do.
 
 use lazytlb_machine::{Exploration, Limits, MemoryModel, Reduction, Search};
@@ -27,6 +27,7 @@ fn explore(planted: &str, strategy: Strategy, rules: Rules, executions: u64) -> 
 
 /// What is planted, and what is found among the first executions. Without it nothing is: `roam*.litmus`, and `litmus-large`.
 const BROKEN: &[(&str, Strategy, Rules, &str)] = &[
+    ("mutant stays-queued", Refcount, Ipi, "wrong-context: "),
     // The tables are freed though a CPU is on them.
     ("mutant drop-before-load", RefcountPerCpu, Broadcast, "hardware-reaches: I1: "),
     // Another task runs between the two halves of an exec.
