@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     effort: Effort,
     /// Prints the report of each bug: what KASAN would say, who holds what, the shortest timeline, its schedule.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     report: bool,
     /// Replays the schedule in this file and prints the report. Needs one test, strategy, memory model and machine.
     #[arg(long, value_name = "FILE")]
@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Lists the bundled tests.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["strategy", "memory", "machine", "shard", "report", "replay"])]
     list: bool,
 }
 

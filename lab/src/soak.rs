@@ -73,7 +73,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Puts the JSON results of all shards of a run together, and runs nothing.
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seconds", "executions", "programs", "report", "drop", "relax", "unclaimed", "strategy", "machine", "memory"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seconds", "executions", "programs", "seed", "runs", "shard", "report", "drop", "relax", "unclaimed", "strategy", "machine", "memory"])]
     merge: Vec<PathBuf>,
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Effort {
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
     /// Gives a test up after so many executions; it counts as incomplete then.
-    #[arg(long, default_value_t = 5_000_000, value_name = "N")]
+    #[arg(long, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     executions: u64,
     /// Gives a test up after so many seconds.
     #[arg(long, default_value_t = 120, value_name = "S")]
@@ -203,7 +203,8 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
         Limits { executions: effort.executions, time: Duration::from_secs(effort.seconds), stop_at_first: false };
     let result = model.explore(effort.search(), limits, |_| bar.tick());
     if let Some(label) = result.never_met.first().filter(|_| result.complete) {
-        let message = format!("{}: `drop {label}`: nothing with that label is ever met", run.test.asked_as);
+        let key = if setting.relaxed.contains(label) { "relax" } else { "drop" };
+        let message = format!("{}: `{key} {label}`: nothing with that label is ever met", run.test.asked_as);
         return Err(BadInput::new(message).into());
     }
     let kinds: BTreeSet<Kind> = result.found.iter().map(|found| found.verdict.kind).collect();
