@@ -23,6 +23,8 @@
 //!
 //! [`AnyLazyTlb`] chooses among them at boot.
 //!
+//! [`lazy_mmu`] is another matter: the mode in which page-table changes are batched, for whoever writes to page tables.
+//!
 //! Start with [`core::platform`], which says what to implement, then
 //! [`Switcher`], which is the switch path to call.
 
@@ -38,5 +40,6 @@ pub use lazytlb_core::{
 };
 pub use lazytlb_epoch::{self as epoch, EpochPinned, EpochQs};
 pub use lazytlb_hazard::{self as hazard, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi};
+pub use lazytlb_lazy_mmu as lazy_mmu;
 pub use lazytlb_refcount::{self as refcount, Refcount, RefcountDeferred, RefcountPerCpu};
 pub use lazytlb_shootdown::{self as shootdown, LazyFix, Shootdown, ShootdownBatched, UsersOnly};

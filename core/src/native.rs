@@ -86,6 +86,7 @@ macro_rules! atomic_word {
 }
 
 atomic_word!(atomic::AtomicUsize, usize);
+atomic_word!(atomic::AtomicU8, u8);
 atomic_word!(atomic::AtomicPtr<T>, *mut T, T);
 
 macro_rules! fetch {

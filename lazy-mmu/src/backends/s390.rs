@@ -1,0 +1,285 @@
+//! s390: a cache of one table's entries.
+//!
+//! Source: the series v6 of 15 July 2026 (cover.1784121418), whose merge is not confirmed.
+//!
+//! To change a valid entry takes an instruction (IPTE) that may stop the whole machine for a moment. It can invalidate up to 256
+//! entries in a row, so a section that says which entries it will change collects them.
+
+use core::fmt;
+use core::ptr::{NonNull, null_mut};
+
+use lazytlb_core::memory::{LocalWord, Memory};
+
+use super::{MmuKernel, Pte, PteAccess, kernels_part};
+use crate::arch::{LazyMmuArch, Warning};
+use crate::levels::ArchLevels;
+
+/// A CPU's cache of up to `N` entries, those of one table. Linux has 256.
+///
+/// Context: preemption off, of the CPU that owns it.
+pub struct PteCache<K: S390Kernel<N>, const N: usize> {
+    /// How many sections are open on this CPU: one or none.
+    sections: K::LocalUsize,
+    mm: K::LocalUsize,
+    addr: K::LocalUsize,
+    end: K::LocalUsize,
+    /// Null where no entries were named.
+    ptep: K::LocalPtr<K::AtomicUsize>,
+    /// The slots that may be in use: from this one...
+    first: K::LocalUsize,
+    /// ...to the one before this.
+    behind: K::LocalUsize,
+    slots: [K::LocalUsize; N],
+}
+
+impl<K: S390Kernel<N>, const N: usize> Default for PteCache<K, N> {
+    fn default() -> Self {
+        let word = || LocalWord::new(0);
+        PteCache {
+            sections: word(),
+            mm: word(),
+            addr: word(),
+            end: word(),
+            ptep: LocalWord::new(null_mut()),
+            first: word(),
+            behind: word(),
+            slots: core::array::from_fn(|_| LocalWord::new(K::PTE_NEVER)),
+        }
+    }
+}
+
+impl<K: S390Kernel<N>, const N: usize> fmt::Debug for PteCache<K, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let window = self.first.get()..self.behind.get();
+        write!(f, "{} sections, slots {window:?}", self.sections.get())
+    }
+}
+
+impl<K: S390Kernel<N>, const N: usize> PteCache<K, N> {
+    /// The entries that were named, if any were.
+    pub fn ptes(&self) -> Option<PteRange<K>> {
+        let ptep = NonNull::new(self.ptep.get())?;
+        Some(PteRange { mm: self.mm.get(), addr: self.addr.get(), end: self.end.get(), ptep })
+    }
+
+    /// Whether nothing waits to be stored.
+    pub fn is_empty(&self) -> bool {
+        self.first.get() == self.behind.get()
+    }
+
+    /// The slot of an entry, if it is one of those that were named.
+    fn slot(&self, ptep: NonNull<K::AtomicUsize>) -> Option<usize> {
+        let named = self.ptes()?;
+        let offset = ptep.addr().get().checked_sub(named.ptep.addr().get())?;
+        let slot = offset / size_of::<K::AtomicUsize>();
+        (slot < named.len::<N>()).then_some(slot)
+    }
+
+    fn cached(&self, slot: usize) -> Option<usize> {
+        Some(self.slots[slot].get()).filter(|&value| value != K::PTE_NEVER)
+    }
+
+    fn put(&self, slot: usize, value: usize) {
+        self.slots[slot].set(value);
+        let (first, behind) = (self.first.get(), self.behind.get());
+        if first == behind {
+            self.first.set(slot);
+            self.behind.set(slot + 1);
+        } else {
+            self.first.set(first.min(slot));
+            self.behind.set(behind.max(slot + 1));
+        }
+    }
+
+    fn name(&self, ptes: Option<PteRange<K>>) {
+        self.ptep.set(ptes.map_or(null_mut(), |ptes| ptes.ptep.as_ptr()));
+        if let Some(ptes) = ptes {
+            self.mm.set(ptes.mm);
+            self.addr.set(ptes.addr);
+            self.end.set(ptes.end);
+        }
+    }
+}
+
+/// Entries of one mm, all in one table.
+pub struct PteRange<M: Memory> {
+    /// The mm.
+    pub mm: usize,
+    /// The address that the first one maps.
+    pub addr: usize,
+    /// The address behind what the last one maps.
+    pub end: usize,
+    /// The first one.
+    pub ptep: NonNull<M::AtomicUsize>,
+}
+
+impl<M: Memory> Clone for PteRange<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Memory> Copy for PteRange<M> {}
+
+impl<M: Memory> fmt::Debug for PteRange<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mm {}, addresses {:#x?}", self.mm, self.addr..self.end)
+    }
+}
+
+impl<K: MmuKernel> PteRange<K> {
+    /// How many entries of it a cache of `N` takes.
+    fn len<const N: usize>(&self) -> usize
+    where
+        K: S390Kernel<N>,
+    {
+        ((self.end - self.addr) / K::PAGE_SIZE).min(N)
+    }
+}
+
+/// What such a machine has beside the common.
+pub trait S390Kernel<const N: usize>: MmuKernel {
+    /// How much an entry maps.
+    const PAGE_SIZE: usize = 4096;
+
+    /// A value that no entry has.
+    const PTE_NEVER: usize;
+
+    /// This CPU's cache. Context: preemption off, or any for a look at whether a section is open.
+    fn pte_cache(&self) -> &PteCache<Self, N>;
+
+    /// Makes `count` entries invalid, the first of which is this, and takes them out of all TLBs (IPTE; the local form where the mm
+    /// has run on this CPU only).
+    ///
+    /// # Safety
+    /// The entries are there.
+    unsafe fn ipte_range(self, first: Pte<Self>, count: usize);
+}
+
+/// Caches what is stored into the entries that a section has named; its end invalidates and stores them in rows.
+///
+/// Preemption is off from enter to leave. Entries that were not named are changed at once, one instruction each. A pause forgets what was named;
+/// [`lazy_mmu_mode_pause_level`](LazyMmuState::lazy_mmu_mode_pause_level) does not. Between the invalidation and the store entries
+/// are invalid, and who faults waits for the lock of the table.
+///
+/// *What breaks:* reading a named entry past the accessors; and an interrupt that changes one, for whether a section is open is
+/// asked of the CPU and not of the interrupt.
+///
+/// [`LazyMmuState`]: crate::LazyMmuState
+#[derive(Clone, Copy, Debug)]
+pub struct S390<K, const N: usize>(pub K);
+
+impl<K: S390Kernel<N>, const N: usize> S390<K, N> {
+    /// The cache and the slot of an entry that is to go through it.
+    fn slot(&self, pte: Pte<K>) -> Option<(&PteCache<K, N>, usize)> {
+        let cache = self.0.pte_cache();
+        if cache.sections.get() == 0 {
+            return None;
+        }
+        Some((cache, cache.slot(pte.ptep)?))
+    }
+
+    fn enter(&self, ptes: Option<PteRange<K>>) {
+        self.0.preempt_disable();
+        let cache = self.0.pte_cache();
+        cache.sections.set(cache.sections.get() + 1);
+        cache.name(ptes);
+    }
+
+    /// Stores all that is cached, in rows of entries that are valid now, or are not.
+    fn write_back(&self, cache: &PteCache<K, N>) {
+        let Some(named) = cache.ptes() else { return };
+        let pte = |slot: usize| Pte::<K> {
+            mm: named.mm,
+            addr: named.addr + slot * K::PAGE_SIZE,
+            // SAFETY: inside of the entries that were named, which are there.
+            ptep: unsafe { named.ptep.add(slot) },
+        };
+        // SAFETY: who has changed the entry has promised that it stays until the change is in force.
+        let is_valid = |slot: usize| K::pte_present(unsafe { pte(slot).load() });
+        let behind = cache.behind.get();
+        let mut slot = cache.first.get();
+        while slot < behind {
+            if cache.cached(slot).is_none() {
+                slot += 1;
+                continue;
+            }
+            let valid = is_valid(slot);
+            let in_row = |&next: &usize| cache.cached(next).is_some() && is_valid(next) == valid;
+            let row = slot..slot + (slot..behind).take_while(in_row).count();
+            if valid {
+                // SAFETY: as above.
+                unsafe { self.0.ipte_range(pte(slot), row.len()) };
+            }
+            for slot in row.clone() {
+                // SAFETY: as above.
+                unsafe { pte(slot).store(cache.slots[slot].get()) };
+                cache.slots[slot].set(K::PTE_NEVER);
+            }
+            slot = row.end;
+        }
+        cache.first.set(0);
+        cache.behind.set(0);
+    }
+}
+
+impl<K: S390Kernel<N>, const N: usize> LazyMmuArch for S390<K, N> {
+    type Ptes = PteRange<K>;
+
+    kernels_part!();
+
+    fn arch_enter_lazy_mmu_mode(&self) {
+        self.enter(None);
+    }
+
+    fn arch_enter_lazy_mmu_mode_with_ptes(&self, ptes: PteRange<K>) {
+        self.enter(Some(ptes));
+    }
+
+    fn arch_leave_lazy_mmu_mode(&self) {
+        let cache = self.0.pte_cache();
+        self.write_back(cache);
+        cache.name(None);
+        cache.sections.set(cache.sections.get().wrapping_sub(1));
+        self.0.preempt_enable();
+    }
+
+    fn arch_flush_lazy_mmu_mode(&self) {
+        self.write_back(self.0.pte_cache());
+    }
+}
+
+impl<K: S390Kernel<N>, const N: usize> ArchLevels for S390<K, N> {
+    type Level = Option<PteRange<K>>;
+
+    fn arch_save_lazy_mmu_mode(&self) -> Option<PteRange<K>> {
+        self.0.pte_cache().ptes()
+    }
+
+    fn arch_restore_lazy_mmu_mode(&self, level: Option<PteRange<K>>) {
+        self.enter(level);
+    }
+}
+
+impl<K: S390Kernel<N>, const N: usize> PteAccess for S390<K, N> {
+    type Kernel = K;
+
+    unsafe fn ptep_get(&self, pte: Pte<K>) -> usize {
+        let cached = self.slot(pte).and_then(|(cache, slot)| cache.cached(slot));
+        // SAFETY: the caller's promise.
+        cached.unwrap_or_else(|| unsafe { pte.load() })
+    }
+
+    unsafe fn set_pte(&self, pte: Pte<K>, value: usize) {
+        if let Some((cache, slot)) = self.slot(pte) {
+            return cache.put(slot, value);
+        }
+        // SAFETY: the caller's promise.
+        if K::pte_present(unsafe { pte.load() }) {
+            // SAFETY: as above.
+            unsafe { self.0.ipte_range(pte, 1) };
+        }
+        // SAFETY: as above.
+        unsafe { pte.store(value) };
+    }
+}
