@@ -11,6 +11,13 @@ impl BadInput {
     pub(crate) fn new(message: impl Into<String>) -> BadInput {
         BadInput(message.into())
     }
+
+    /// Says what is wrong in a line of a file, and shows it.
+    pub(crate) fn at(file: &str, line: usize, column: usize, message: &str, text: &str) -> BadInput {
+        // A tab is one column wide here, so that the caret stands right.
+        let text = text.replace('\t', " ");
+        BadInput(format!("{file}:{line}:{column}: {message}\n    {text}\n    {:>column$}", "^"))
+    }
 }
 
 impl fmt::Display for BadInput {

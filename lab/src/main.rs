@@ -5,6 +5,7 @@ mod bugs;
 mod catalogue;
 mod compare;
 mod costs;
+mod lazy_mmu;
 mod litmus;
 mod progress;
 mod replay;
@@ -50,6 +51,8 @@ enum Command {
     Bugs(bugs::Arguments),
     /// Replays a recorded scheduler trace and counts what each strategy would cost.
     Replay(replay::Arguments),
+    /// Runs a script of lazy MMU mode's calls, and shows the state behind each.
+    LazyMmu(lazy_mmu::Arguments),
     /// Runs random programs under every strategy that claims to stand them.
     Soak(soak::Arguments),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Litmus(arguments) => litmus::run(&arguments),
         Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::LazyMmu(arguments) => lazy_mmu::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
     };
     match result {
