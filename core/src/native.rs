@@ -3,6 +3,7 @@
 //! On x86 a locked instruction is a full barrier, so the `*_full` operations are one instruction there; elsewhere they
 //! are fence, relaxed operation, fence, which is what Linux promises for its value-returning atomics.
 
+use core::cell::Cell;
 use core::sync::atomic::{self, Ordering};
 
 use crate::memory::{At, AtomicInt, AtomicWord, Label, LocalWord, Memory};
@@ -120,6 +121,23 @@ impl<T: Copy, A: AtomicWord<T>> LocalWord<T> for Local<A> {
     #[inline(always)]
     fn set(&self, value: T) {
         self.0.store(value, Ordering::Relaxed)
+    }
+}
+
+/// A cell is one too, where the compiler can be told that nobody else has it: its accesses need not be single instructions. A kernel
+/// that keeps it in a structure which other CPUs see answers for that itself.
+impl<T: Copy> LocalWord<T> for Cell<T> {
+    #[inline(always)]
+    fn new(value: T) -> Self {
+        Cell::new(value)
+    }
+    #[inline(always)]
+    fn get(&self) -> T {
+        Cell::get(self)
+    }
+    #[inline(always)]
+    fn set(&self, value: T) {
+        Cell::set(self, value);
     }
 }
 

@@ -1,6 +1,7 @@
 //! `lazytlb lazy-mmu`: lazy MMU mode, call by call.
 
 mod backend;
+mod batching;
 mod conformance;
 mod machine;
 mod script;
@@ -52,6 +53,9 @@ pub(crate) struct Arguments {
     /// Prints what all generations make of the bundled programs, instead of running a script.
     #[arg(long, conflicts_with_all = ["script", "generation", "backend"])]
     conformance: bool,
+    /// Counts what hardware is asked for when entries are changed in a section, and one by one, instead of running a script.
+    #[arg(long, conflicts_with_all = ["script", "generation", "backend", "conformance"])]
+    batching: bool,
     /// Prints one JSON object a line instead of a table.
     #[arg(long)]
     json: bool,
@@ -135,6 +139,9 @@ struct Json<'a> {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.conformance {
         return conformance::run(arguments.json);
+    }
+    if arguments.batching {
+        return batching::run(arguments.json);
     }
     let name = arguments.script.as_ref().map_or("-".into(), |path| path.display().to_string());
     let read = match &arguments.script {

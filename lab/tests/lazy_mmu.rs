@@ -160,7 +160,7 @@ fn the_guide_shows_what_is_printed() {
         assert_eq!(output, printed, "{arguments}");
         shown += 1;
     }
-    assert_eq!(shown, 2);
+    assert_eq!(shown, 3);
     assert!(guide.contains(include_str!("../../lazy-mmu/scripts/kasan.script").trim_end()));
 }
 
@@ -176,6 +176,17 @@ fn all_generations_are_compared() {
     assert_eq!(of("hooks-strict", "T1"), "warns");
     assert_eq!(of("v3", "T14"), "stops");
     assert_eq!(of("stack", "T2"), "STAYS ON");
+}
+
+#[test]
+fn batching_is_counted() {
+    let output = lazytlb(["lazy-mmu", "--batching", "--json"]);
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(rows.len(), 30);
+    for row in rows {
+        let (section, one_by_one) = (row["in_a_section"].as_u64().unwrap(), row["one_by_one"].as_u64().unwrap());
+        assert!(section <= one_by_one && (row["entries"] != 1 || section == one_by_one), "{row}");
+    }
 }
 
 #[test]

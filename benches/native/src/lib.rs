@@ -5,6 +5,8 @@
 //! contention, on lines that are in the cache: a lower bound, to compare strategies by. What a second CPU does to a
 //! shared counter cannot be seen here.
 
+pub mod mmu;
+
 use core::hint::black_box;
 use core::marker::PhantomData;
 use core::ptr::NonNull;

@@ -56,6 +56,22 @@ impl<K: S390Kernel<N>, const N: usize> fmt::Debug for PteCache<K, N> {
 }
 
 impl<K: S390Kernel<N>, const N: usize> PteCache<K, N> {
+    /// A cache of these words; `const`, for statics. They are zero and null at the start, but for the slots, each of which holds
+    /// [`PTE_NEVER`](S390Kernel::PTE_NEVER).
+    #[expect(clippy::too_many_arguments, reason = "what a const fn is given it cannot take apart")]
+    pub const fn from_parts(
+        sections: K::LocalUsize,
+        mm: K::LocalUsize,
+        addr: K::LocalUsize,
+        end: K::LocalUsize,
+        ptep: K::LocalPtr<K::AtomicUsize>,
+        first: K::LocalUsize,
+        behind: K::LocalUsize,
+        slots: [K::LocalUsize; N],
+    ) -> Self {
+        PteCache { sections, mm, addr, end, ptep, first, behind, slots }
+    }
+
     /// The entries that were named, if any were.
     pub fn ptes(&self) -> Option<PteRange<K>> {
         let ptep = NonNull::new(self.ptep.get())?;

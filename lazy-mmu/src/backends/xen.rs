@@ -67,6 +67,17 @@ impl<M: Memory, const N: usize> fmt::Debug for XenCpu<M, N> {
 }
 
 impl<M: Memory, const N: usize> XenCpu<M, N> {
+    /// A queue of these words, all zero or null at the start; `const`, for statics.
+    pub const fn from_parts(
+        mode: M::LocalUsize,
+        nested: M::LocalUsize,
+        count: M::LocalUsize,
+        entries: [M::LocalPtr<M::AtomicUsize>; N],
+        values: [M::LocalUsize; N],
+    ) -> Self {
+        XenCpu { mode, nested, count, entries, values }
+    }
+
     /// How many hypercalls are queued.
     pub fn len(&self) -> usize {
         self.count.get()
@@ -113,6 +124,13 @@ pub struct XenTask<M: Memory> {
 impl<M: Memory> Default for XenTask<M> {
     fn default() -> Self {
         XenTask { was_lazy: LocalWord::new(0) }
+    }
+}
+
+impl<M: Memory> XenTask<M> {
+    /// A new task's, whose word is zero; `const`, for statics.
+    pub const fn from_parts(was_lazy: M::LocalUsize) -> Self {
+        XenTask { was_lazy }
     }
 }
 

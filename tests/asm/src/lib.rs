@@ -1,9 +1,14 @@
 //! The hot paths as functions of their own, so that a test can look at what the compiler made of them.
 
+use std::cell::Cell;
+
 use lazytlb::core::mm::{CountRef, MmCore, MmPtr};
 use lazytlb::hazard::convert::HazardSlot;
+use lazytlb::lazy_mmu::LazyMmuState;
+use lazytlb::lazy_mmu::backends::Arm64;
 use lazytlb::{HazardConvert, LazyTlb, Refcount, Shootdown};
 use lazytlb_native::Bare;
+use lazytlb_native::mmu::{BareMmu, ByHand};
 
 /// A platform whose calls are empty.
 pub type P = Bare<64>;
@@ -48,4 +53,40 @@ pub fn shootdown_mmgrab_lazy_tlb(mm: &MmCore<P>) {
 #[unsafe(no_mangle)]
 pub fn shootdown_mmdrop_lazy_tlb(mm: MmPtr<P>) -> Option<CountRef<P>> {
     LazyTlb::<P>::mmdrop_lazy_tlb(&Shootdown { debug_shoot_lazies: false }, P::NEW, mm)
+}
+
+/// A section begins, on arm64.
+#[unsafe(no_mangle)]
+pub fn lazy_mmu_enable(state: &LazyMmuState) {
+    state.lazy_mmu_mode_enable(&Arm64(BareMmu));
+}
+
+/// A section ends.
+#[unsafe(no_mangle)]
+pub fn lazy_mmu_disable(state: &LazyMmuState) {
+    state.lazy_mmu_mode_disable(&Arm64(BareMmu));
+}
+
+/// A section begins, with counters that are cells.
+#[unsafe(no_mangle)]
+pub fn lazy_mmu_enable_in_cells(state: &LazyMmuState<Cell<u8>>) {
+    state.lazy_mmu_mode_enable(&Arm64(BareMmu));
+}
+
+/// A section ends, likewise.
+#[unsafe(no_mangle)]
+pub fn lazy_mmu_disable_in_cells(state: &LazyMmuState<Cell<u8>>) {
+    state.lazy_mmu_mode_disable(&Arm64(BareMmu));
+}
+
+/// The same counters by hand.
+#[unsafe(no_mangle)]
+pub fn by_hand_enable(counters: &ByHand) {
+    counters.enable();
+}
+
+/// The same counters by hand.
+#[unsafe(no_mangle)]
+pub fn by_hand_disable(counters: &ByHand) {
+    counters.disable();
 }
