@@ -52,6 +52,18 @@ impl Bits for usize {
     }
 }
 
+/// Natively a byte; here a word like all others.
+impl Bits for u8 {
+    #[inline]
+    fn to_bits(self) -> usize {
+        self.into()
+    }
+    #[inline]
+    fn from_bits(bits: usize) -> u8 {
+        bits as u8
+    }
+}
+
 impl<T> Bits for *mut T {
     #[inline]
     fn to_bits(self) -> usize {

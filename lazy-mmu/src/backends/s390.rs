@@ -161,7 +161,7 @@ pub trait S390Kernel<const N: usize>: MmuKernel {
     /// A value that no entry has.
     const PTE_NEVER: usize;
 
-    /// This CPU's cache. Context: preemption off, or any for a look at whether a section is open.
+    /// This CPU's cache. Context: preemption off.
     fn pte_cache(&self) -> &PteCache<Self, N>;
 
     /// Makes `count` entries invalid, the first of which is this, and takes them out of all TLBs (IPTE; the local form where the mm
@@ -186,13 +186,14 @@ pub trait S390Kernel<const N: usize>: MmuKernel {
 pub struct S390<K, const N: usize>(pub K);
 
 impl<K: S390Kernel<N>, const N: usize> S390<K, N> {
-    /// The cache and the slot of an entry that is to go through it.
+    /// The cache and the slot of an entry that is to go through it. Who is in a section keeps the CPU, and so the cache; who is in none
+    /// keeps it while it is looked at. (Linux asks a word at a fixed address, the CPU's own, by one instruction.)
     fn slot(&self, pte: Pte<K>) -> Option<(&PteCache<K, N>, usize)> {
+        self.0.preempt_disable();
         let cache = self.0.pte_cache();
-        if cache.sections.get() == 0 {
-            return None;
-        }
-        Some((cache, cache.slot(pte.ptep)?))
+        let slot = if cache.sections.get() == 0 { None } else { cache.slot(pte.ptep) };
+        self.0.preempt_enable();
+        Some((cache, slot?))
     }
 
     fn enter(&self, ptes: Option<PteRange<K>>) {

@@ -261,10 +261,20 @@ impl<K: XenKernel<N>, F: Form, const N: usize> Xen<K, F, N> {
         Xen(kernel, PhantomData)
     }
 
-    /// Whether updates are queued, here and now.
+    /// Runs `f` on this CPU's words, which stay this CPU's meanwhile. Linux has single instructions for what is done here
+    /// (`this_cpu_read`, `this_cpu_write`), which need no preemption off.
+    fn on_this_cpu<R>(&self, f: impl FnOnce(&XenCpu<K, N>) -> R) -> R {
+        self.0.preempt_disable();
+        let result = f(self.0.xen_cpu());
+        self.0.preempt_enable();
+        result
+    }
+
+    /// Whether updates are queued, here and now. A task that is preempted behind the answer finds it true when it comes back: the
+    /// hooks at the switch see to it, on whatever CPU.
     fn is_lazy(&self) -> bool {
         if F::CPU_KNOWS {
-            !self.0.in_interrupt() && self.0.xen_cpu().mode.get() == MODE_MMU
+            !self.0.in_interrupt() && self.on_this_cpu(|cpu| cpu.mode.get() == MODE_MMU)
         } else {
             self.0.is_lazy_mmu_mode_active()
         }
@@ -307,58 +317,58 @@ impl<K: XenKernel<N>, F: Form, const N: usize> Xen<K, F, N> {
     }
 
     /// The CPU's mode changes, which it must from `from`.
-    fn change_mode(&self, from: usize, to: usize, warning: Warning) {
-        let mode = &self.0.xen_cpu().mode;
-        if mode.get() != from {
+    fn change_mode(&self, cpu: &XenCpu<K, N>, from: usize, to: usize, warning: Warning) {
+        if cpu.mode.get() != from {
             self.0.bug(warning);
         }
-        mode.set(to);
+        cpu.mode.set(to);
     }
 
-    fn enter(&self) {
-        let cpu = self.0.xen_cpu();
-        if F::NESTS && cpu.mode.get() == MODE_MMU {
-            cpu.nested.set(cpu.nested.get() + 1);
-        } else {
-            self.change_mode(MODE_NONE, MODE_MMU, Warning::EnteredTwice);
+    fn enter(&self, cpu: &XenCpu<K, N>) {
+        match cpu.mode.get() {
+            MODE_MMU if F::TOLERATES => {}
+            MODE_MMU if F::NESTS => cpu.nested.set(cpu.nested.get() + 1),
+            _ => self.change_mode(cpu, MODE_NONE, MODE_MMU, Warning::EnteredTwice),
         }
     }
 
-    fn leave(&self) {
+    fn leave(&self, cpu: &XenCpu<K, N>) {
         self.flush_queue();
-        let nested = &self.0.xen_cpu().nested;
-        match nested.get() {
-            n if F::NESTS && n > 0 => nested.set(n - 1),
-            _ => self.change_mode(MODE_MMU, MODE_NONE, Warning::NotEntered),
+        match (cpu.mode.get(), cpu.nested.get()) {
+            (MODE_NONE, _) if F::TOLERATES => {}
+            (_, n) if F::NESTS && n > 0 => cpu.nested.set(n - 1),
+            _ => self.change_mode(cpu, MODE_MMU, MODE_NONE, Warning::NotEntered),
         }
     }
 
     /// The CPU is about to switch away from `prev`. Context: in the switch, while `prev` is still the current task.
     pub fn start_context_switch(&self, prev: &impl SwitchState, task: &XenTask<K>) {
+        let cpu = self.0.xen_cpu();
         if !F::CPU_KNOWS {
             prev.pause(self);
-        } else if self.0.xen_cpu().mode.get() == MODE_MMU {
-            self.leave();
+        } else if cpu.mode.get() == MODE_MMU {
+            self.leave(cpu);
             if F::TASK_REMEMBERS {
                 task.was_lazy.set(1);
             }
         }
-        self.change_mode(MODE_NONE, MODE_CPU, Warning::EnteredTwice);
+        self.change_mode(cpu, MODE_NONE, MODE_CPU, Warning::EnteredTwice);
     }
 
     /// The CPU has switched to `next`. Context: in the switch.
     pub fn end_context_switch(&self, next: &impl SwitchState, task: &XenTask<K>) {
+        let cpu = self.0.xen_cpu();
         self.flush_queue();
-        self.change_mode(MODE_CPU, MODE_NONE, Warning::NotEntered);
+        self.change_mode(cpu, MODE_CPU, MODE_NONE, Warning::NotEntered);
         if !F::CPU_KNOWS {
             next.resume(self);
         } else if F::TASK_REMEMBERS {
             if task.was_lazy.get() != 0 {
                 task.was_lazy.set(0);
-                self.enter();
+                self.enter(cpu);
             }
         } else if next.is_on() {
-            self.enter();
+            self.enter(cpu);
         }
     }
 }
@@ -369,34 +379,17 @@ impl<K: XenKernel<N>, F: Form, const N: usize> LazyMmuArch for Xen<K, F, N> {
     kernels_part!();
 
     fn arch_enter_lazy_mmu_mode(&self) {
-        if !F::CPU_KNOWS {
-            return;
+        if F::CPU_KNOWS {
+            self.on_this_cpu(|cpu| self.enter(cpu));
         }
-        if !F::TOLERATES {
-            return self.enter();
-        }
-        self.0.preempt_disable();
-        if self.0.xen_cpu().mode.get() != MODE_MMU {
-            self.enter();
-        }
-        self.0.preempt_enable();
     }
 
     fn arch_leave_lazy_mmu_mode(&self) {
-        self.0.preempt_disable();
-        let is_entered = self.0.xen_cpu().mode.get() != MODE_NONE;
-        if F::CPU_KNOWS && (is_entered || !F::TOLERATES) {
-            self.leave();
-        } else {
-            self.flush_queue();
-        }
-        self.0.preempt_enable();
+        self.on_this_cpu(|cpu| if F::CPU_KNOWS { self.leave(cpu) } else { self.flush_queue() });
     }
 
     fn arch_flush_lazy_mmu_mode(&self) {
-        self.0.preempt_disable();
-        self.flush_queue();
-        self.0.preempt_enable();
+        self.on_this_cpu(|_| self.flush_queue());
     }
 }
 
