@@ -15,6 +15,7 @@ use lazytlb_machine::{
 };
 
 use crate::kernel::{BATCH, Flaw, LabMmu, QUEUE, TABLE, Words, with_words};
+use crate::shadow::{Cure, Shadow, Walk};
 
 /// What must hold, by the numbers that the rules of the mode have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +28,10 @@ pub enum Rule {
     R6,
     /// What an interrupt changes is in force at once.
     R7,
+    /// When a lock is released, all that was changed with it held is to be seen by others.
+    R10,
+    /// A page is freed only when no entry maps it.
+    R11,
 }
 
 impl fmt::Display for Rule {
@@ -36,6 +41,8 @@ impl fmt::Display for Rule {
             Rule::R5 => "R5: behind a disable or a pause a change is not in force",
             Rule::R6 => "R6: something of a task is left on the CPU that it was taken from",
             Rule::R7 => "R7: what an interrupt changes is not in force",
+            Rule::R10 => "R10: a lock is released before what was changed under it is in force",
+            Rule::R11 => "R11: a page is freed that an entry maps",
         })
     }
 }
@@ -55,6 +62,12 @@ pub enum Step {
     Set(usize, usize),
     /// From here on an interrupt may come, once, that sets the last entry in a section of its own.
     Interrupt,
+    /// The shadow of an area is installed, if it is not there.
+    Populate(Cure),
+    /// It is removed, if it is there; it is at the start where a script has this.
+    Depopulate(Cure),
+    /// It is written into.
+    TouchShadow,
 }
 
 /// What the architecture is.
@@ -185,13 +198,24 @@ impl<G: Generation + 'static> SwitchState for Switched<'_, G> {
     }
 }
 
+/// Where the tasks run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement {
+    /// Both on one CPU.
+    OneCpu,
+    /// On one CPU; when the first one is preempted, a second CPU takes it over.
+    FirstMoves,
+    /// Each on a CPU of its own.
+    SideBySide,
+}
+
 /// Two tasks, and what may happen to them.
 #[derive(Clone, Debug)]
 pub struct World {
     /// The scripts.
     pub scripts: [Vec<Step>; 2],
-    /// Whether there is a second CPU, which takes over the first task when it is preempted.
-    pub moves: bool,
+    /// Where the tasks run.
+    pub placement: Placement,
     /// How often the timer may take a CPU away.
     pub preemptions: usize,
     /// What is wrong with the kernel.
@@ -208,7 +232,7 @@ const IN_INTERRUPT: (usize, usize) = (TABLE - 1, 9);
 impl World {
     /// Two scripts on one CPU, which the timer may take away twice.
     pub fn new(scripts: [&[Step]; 2]) -> World {
-        World { scripts: scripts.map(<[Step]>::to_vec), moves: false, preemptions: 2, flaw: None }
+        World { scripts: scripts.map(<[Step]>::to_vec), placement: Placement::OneCpu, preemptions: 2, flaw: None }
     }
 
     /// Runs all interleavings under a generation of the API, on an architecture.
@@ -236,18 +260,22 @@ impl World {
         }
     }
 
+    fn cpus(&self) -> usize {
+        if self.placement == Placement::OneCpu { 1 } else { 2 }
+    }
+
     fn explore_on<G: Generation + 'static, B: BackEnd<G>>(&self, arch: B) -> Exploration {
-        let cpus = 1 + usize::from(self.moves);
+        let cpus = self.cpus();
         let machine = Machine::new(Config { cpus, bytes: 16 << 10, ticks: true, ..Config::default() });
         let running = Rc::new(Running::place(&machine, self, arch));
         for task in 0..2 {
             let running = Rc::clone(&running);
             let id = machine.add_task(["first", "second"][task], move || running.run(task));
-            if task == 0 {
+            if task == 0 || self.placement == Placement::SideBySide {
                 machine.boot(id, true);
             }
         }
-        if self.moves {
+        if self.placement == Placement::FirstMoves {
             let running = Rc::clone(&running);
             machine.boot(machine.add_task("swapper/1", move || running.idle()), true);
         }
@@ -277,6 +305,9 @@ struct Running<G: Generation + 'static, B> {
     over: &'static SimWord<usize>,
     /// What each task has set each entry to; one more than the value.
     set: &'static [SimLocal<usize>],
+    /// How many tasks run at the start.
+    booted: usize,
+    shadow: Option<Shadow>,
 }
 
 impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
@@ -289,12 +320,20 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
         let locals = |name, count, value| -> &'static [SimLocal<usize>] {
             placed(machine.place_slice(name, ObjectKind::Other, count, |_| LocalWord::new(value)))
         };
-        let words = Words::place(machine, 3, 1 + usize::from(world.moves), world.flaw);
+        let words = Words::place(machine, 3, world.cpus(), world.flaw);
+        let side_by_side = world.placement == Placement::SideBySide;
+        let booted = if side_by_side { 2 } else { 1 };
         if world.flaw != Some(Flaw::NewTasksNotPaused) {
-            for new in &words.tasks[1..] {
+            for new in &words.tasks[booted..] {
                 arch.new_task(&new.state);
             }
         }
+        let populates = |script: &Vec<Step>| script.iter().any(|step| matches!(step, Step::Populate(_)));
+        let depopulates = |script: &Vec<Step>| script.iter().any(|step| matches!(step, Step::Depopulate(_)));
+        let in_hand = [populates(&world.scripts[0]), populates(&world.scripts[1])];
+        let mapped = world.scripts.iter().any(depopulates);
+        let has_shadow = mapped || in_hand.contains(&true);
+        let shadow = has_shadow.then(|| Shadow::place(machine, words.entries, in_hand, mapped));
         let shared = |name, value| -> &'static SimWord<usize> {
             &placed(machine.place_slice(name, ObjectKind::Other, 1, |_| AtomicWord::new(value)))[0]
         };
@@ -302,11 +341,13 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
             words,
             arch,
             scripts: world.scripts.clone(),
-            waiting: shared("waiting", 1 << 1),
-            preemptions: &locals("preemptions", 1, world.preemptions)[0],
+            waiting: shared("waiting", if side_by_side { 0 } else { 1 << 1 }),
+            preemptions: &locals("preemptions", 1, if side_by_side { 0 } else { world.preemptions })[0],
             left: locals("left", 2, 0),
             over: shared("over", 0),
             set: locals("set", 3 * TABLE, 0),
+            booted,
+            shadow,
         }
     }
 }
@@ -350,14 +391,15 @@ fn irqs_on() {
     Machine::with(|machine| machine.irq_restore(true));
 }
 
-fn broken(rule: Rule) {
-    Machine::with(|machine| machine.fail(Kind::Assertion, rule.to_string()));
+/// A finding, not an error: what comes of it is to be seen.
+pub(crate) fn broken(rule: Rule) {
+    Machine::with(|machine| machine.fail(Kind::Invariant, rule.to_string()));
 }
 
 impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
     /// A task's life.
     fn run(&self, task: usize) {
-        if task == 0 {
+        if task < self.booted {
             // Its first step comes with its start, before any timer.
             self.waiting.load(Relaxed);
             self.let_timer_in();
@@ -375,6 +417,9 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
                 Step::Pause => pauses.push(state.pause(&self.arch)),
                 Step::Resume => state.resume(&self.arch, pauses.pop()),
                 Step::Set(entry, value) => self.set(task, entry, value),
+                Step::Populate(cure) => self.walk(task, cure).populate(self.arch.named()),
+                Step::Depopulate(cure) => self.walk(task, cure).depopulate(self.arch.named()),
+                Step::TouchShadow => self.walk(task, Cure::None).touch(),
                 Step::Interrupt => Machine::with(|machine| machine.raise(machine.this_cpu(), VECTOR, false)),
             }
             if matches!(step, Step::Disable | Step::Pause) {
@@ -401,6 +446,11 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
             self.switch(IDLE, 0);
         }
         irqs_on();
+    }
+
+    fn walk(&self, task: usize, cure: Cure) -> Walk<'_, G, B> {
+        let shadow = self.shadow.as_ref().expect("placed where a script is about it");
+        Walk { shadow, arch: self.arch, state: &self.words.tasks[task].state, task, cure }
     }
 
     fn set(&self, task: usize, entry: usize, value: usize) {
@@ -496,10 +546,13 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
     fn end(&self, machine: &Machine) {
         let cpus = 0..self.words.cpus.len();
         if !cpus.into_iter().all(|cpu| self.arch.is_empty(cpu)) {
-            machine.fail(Kind::Assertion, Rule::R6.to_string());
+            machine.fail(Kind::Invariant, Rule::R6.to_string());
         }
         if self.over.peek() != 0b11 {
             machine.fail(Kind::Deadlock, "a task has not come to its end");
+        }
+        if let Some(shadow) = &self.shadow {
+            shadow.end(machine, self.words.entries);
         }
     }
 }

@@ -4,7 +4,7 @@ use lazytlb_lazy_mmu::generations::{Hooks, V4};
 use lazytlb_lazy_mmu::{Generation, LazyMmuState};
 use lazytlb_machine::SimLocal;
 use lazytlb_mmu_model::Step::{self, Disable, Enable, Interrupt, Pause, Resume, Set};
-use lazytlb_mmu_model::{Arch, Flaw, World};
+use lazytlb_mmu_model::{Arch, Flaw, Placement, World};
 
 type Merged = LazyMmuState<SimLocal<u8>>;
 
@@ -39,9 +39,9 @@ fn what_is_right_is_right_at_every_point() {
     let right = Arch::ALL.into_iter().filter(|&arch| arch != Arch::X3);
     for arch in right {
         for script in [SECTION, NESTED, PAUSED] {
-            for moves in [false, true] {
-                let world = World { moves, ..World::new([script, OTHER]) };
-                assert_eq!(found(&world, arch), NOTHING, "{arch:?} {script:?} moves: {moves}");
+            for placement in [Placement::OneCpu, Placement::FirstMoves, Placement::SideBySide] {
+                let world = World { placement, ..World::new([script, OTHER]) };
+                assert_eq!(found(&world, arch), NOTHING, "{arch:?} {script:?} {placement:?}");
             }
         }
     }
@@ -80,7 +80,8 @@ fn xen_and_the_hooks_of_2023() {
 #[test]
 fn a_task_outside_of_sections_moves() {
     for arch in Arch::ALL.into_iter().filter(|&arch| arch != Arch::X3) {
-        let world = World { moves: true, ..World::new([&[Set(0, 1), Set(0, 2), Enable, Disable], OTHER]) };
+        let world =
+            World { placement: Placement::FirstMoves, ..World::new([&[Set(0, 1), Set(0, 2), Enable, Disable], OTHER]) };
         assert_eq!(found(&world, arch), NOTHING, "{arch:?}");
     }
 }
@@ -113,7 +114,7 @@ fn an_interrupt_between_the_level_and_the_flag() {
 #[test]
 fn an_interrupt_uses_the_cache_of_the_section() {
     let world = World::new([&[Interrupt, Enable, Set(0, 1), Disable], &[]]);
-    assert_eq!(found(&world, Arch::S390), ["R7: what an interrupt changes is not in force"]);
+    assert!(found(&world, Arch::S390).contains(&"R7: what an interrupt changes is not in force".to_owned()));
 }
 
 /// The hooks of May 2026 with a task that has not run yet and is not paused.
