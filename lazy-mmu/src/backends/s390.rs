@@ -175,13 +175,11 @@ pub trait S390Kernel<const N: usize>: MmuKernel {
 /// Caches what is stored into the entries that a section has named; its end invalidates and stores them in rows.
 ///
 /// Preemption is off from enter to leave. Entries that were not named are changed at once, one instruction each. A pause forgets what was named;
-/// [`lazy_mmu_mode_pause_level`](LazyMmuState::lazy_mmu_mode_pause_level) does not. Between the invalidation and the store entries
+/// [`lazy_mmu_mode_pause_level`](crate::LazyMmuState::lazy_mmu_mode_pause_level) does not. Between the invalidation and the store entries
 /// are invalid, and who faults waits for the lock of the table.
 ///
 /// *What breaks:* reading a named entry past the accessors; and an interrupt that changes one, for whether a section is open is
 /// asked of the CPU and not of the interrupt.
-///
-/// [`LazyMmuState`]: crate::LazyMmuState
 #[derive(Clone, Copy, Debug)]
 pub struct S390<K, const N: usize>(pub K);
 
