@@ -32,6 +32,13 @@ pub enum Flaw {
     NewTasksNotPaused,
 }
 
+/// Forgets for how long structures are placed.
+pub(crate) fn placed<T>(placed: &mut [T]) -> &'static [T] {
+    let placed: *const [T] = placed;
+    // SAFETY: in the arena, which is kept as long as the machine runs.
+    unsafe { &*placed }
+}
+
 /// What the kernel keeps for each task.
 pub(crate) struct TaskWords<G: Generation + 'static> {
     pub(crate) state: G,
@@ -57,11 +64,6 @@ pub(crate) struct Words<G: Generation + 'static> {
 
 impl<G: Generation> Words<G> {
     pub(crate) fn place(machine: &Machine, tasks: usize, cpus: usize, flaw: Option<Flaw>) -> Words<G> {
-        fn placed<T>(placed: &mut [T]) -> &'static [T] {
-            let placed: *const [T] = placed;
-            // SAFETY: in the arena, which the world keeps as long as anything that refers to it.
-            unsafe { &*placed }
-        }
         let task = |_| TaskWords { state: G::default(), pending: LocalWord::new(0), xen: XenTask::default() };
         let cpu = |_| CpuWords {
             hash: HashBatch::default(),
@@ -121,6 +123,11 @@ impl<G: Generation + 'static> LabMmu<G> {
 
     pub(crate) fn cpu(&self) -> &'static CpuWords<G> {
         &self.words().cpus[Machine::with(Machine::this_cpu)]
+    }
+
+    /// What an entry holds; a look, and no step.
+    pub(crate) fn look_at(&self, entry: usize) -> usize {
+        Machine::with(|machine| machine.inspect(|| self.words().entries[entry].load(Relaxed)))
     }
 
     pub(crate) fn pte(&self, entry: usize) -> Pte<Self> {

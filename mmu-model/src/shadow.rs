@@ -13,7 +13,7 @@ use lazytlb_lazy_mmu::Generation;
 use lazytlb_lazy_mmu::backends::PteAccess;
 use lazytlb_machine::{Cache, Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 
-use crate::kernel::LabMmu;
+use crate::kernel::{LabMmu, placed};
 use crate::world::{Rule, broken};
 
 /// How the callback sees to it that its change takes effect with the lock held.
@@ -58,17 +58,11 @@ pub(crate) struct Shadow {
 impl Shadow {
     /// Which tasks have a page in their hand, and whether another one is mapped at the start.
     pub(crate) fn place(machine: &Machine, entries: &[SimWord<usize>], in_hand: [bool; 2], mapped: bool) -> Shadow {
-        let lock: *const SimWord<usize> = machine.place("page_table_lock", ObjectKind::Other, AtomicWord::new(0));
-        let wrote: *const SimLocal<usize> = machine.place("wrote", ObjectKind::Other, LocalWord::new(0));
+        let lock = placed(machine.place_slice("page_table_lock", ObjectKind::Other, 1, |_| AtomicWord::new(0)));
+        let wrote = placed(machine.place_slice("wrote", ObjectKind::Other, 1, |_| LocalWord::new(0)));
         let cache: Cache<Page> = machine.create_cache("shadow", ObjectKind::Frame, 3, |_| AtomicWord::new(0));
         let pages = [in_hand[0], in_hand[1], mapped].map(|is| is.then(|| machine.alloc_at_setup(cache)));
-        let shadow = Shadow {
-            // SAFETY: in the arena, which is kept as long as the machine runs.
-            lock: unsafe { &*lock },
-            pages,
-            // SAFETY: as above.
-            wrote: unsafe { &*wrote },
-        };
+        let shadow = Shadow { lock: &lock[0], pages, wrote: &wrote[0] };
         if mapped {
             entries[ENTRY].poke(shadow.value(2));
         }
@@ -184,13 +178,13 @@ impl<G: Generation + 'static, B: PteAccess<Kernel = LabMmu<G>> + Copy> Walk<'_, 
 
     /// What was done with the lock held is to be seen by others before it is released.
     fn check_unlock(&self, expected: usize) {
-        if LabMmu::<G>::NEW.words().entries[ENTRY].peek() != expected {
+        if LabMmu::<G>::NEW.look_at(ENTRY) != expected {
             broken(Rule::R10);
         }
     }
 
     fn free(&self, value: usize, at: &'static Location<'static>) {
-        if LabMmu::<G>::NEW.words().entries[ENTRY].peek() == value {
+        if LabMmu::<G>::NEW.look_at(ENTRY) == value {
             broken(Rule::R11);
         }
         Machine::with(|machine| machine.free(self.shadow.page(value), at));

@@ -14,7 +14,7 @@ use lazytlb_machine::{
     Config, Exploration, Kind, Limits, Machine, ObjectKind, Reduction, Search, Sim, SimLocal, SimWord,
 };
 
-use crate::kernel::{BATCH, Flaw, LabMmu, QUEUE, TABLE, Words, with_words};
+use crate::kernel::{BATCH, Flaw, LabMmu, QUEUE, TABLE, Words, placed, with_words};
 use crate::shadow::{Cure, Shadow, Walk};
 
 /// What must hold, by the numbers that the rules of the mode have.
@@ -312,11 +312,6 @@ struct Running<G: Generation + 'static, B> {
 
 impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
     fn place(machine: &Machine, world: &World, arch: B) -> Self {
-        fn placed<T>(placed: &mut [T]) -> &'static [T] {
-            let placed: *const [T] = placed;
-            // SAFETY: in the arena, which is kept as long as the machine runs.
-            unsafe { &*placed }
-        }
         let locals = |name, count, value| -> &'static [SimLocal<usize>] {
             placed(machine.place_slice(name, ObjectKind::Other, count, |_| LocalWord::new(value)))
         };
@@ -462,9 +457,9 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
     /// All that a task has set is what memory has.
     fn check_in_force(&self, task: usize) {
         let set = &self.set[task * TABLE..(task + 1) * TABLE];
-        let is_in_force = set.iter().zip(self.words.entries).all(|(set, entry)| match set.peek() {
+        let is_in_force = set.iter().enumerate().all(|(entry, set)| match set.peek() {
             0 => true,
-            value => entry.peek() == value - 1,
+            value => LabMmu::<G>::NEW.look_at(entry) == value - 1,
         });
         if !is_in_force || !self.nothing_waits() {
             broken(Rule::R5);
@@ -490,7 +485,7 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
         let (entry, value) = IN_INTERRUPT;
         // SAFETY: the entries stay.
         unsafe { self.arch.set_pte(LabMmu::<G>::NEW.pte(entry), value) };
-        if self.words.entries[entry].peek() != value {
+        if LabMmu::<G>::NEW.look_at(entry) != value {
             broken(Rule::R7);
         }
         state.disable(&self.arch, section);
@@ -539,9 +534,7 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
         self.let_timer_in();
         irqs_on();
     }
-}
 
-impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
     /// What must be so when all scripts are over.
     fn end(&self, machine: &Machine) {
         let cpus = 0..self.words.cpus.len();
