@@ -3,7 +3,8 @@
 //! * [`Machine`]: memory, CPUs, tasks and agents, interrupts; what a simulated program may do.
 //! * [`Sim`]: the [`Memory`](lazytlb_core::Memory) of the machine, for generic code.
 //! * [`Search`]: exhaustive, bounded, random, PCT; [`Exploration`]: what was found, with a [`Schedule`] to see it again.
-//! * [`Verdict`]: what an execution is found guilty of.
+//! * [`Verdict`]: what an execution is found guilty of; [`report`]: how it is told.
+//! * [`text`]: what readers of programs as text have in common.
 //!
 //! The machine knows nothing of address spaces.
 
@@ -18,6 +19,7 @@ mod point;
 mod policy;
 mod record;
 mod reduce;
+pub mod report;
 mod schedule;
 mod search;
 mod snapshot;
@@ -25,6 +27,7 @@ mod stacks;
 mod state;
 mod step;
 mod symmetry;
+pub mod text;
 mod times;
 mod verdict;
 mod watchpoint;

@@ -77,9 +77,9 @@
 mod parse;
 mod print;
 
-use core::fmt;
 use std::collections::BTreeSet;
 
+pub use lazytlb_machine::text::TextError as LitmusError;
 use lazytlb_machine::{Kind, MemoryModel};
 
 use crate::model::Setting;
@@ -196,32 +196,3 @@ impl Expectation {
         found == named
     }
 }
-
-/// A litmus file that cannot be read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LitmusError {
-    /// The line, from 1.
-    pub line: usize,
-    /// The column, from 1.
-    pub column: usize,
-    /// What is wrong, and what was expected.
-    pub message: String,
-    /// The text of the line.
-    pub text: String,
-}
-
-impl LitmusError {
-    /// The error with the name of the file before it, and the place shown.
-    pub fn in_file(&self, file: &str) -> String {
-        let LitmusError { line, column, message, text } = self;
-        format!("{file}:{line}:{column}: {message}\n    {text}\n    {:>column$}", "^")
-    }
-}
-
-impl fmt::Display for LitmusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.message)
-    }
-}
-
-impl core::error::Error for LitmusError {}

@@ -2,9 +2,8 @@
 
 mod kernel;
 
-use core::fmt;
-
-use lazytlb_machine::{Kind, Machine, MemoryModel};
+use lazytlb_machine::text::{Line, Place, Word, kind, memory};
+use lazytlb_machine::{Machine, MemoryModel};
 
 use super::{Expectation, Litmus, LitmusError, Slow};
 use crate::mistakes;
@@ -28,33 +27,6 @@ const MOST_ARRIVING: usize = 30;
 /// Lines of the header that say all in one.
 const ONCE: [&str; 6] = ["machine", "memory", "mutant", "bug", "roam", "cid"];
 
-/// A word of a line, with where it begins.
-#[derive(Clone, Copy)]
-struct Word<'a> {
-    text: &'a str,
-    column: usize,
-}
-
-struct Line<'a> {
-    number: usize,
-    text: &'a str,
-}
-
-/// A place of the text that may turn out to be wrong when all has been read.
-#[derive(Clone, Default)]
-struct Place {
-    line: usize,
-    column: usize,
-    text: String,
-}
-
-impl Place {
-    fn error(&self, message: impl Into<String>) -> LitmusError {
-        let Place { line, column, text } = self.clone();
-        LitmusError { line, column, message: message.into(), text }
-    }
-}
-
 /// Where things were said that are checked at the end.
 #[derive(Default)]
 struct Places {
@@ -71,35 +43,6 @@ struct Places {
     expected: Vec<Place>,
     /// Each `slow`.
     slow: Vec<Place>,
-}
-
-impl<'a> Line<'a> {
-    fn place(&self, column: usize) -> Place {
-        // A tab is one column wide here, so that the caret stands right.
-        Place { line: self.number, column, text: self.text.replace('\t', " ") }
-    }
-
-    fn error(&self, column: usize, message: impl Into<String>) -> LitmusError {
-        self.place(column).error(message)
-    }
-
-    /// The words of a part of the line; `part` is a slice of it.
-    fn words(&self, part: &'a str) -> impl Iterator<Item = Word<'a>> + use<'a> {
-        let (text, start) = (self.text, self.text.as_ptr().addr());
-        let (mut counted, mut column) = (0, 1);
-        part.split_whitespace().map(move |word| {
-            let begins = word.as_ptr().addr() - start;
-            column += text[counted..begins].chars().count();
-            counted = begins;
-            Word { text: word, column }
-        })
-    }
-
-    /// The column right behind a part.
-    fn end(&self, part: &str) -> usize {
-        let bytes = part.as_ptr().addr() + part.trim_end().len() - self.text.as_ptr().addr();
-        self.text[..bytes].chars().count() + 1
-    }
 }
 
 /// What has been read so far.
@@ -119,7 +62,7 @@ impl Litmus {
     /// # Errors
     /// With line and column, if it is none.
     pub fn parse(text: &str) -> Result<Litmus, LitmusError> {
-        let mut lines = text.lines().enumerate().map(|(index, text)| Line { number: index + 1, text });
+        let mut lines = Line::all(text);
         let first = lines.next().unwrap_or(Line { number: 1, text: "" });
         if first.text.trim_end() != MAGIC {
             return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
@@ -136,10 +79,7 @@ impl Litmus {
 
 impl Reader {
     fn line(&mut self, line: &Line<'_>) -> Result<(), LitmusError> {
-        let (code, comment) = match line.text.split_once('#') {
-            Some((code, comment)) => (code, Some(comment)),
-            None => (line.text, None),
-        };
+        let (code, comment) = line.code();
         if let Some(comment) = comment
             && code.trim().is_empty()
             && self.in_header
@@ -181,9 +121,9 @@ impl Reader {
                 self.litmus.program.name = name.text.to_owned();
             }
             "machine" | "memory" | "mm" | "word" | "spinlock" if rest.is_empty() => return Err(missing("a name")),
-            "machine" => self.litmus.machines = parse_all(line, &rest, str::parse::<Rules>)?,
+            "machine" => self.litmus.machines = line.parse_all(&rest, str::parse::<Rules>)?,
             "memory" => {
-                self.litmus.memories = parse_all(line, &rest, memory)?;
+                self.litmus.memories = line.parse_all(&rest, memory)?;
                 if let Some(weak) = rest.iter().find(|word| word.text == MemoryModel::Weak.name()) {
                     self.places.weak = line.place(weak.column);
                 }
@@ -237,7 +177,7 @@ impl Reader {
             }
             "mutant" => {
                 let [mutant] = rest[..] else { return Err(missing("one mutant")) };
-                self.litmus.mutant = Some(parse_one(line, mutant, str::parse)?);
+                self.litmus.mutant = Some(line.parse_one(mutant, str::parse)?);
                 self.places.mutant = line.place(mutant.column);
             }
             "bug" => {
@@ -357,7 +297,7 @@ impl Reader {
                 Some(number) => Statement::Switch(number),
                 None => return Err(line.error(task.column, format!("there is no task `{}`", task.text))),
             },
-            ("switch", rest) => return Err(takes_one(line, cell, key, rest, "one task, or `idle`")),
+            ("switch", rest) => return Err(line.takes_one(cell, key, rest, "one task, or `idle`")),
             ("exit", []) => Statement::Exit,
             ("exec", [mm]) => Statement::Exec(self.mm(line, *mm)?),
             ("use", [mm]) => Statement::UseMm(self.mm(line, *mm)?),
@@ -371,7 +311,7 @@ impl Reader {
             ("revive", [mm]) => Statement::Revive(self.mm(line, *mm)?),
             ("access", []) => Statement::Access,
             ("exec" | "use" | "munmap" | "unmap" | "revive" | "mmput" | "mmdrop" | "flush", rest) => {
-                return Err(takes_one(line, cell, key, rest, "one mm"));
+                return Err(line.takes_one(cell, key, rest, "one mm"));
             }
             ("look", []) => Statement::LookIntoActiveMm,
             ("offline", []) => Statement::Offline,
@@ -397,7 +337,7 @@ impl Reader {
                     number.ok_or_else(|| line.error(task.column, format!("there is no task `{}`", task.text)))?;
                 if key.text == "preempt" { Statement::Preempt(number) } else { Statement::Migrate(number) }
             }
-            ("preempt" | "migrate", rest) => return Err(takes_one(line, cell, key, rest, "one task")),
+            ("preempt" | "migrate", rest) => return Err(line.takes_one(cell, key, rest, "one task")),
             ("offline", [how, ..]) => {
                 return Err(line.error(how.column, "expected nothing, or one of borrowing, first, looking-early"));
             }
@@ -442,7 +382,7 @@ impl Reader {
             if rest.is_empty() {
                 return Err(line.error(line.end(code), "expected what is allowed"));
             }
-            self.litmus.allowed.extend(parse_all(line, &rest, kind)?);
+            self.litmus.allowed.extend(line.parse_all(&rest, kind)?);
             return Ok(());
         }
         if key.text == "forbid" {
@@ -453,9 +393,9 @@ impl Reader {
         };
         self.places.expected.push(line.place(rules.column));
         self.litmus.expected.push(Expectation {
-            strategy: parse_one(line, *strategy, str::parse)?,
-            rules: parse_one(line, *rules, str::parse)?,
-            kinds: parse_all(line, kinds, kind)?,
+            strategy: line.parse_one(*strategy, str::parse)?,
+            rules: line.parse_one(*rules, str::parse)?,
+            kinds: line.parse_all(kinds, kind)?,
         });
         Ok(())
     }
@@ -618,9 +558,9 @@ fn slow(line: &Line<'_>, code: &str, words: &[Word<'_>]) -> Result<Slow, LitmusE
     let (words, memories) = behind(line, code, words, "under", "memory models")?;
     let (strategies, machines) = behind(line, code, words, "on", "machines")?;
     Ok(Slow {
-        strategies: parse_all(line, strategies, str::parse)?,
-        machines: parse_all(line, machines, str::parse)?,
-        memories: parse_all(line, memories, memory)?,
+        strategies: line.parse_all(strategies, str::parse)?,
+        machines: line.parse_all(machines, str::parse)?,
+        memories: line.parse_all(memories, memory)?,
     })
 }
 
@@ -641,11 +581,6 @@ fn behind<'w, 'a>(
     Ok((before, after))
 }
 
-fn memory(name: &str) -> Result<MemoryModel, String> {
-    let found = MemoryModel::ALL.into_iter().find(|memory| memory.name() == name);
-    found.ok_or_else(|| format!("unknown memory model `{name}`; there are: sc, tso, weak"))
-}
-
 /// How many execs `roam` allows.
 fn execs(line: &Line<'_>, rest: &[Word<'_>]) -> Result<Option<usize>, LitmusError> {
     match rest {
@@ -656,45 +591,4 @@ fn execs(line: &Line<'_>, rest: &[Word<'_>]) -> Result<Option<usize>, LitmusErro
         },
         [_, extra, ..] => Err(line.error(extra.column, "`roam` takes one number")),
     }
-}
-
-fn kind(name: &str) -> Result<Kind, String> {
-    let found = Kind::ALL.into_iter().find(|kind| kind.name() == name);
-    found.ok_or_else(|| {
-        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-        format!("unknown verdict `{name}`; there are: {}", known.join(", "))
-    })
-}
-
-/// What is wrong behind a statement that takes one word: there is none, or one more than is known.
-fn takes_one(line: &Line<'_>, cell: &str, key: Word<'_>, rest: &[Word<'_>], what: &str) -> LitmusError {
-    match rest {
-        [_, .., extra] => line.error(extra.column, format!("`{}` is not known behind `{}`", extra.text, key.text)),
-        _ => line.error(line.end(cell), format!("expected {what}")),
-    }
-}
-
-fn parse_one<T, E: fmt::Display>(
-    line: &Line<'_>,
-    word: Word<'_>,
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> Result<T, LitmusError> {
-    parse(word.text).map_err(|error| line.error(word.column, error.to_string()))
-}
-
-/// Each word, none of which may say what another one has said.
-fn parse_all<T: PartialEq, E: fmt::Display>(
-    line: &Line<'_>,
-    words: &[Word<'_>],
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> Result<Vec<T>, LitmusError> {
-    let mut all = Vec::new();
-    for &word in words {
-        let one = parse_one(line, word, &parse)?;
-        if all.contains(&one) {
-            return Err(line.error(word.column, format!("`{}` is there already", word.text)));
-        }
-        all.push(one);
-    }
-    Ok(all)
 }

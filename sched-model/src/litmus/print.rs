@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use lazytlb_machine::text::{write_columns, write_line as line};
+
 use super::parse::MAGIC;
 use super::{Litmus, Slow};
 use crate::kernel::{KernelInterrupt, KernelStatement};
@@ -33,11 +35,6 @@ impl fmt::Display for Slow {
         }
         Ok(())
     }
-}
-
-fn line<T: fmt::Display>(f: &mut fmt::Formatter<'_>, key: &str, words: impl IntoIterator<Item = T>) -> fmt::Result {
-    let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
-    if words.is_empty() { Ok(()) } else { writeln!(f, "{key} {}", words.join(" ")) }
 }
 
 impl Litmus {
@@ -114,14 +111,7 @@ fn columns(f: &mut fmt::Formatter<'_>, program: &Program) -> fmt::Result {
     };
     let walkers = program.walkers.iter().map(|cpu| vec![format!("walker {cpu}")]);
     let columns: Vec<Vec<String>> = (0..program.cpus()).map(cpu).chain(walkers).collect();
-    let width = |column: &Vec<String>| column.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let rows = columns.iter().map(Vec::len).max().unwrap_or(0);
-    for row in 0..rows {
-        let cell = |column: &Vec<String>| format!("{:1$}", column.get(row).map_or("", |cell| cell), width(column));
-        let cells: Vec<String> = columns.iter().map(cell).collect();
-        writeln!(f, "{}", cells.join(" | ").trim_end())?;
-    }
-    Ok(())
+    write_columns(f, &columns)
 }
 
 /// A statement in the words of the language.

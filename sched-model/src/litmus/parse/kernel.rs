@@ -1,6 +1,8 @@
 //! The language of [`crate::kernel`]: its statements, its lines of the header, and the condition.
 
-use super::{Line, LitmusError, Reader, Word, takes_one};
+use lazytlb_machine::text::{Line, Word};
+
+use super::{LitmusError, Reader};
 use crate::kernel::{KernelInterrupt, KernelStatement, Read};
 use crate::program::{InInterrupt, Statement};
 
@@ -20,7 +22,7 @@ impl Reader {
         words: &[Word<'_>],
     ) -> Result<Option<Statement>, LitmusError> {
         use KernelStatement::*;
-        let wrong = |rest: &[Word<'_>], what: &str| Err(takes_one(line, cell, words[0], rest, what));
+        let wrong = |rest: &[Word<'_>], what: &str| Err(line.takes_one(cell, words[0], rest, what));
         let kernel = &self.litmus.program.kernel;
         let statement = match (words[0].text, &words[1..]) {
             ("use-temporary-mm", [mm]) => UseTemporaryMm(self.mm(line, *mm)?),
@@ -29,8 +31,8 @@ impl Reader {
             ("save-root", []) => SaveRoot,
             ("load-root", [mm]) => LoadRoot(self.mm(line, *mm)?),
             ("load-saved-root", []) => LoadSavedRoot,
-            ("store-user", [word]) => StoreUser(named(line, *word, &kernel.words, "user word")?),
-            ("load-user", [word]) => LoadUser(named(line, *word, &kernel.words, "user word")?),
+            ("store-user", [word]) => StoreUser(line.named(*word, &kernel.words, "user word")?),
+            ("load-user", [word]) => LoadUser(line.named(*word, &kernel.words, "user word")?),
             ("membarrier", [mm]) => Membarrier(self.mm(line, *mm)?),
             ("membarrier", [mm, Word { text: "of-tasks", .. }]) => MembarrierOfTasks(self.mm(line, *mm)?),
             ("clear-cid", [cpu]) => match cpu.text.parse().ok().filter(|&cpu| cpu < self.litmus.program.cpus()) {
@@ -38,9 +40,9 @@ impl Reader {
                 Some(_) => return Err(line.error(words[0].column, "expected a line `cid MM` in the header")),
                 None => return Err(line.error(cpu.column, "expected the number of a CPU")),
             },
-            ("lock", [lock]) => Lock(named(line, *lock, &kernel.locks, "spinlock")?),
-            ("lock-irq", [lock]) => LockIrq(named(line, *lock, &kernel.locks, "spinlock")?),
-            ("unlock", [lock]) => Unlock(named(line, *lock, &kernel.locks, "spinlock")?),
+            ("lock", [lock]) => Lock(line.named(*lock, &kernel.locks, "spinlock")?),
+            ("lock-irq", [lock]) => LockIrq(line.named(*lock, &kernel.locks, "spinlock")?),
+            ("unlock", [lock]) => Unlock(line.named(*lock, &kernel.locks, "spinlock")?),
             ("offline", [Word { text: "borrowing", .. }]) => OfflineBorrowing,
             ("offline", [Word { text: "first", .. }]) => OfflineFirst,
             ("offline", [Word { text: "looking-early", .. }]) => OfflineLookingEarly,
@@ -124,9 +126,4 @@ impl Reader {
         self.litmus.program.kernel.forbidden.push(all);
         Ok(())
     }
-}
-
-fn named(line: &Line<'_>, word: Word<'_>, names: &[String], what: &str) -> Result<usize, LitmusError> {
-    let found = names.iter().position(|name| name == word.text);
-    found.ok_or_else(|| line.error(word.column, format!("there is no {what} `{}`", word.text)))
 }
