@@ -1,36 +1,33 @@
 //! [`LabMmu`]: the machine as the back ends see it, with batches and queues of two entries, so that small programs fill them.
 
 use core::cell::Cell;
-use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use lazytlb_core::memory::{At, AtomicWord, Label, LocalWord, Memory, Ordering::Relaxed};
+use lazytlb_lazy_mmu::Warning;
 use lazytlb_lazy_mmu::backends::arm64::Arm64Kernel;
 use lazytlb_lazy_mmu::backends::powerpc::{HashBatch, HashKernel};
 use lazytlb_lazy_mmu::backends::s390::{PteCache, S390Kernel};
 use lazytlb_lazy_mmu::backends::sparc64::{SparcKernel, TlbBatch};
 use lazytlb_lazy_mmu::backends::xen::{Operation, XenCpu, XenKernel, XenTask};
 use lazytlb_lazy_mmu::backends::{MmuKernel, Pte};
-use lazytlb_lazy_mmu::{Generation, Warning};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
+
+use crate::calls::Calls;
+use crate::hardware::Hardware;
+use crate::names::{Arch, Mutant};
+use crate::program::Program;
+use crate::rules::{Books, Rule, broken};
 
 /// How many entries a batch of powerpc's and sparc64's holds.
 pub const BATCH: usize = 2;
 /// How many hypercalls Xen's queue holds.
 pub const QUEUE: usize = 2;
-/// How many entries there are, and s390's cache holds.
+/// How many entries a program can have, and s390's cache holds.
 pub const TABLE: usize = 4;
 
-/// A planted bug of the kernel around a back end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flaw {
-    /// Sections do not disable preemption (powerpc before 2022, sparc64 before 2025).
-    Preemptible,
-    /// Interrupts are let in: nobody asks whether the caller is in one (v4 without its later patch, arm64 before June 2025).
-    InterruptsLetIn,
-    /// A task that has not run yet is not paused, where the hooks at a switch resume who comes ([`Arch::X5`](crate::Arch::X5)).
-    NewTasksNotPaused,
-}
+/// The mm that all entries are of. 0 would be the kernel's own, whose entries sparc64 does not batch.
+const MM: usize = 1;
 
 /// Forgets for how long structures are placed.
 pub(crate) fn placed<T>(placed: &mut [T]) -> &'static [T] {
@@ -39,107 +36,151 @@ pub(crate) fn placed<T>(placed: &mut [T]) -> &'static [T] {
     unsafe { &*placed }
 }
 
-/// What the kernel keeps for each task.
-pub(crate) struct TaskWords<G: Generation + 'static> {
-    pub(crate) state: G,
+/// Words that only their task or CPU writes, zero at the start.
+pub(crate) fn locals(machine: &Machine, name: &'static str, count: usize) -> &'static [SimLocal<usize>] {
+    placed(machine.place_slice(name, ObjectKind::Other, count, |_| LocalWord::new(0)))
+}
+
+/// Words that several write, zero at the start.
+pub(crate) fn shared(machine: &Machine, name: &'static str, count: usize) -> &'static [SimWord<usize>] {
+    placed(machine.place_slice(name, ObjectKind::Other, count, |_| AtomicWord::new(0)))
+}
+
+/// What back ends keep for each task.
+pub(crate) struct TaskWords {
     pub(crate) pending: SimLocal<usize>,
-    pub(crate) xen: XenTask<LabMmu<G>>,
+    pub(crate) xen: XenTask<LabMmu>,
 }
 
-/// What it keeps for each CPU.
-pub(crate) struct CpuWords<G: Generation + 'static> {
-    pub(crate) hash: HashBatch<LabMmu<G>, BATCH>,
-    pub(crate) tlb: TlbBatch<LabMmu<G>, BATCH>,
-    pub(crate) xen: XenCpu<LabMmu<G>, QUEUE>,
-    pub(crate) cache: PteCache<LabMmu<G>, TABLE>,
+/// What they keep for each CPU.
+pub(crate) struct CpuWords {
+    pub(crate) hash: HashBatch<LabMmu, BATCH>,
+    pub(crate) tlb: TlbBatch<LabMmu, BATCH>,
+    pub(crate) xen: XenCpu<LabMmu, QUEUE>,
+    pub(crate) cache: PteCache<LabMmu, TABLE>,
 }
 
-/// All that the kernel keeps, in the arena.
-pub(crate) struct Words<G: Generation + 'static> {
-    pub(crate) tasks: &'static [TaskWords<G>],
-    pub(crate) cpus: &'static [CpuWords<G>],
-    pub(crate) entries: &'static [SimWord<usize>],
-    pub(crate) flaw: Option<Flaw>,
+/// All that the kernel has.
+pub(crate) struct Kernel {
+    pub(crate) arch: Arch,
+    pub(crate) mutant: Option<Mutant>,
+    /// The state of each task, idle tasks included.
+    pub(crate) states: Vec<&'static dyn Calls>,
+    pub(crate) tasks: &'static [TaskWords],
+    pub(crate) cpus: &'static [CpuWords],
+    pub(crate) hardware: Hardware,
+    pub(crate) books: Books,
+    /// How often each task has disabled bottom halves.
+    pub(crate) bh: &'static [SimLocal<usize>],
 }
 
-impl<G: Generation> Words<G> {
-    pub(crate) fn place(machine: &Machine, tasks: usize, cpus: usize, flaw: Option<Flaw>) -> Words<G> {
-        let task = |_| TaskWords { state: G::default(), pending: LocalWord::new(0), xen: XenTask::default() };
+impl Kernel {
+    pub(crate) fn place(
+        machine: &Machine,
+        program: &Program,
+        arch: Arch,
+        mutant: Option<Mutant>,
+        states: Vec<&'static dyn Calls>,
+    ) -> Kernel {
+        let tasks = states.len();
+        let task = |_| TaskWords { pending: LocalWord::new(0), xen: XenTask::default() };
         let cpu = |_| CpuWords {
             hash: HashBatch::default(),
             tlb: TlbBatch::default(),
             xen: XenCpu::default(),
             cache: PteCache::default(),
         };
-        Words {
+        let hardware = Hardware::place(machine, program, tasks);
+        let books = Books::place(machine, program, tasks, &hardware);
+        Kernel {
+            arch,
+            mutant,
+            states,
             tasks: placed(machine.place_slice("task_struct", ObjectKind::Task, tasks, task)),
-            cpus: placed(machine.place_slice("percpu", ObjectKind::PerCpu, cpus, cpu)),
-            entries: placed(machine.place_slice("pte", ObjectKind::Table, TABLE, |_| AtomicWord::new(0))),
-            flaw,
+            cpus: placed(machine.place_slice("percpu", ObjectKind::PerCpu, program.cpus, cpu)),
+            hardware,
+            books,
+            bh: locals(machine, "bh_disabled", tasks),
         }
     }
 }
 
 thread_local! {
-    /// The words of the world that runs on this thread.
-    static WORDS: Cell<*const ()> = const { Cell::new(core::ptr::null()) };
+    /// The kernel of the machine that runs on this thread.
+    static KERNEL: Cell<*const Kernel> = const { Cell::new(core::ptr::null()) };
 }
 
-/// Runs `f` with these words as the kernel's.
-pub(crate) fn with_words<G: Generation, R>(words: &Words<G>, f: impl FnOnce() -> R) -> R {
-    let before = WORDS.replace(core::ptr::from_ref(words).cast());
-    let result = f();
-    WORDS.set(before);
-    result
-}
-
-/// The kernel of the world that runs on this thread.
-#[derive(Debug)]
-pub struct LabMmu<G>(PhantomData<fn() -> G>);
-
-impl<G> LabMmu<G> {
-    /// The handle.
-    pub const NEW: Self = LabMmu(PhantomData);
-}
-
-impl<G> Clone for LabMmu<G> {
-    fn clone(&self) -> Self {
-        *self
+impl Kernel {
+    /// Runs `f` with this as the kernel.
+    pub(crate) fn runs<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = KERNEL.replace(self);
+        let result = f();
+        KERNEL.set(before);
+        result
     }
 }
 
-impl<G> Copy for LabMmu<G> {}
+/// The handle of the kernel that runs on this thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LabMmu;
 
-impl<G: Generation + 'static> LabMmu<G> {
-    pub(crate) fn words(&self) -> &'static Words<G> {
-        let words: *const Words<G> = WORDS.get().cast();
-        // SAFETY: `with_words` has set it, for a world of this generation, and keeps it until the machine has stopped.
-        unsafe { words.as_ref() }.expect("a world runs")
+/// The task that runs here.
+pub(crate) fn this_task() -> usize {
+    Machine::with(Machine::current_task).index()
+}
+
+/// The CPU that runs this.
+pub(crate) fn this_cpu() -> usize {
+    Machine::with(Machine::this_cpu)
+}
+
+impl LabMmu {
+    pub(crate) fn kernel(&self) -> &'static Kernel {
+        // SAFETY: `Kernel::runs` has set it, and keeps it until the machine has stopped.
+        unsafe { KERNEL.get().as_ref() }.expect("a kernel runs")
     }
 
-    pub(crate) fn task(&self) -> &'static TaskWords<G> {
-        &self.words().tasks[Machine::with(Machine::current_task).index()]
+    pub(crate) fn hardware(&self) -> &'static Hardware {
+        &self.kernel().hardware
     }
 
-    pub(crate) fn cpu(&self) -> &'static CpuWords<G> {
-        &self.words().cpus[Machine::with(Machine::this_cpu)]
+    fn task(&self) -> &'static TaskWords {
+        &self.kernel().tasks[this_task()]
     }
 
-    /// What an entry holds; a look, and no step.
-    pub(crate) fn look_at(&self, entry: usize) -> usize {
-        Machine::with(|machine| machine.inspect(|| self.words().entries[entry].load(Relaxed)))
+    /// This CPU's words: of whoever keeps the CPU while they are used.
+    fn cpu(&self) -> &'static CpuWords {
+        let context = Machine::with(Machine::context);
+        if !(context.preempt_disabled || context.irqs_disabled) {
+            broken(Rule::R18);
+        }
+        &self.kernel().cpus[this_cpu()]
     }
 
     pub(crate) fn pte(&self, entry: usize) -> Pte<Self> {
-        Pte { mm: 1, addr: entry, ptep: NonNull::from(&self.words().entries[entry]) }
+        // sparc64 has a use for the lowest bit of an address.
+        let addr = if self.kernel().arch == Arch::Sparc64 { 2 * entry } else { entry };
+        Pte { mm: MM, addr, ptep: NonNull::from(&self.hardware().entries[entry]) }
     }
 
-    fn has(&self, flaw: Flaw) -> bool {
-        self.words().flaw == Some(flaw)
+    pub(crate) fn has(&self, mutant: Mutant) -> bool {
+        self.kernel().mutant == Some(mutant)
+    }
+
+    /// Whether the caller is in an interrupt, or has bottom halves disabled, whatever the kernel thinks.
+    pub(crate) fn is_in_interrupt(&self) -> bool {
+        let context = Machine::with(Machine::context);
+        let in_irq = context.in_nmi || context.in_hardirq || context.in_softirq;
+        in_irq || self.kernel().bh[this_task()].peek() > 0
+    }
+
+    /// This CPU's batch of sparc64's, looked at by the CPUs that it is about.
+    pub(crate) fn batch_of(&self, cpu: usize) -> &'static TlbBatch<Self, BATCH> {
+        &self.kernel().cpus[cpu].tlb
     }
 }
 
-impl<G> Memory for LabMmu<G> {
+impl Memory for LabMmu {
     type AtomicUsize = SimWord<usize>;
     type AtomicPtr<T> = SimWord<*mut T>;
     type LocalUsize = SimLocal<usize>;
@@ -153,24 +194,23 @@ impl<G> Memory for LabMmu<G> {
     }
 }
 
-impl<G: Generation + 'static> MmuKernel for LabMmu<G> {
+impl MmuKernel for LabMmu {
     fn debug_vm(self) -> bool {
         true
     }
     fn in_interrupt(self) -> bool {
-        let context = Machine::with(Machine::context);
-        (context.in_nmi || context.in_hardirq || context.in_softirq) && !self.has(Flaw::InterruptsLetIn)
+        self.is_in_interrupt() && !self.has(Mutant::InterruptsLetIn)
     }
     fn is_lazy_mmu_mode_active(self) -> bool {
-        !self.in_interrupt() && self.task().state.is_on()
+        !self.in_interrupt() && self.kernel().states[this_task()].is_on()
     }
     fn preempt_disable(self) {
-        if !self.has(Flaw::Preemptible) {
+        if !self.has(Mutant::Preemptible) {
             Machine::with(Machine::preempt_disable);
         }
     }
     fn preempt_enable(self) {
-        if !self.has(Flaw::Preemptible) {
+        if !self.has(Mutant::Preemptible) {
             Machine::with(Machine::preempt_enable);
         }
     }
@@ -191,34 +231,40 @@ impl<G: Generation + 'static> MmuKernel for LabMmu<G> {
     }
 }
 
-impl<G: Generation + 'static> Arm64Kernel for LabMmu<G> {
+impl Arm64Kernel for LabMmu {
     fn pending(&self) -> &SimLocal<usize> {
         &self.task().pending
     }
-    fn emit_pte_barriers(self) {}
+    fn emit_pte_barriers(self) {
+        self.hardware().barriers(this_task());
+    }
     fn is_valid_kernel_pte(value: usize) -> bool {
         Self::pte_present(value)
     }
 }
 
-impl<G: Generation + 'static> HashKernel<BATCH> for LabMmu<G> {
+impl HashKernel<BATCH> for LabMmu {
     fn radix_enabled(self) -> bool {
-        false
+        self.kernel().arch == Arch::PowerpcRadix
     }
     fn hash_batch(&self) -> &HashBatch<Self, BATCH> {
         &self.cpu().hash
     }
     fn is_hashed(value: usize) -> bool {
-        Self::pte_present(value)
+        Self::pte_present(value) && !LabMmu.radix_enabled()
     }
     fn unhashed(value: usize) -> usize {
         value
     }
-    fn flush_hash_page(self, _mm: usize, _kind: usize, _entry: [usize; 2]) {}
-    fn flush_hash_range(self, _batch: &HashBatch<Self, BATCH>) {}
+    fn flush_hash_page(self, _mm: usize, _kind: usize, [addr, _]: [usize; 2]) {
+        self.hardware().invalidate([addr]);
+    }
+    fn flush_hash_range(self, batch: &HashBatch<Self, BATCH>) {
+        self.hardware().invalidate(batch.entries(batch.len()).map(|[addr, _]| addr));
+    }
 }
 
-impl<G: Generation + 'static> SparcKernel<BATCH> for LabMmu<G> {
+impl SparcKernel<BATCH> for LabMmu {
     fn tlb_batch(&self) -> &TlbBatch<Self, BATCH> {
         &self.cpu().tlb
     }
@@ -229,11 +275,15 @@ impl<G: Generation + 'static> SparcKernel<BATCH> for LabMmu<G> {
         true
     }
     fn flush_tsb(self, _mm: usize, _addrs: impl Iterator<Item = usize>) {}
-    fn global_flush_tlb_page(self, _mm: usize, _addr: usize) {}
-    fn smp_flush_tlb_pending(self, _batch: &TlbBatch<Self, BATCH>) {}
+    fn global_flush_tlb_page(self, _mm: usize, addr: usize) {
+        self.hardware().invalidate([addr / 2]);
+    }
+    fn smp_flush_tlb_pending(self, batch: &TlbBatch<Self, BATCH>) {
+        self.hardware().cross_call(batch.len(), self.has(Mutant::NotAwaited));
+    }
 }
 
-impl<G: Generation + 'static> XenKernel<QUEUE> for LabMmu<G> {
+impl XenKernel<QUEUE> for LabMmu {
     type IrqFlags = bool;
 
     fn xen_cpu(&self) -> &XenCpu<Self, QUEUE> {
@@ -251,15 +301,17 @@ impl<G: Generation + 'static> XenKernel<QUEUE> for LabMmu<G> {
     }
     unsafe fn multicall(self, queue: &XenCpu<Self, QUEUE>) {
         for operation in queue.operations() {
-            if let Operation::Update(ptep, value) = operation {
+            match operation {
                 // SAFETY: the caller's entries.
-                unsafe { self.mmu_update(ptep, value) };
+                Operation::Update(ptep, value) => unsafe { self.mmu_update(ptep, value) },
+                Operation::FlushAddr(addr) => self.hardware().flush_tlb([addr]),
+                Operation::FlushAll => self.hardware().flush_tlb(0..TABLE),
             }
         }
     }
 }
 
-impl<G: Generation + 'static> S390Kernel<TABLE> for LabMmu<G> {
+impl S390Kernel<TABLE> for LabMmu {
     const PAGE_SIZE: usize = 1;
     const PTE_NEVER: usize = usize::MAX;
 
@@ -267,9 +319,11 @@ impl<G: Generation + 'static> S390Kernel<TABLE> for LabMmu<G> {
         &self.cpu().cache
     }
     unsafe fn ipte_range(self, first: Pte<Self>, count: usize) {
+        self.hardware().counts_an_invalidation();
         for entry in first.addr..first.addr + count {
             // SAFETY: one of its own entries.
             unsafe { self.pte(entry).store(Self::PTE_NONE) };
         }
+        self.hardware().invalidate(first.addr..first.addr + count);
     }
 }

@@ -1,18 +1,30 @@
-//! Lazy MMU mode on the machine: the library's own code, with tasks that lose their CPU between any two of its steps, and
-//! interrupts that change page tables.
+//! Lazy MMU mode on the machine: the library's own code, with tasks that lose their CPU between any two of its steps, interrupts that
+//! change page tables, and a checker that knows what is mapped, what waits, and what a TLB has kept.
 //!
-//! [`World`] has one or two CPUs, and two tasks with a script each. Whoever runs may be interrupted by a timer, before any step at
-//! which it can be preempted; the CPU goes to the other task then, and with two CPUs the first task may go on on the second one. Or
-//! each has a CPU of its own. What is checked ([`Rule`]) has the numbers that the literature of the mode gives it.
+//! * [`Program`]: what each task does; [`Statement`]s for the mode's calls, for page tables, for locks and interrupts.
+//! * [`Api`], [`Arch`]: what it runs under; [`Api::claims`] says where it must pass. [`Mutant`]: what can be planted.
+//! * [`Model`]: the program on a machine; explore it, shrink what was found, replay it.
+//! * [`Rule`]: what is checked, by the numbers that the literature of the mode gives it.
+//! * [`litmus`]: programs as text.
 //!
-//! * [`kernel`]: [`LabMmu`], the machine as the back ends see it;
-//! * [`world`]: tasks, switches, interrupts, checks;
-//! * [`shadow`]: KASAN's shadow of vmalloc space, which is installed and removed in sections.
+//! Memory is sequentially consistent: what waits here waits in batches, queues and caches.
 
+mod backend;
+mod calls;
+mod hardware;
 pub mod kernel;
-pub mod shadow;
-pub mod world;
+pub mod litmus;
 
-pub use kernel::{Flaw, LabMmu};
-pub use shadow::Cure;
-pub use world::{Arch, Placement, Rule, Step, World};
+mod model;
+mod names;
+pub mod program;
+mod rules;
+mod world;
+
+pub use kernel::LabMmu;
+pub use litmus::Litmus;
+
+pub use model::{Model, Setting};
+pub use names::{Api, Arch, Mutant};
+pub use program::{Program, Statement};
+pub use rules::Rule;

@@ -1,382 +1,40 @@
-//! [`World`]: two tasks, one or two CPUs, a timer, and what is checked.
+//! [`World`]: tasks with their scripts on CPUs, a timer that takes CPUs away, interrupts, and what is checked at every statement.
 
-use core::any::Any;
-use core::fmt;
-use core::time::Duration;
+use core::panic::Location;
 use std::rc::Rc;
 
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, LocalWord, Memory, Ordering::*};
-use lazytlb_lazy_mmu::backends::s390::PteRange;
-use lazytlb_lazy_mmu::backends::xen::{Form, SwitchState, X1, X2, X3, X4, X5};
-use lazytlb_lazy_mmu::backends::{Arm64, PowerpcHash, PteAccess, S390, Sparc64, Xen};
-use lazytlb_lazy_mmu::{Generation, LazyMmuArch, LazyMmuState};
-use lazytlb_machine::{
-    Config, Exploration, Kind, Limits, Machine, ObjectKind, Reduction, Search, Sim, SimLocal, SimWord,
-};
+use lazytlb_machine::{Kind, Machine, Sim, SimLocal, SimWord};
 
-use crate::kernel::{BATCH, Flaw, LabMmu, QUEUE, TABLE, Words, placed, with_words};
-use crate::shadow::{Cure, Shadow, Walk};
+use crate::backend::{self, DynBackEnd};
+use crate::calls::{self, Calls};
+use crate::kernel::{Kernel, LabMmu, TABLE, locals, shared, this_cpu, this_task};
+use crate::model::Setting;
+use crate::names::{Arch, Mutant};
+use crate::program::{InInterrupt, Program, Source, Statement};
+use crate::rules::{Opened, Rule, broken, broken_at};
 
-/// What must hold, by the numbers that the rules of the mode have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Rule {
-    /// At the end of a task nothing is enabled, and nothing paused.
-    R1,
-    /// Behind a disable and a pause, all that the task has changed is in force.
-    R5,
-    /// When a CPU has gone from one task to another, nothing of the one is left on the CPU.
-    R6,
-    /// What an interrupt changes is in force at once.
-    R7,
-    /// When a lock is released, all that was changed with it held is to be seen by others.
-    R10,
-    /// A page is freed only when no entry maps it.
-    R11,
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Rule::R1 => "R1: a task ends with a section or a pause open",
-            Rule::R5 => "R5: behind a disable or a pause a change is not in force",
-            Rule::R6 => "R6: something of a task is left on the CPU that it was taken from",
-            Rule::R7 => "R7: what an interrupt changes is not in force",
-            Rule::R10 => "R10: a lock is released before what was changed under it is in force",
-            Rule::R11 => "R11: a page is freed that an entry maps",
-        })
-    }
-}
-
-/// A step of a script.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// A section begins; under s390 it names all entries.
-    Enable,
-    /// It ends.
-    Disable,
-    /// A pause begins.
-    Pause,
-    /// It ends.
-    Resume,
-    /// An entry, which no other task changes, is set.
-    Set(usize, usize),
-    /// From here on an interrupt may come, once, that sets the last entry in a section of its own.
-    Interrupt,
-    /// The shadow of an area is installed, if it is not there.
-    Populate(Cure),
-    /// It is removed, if it is there; it is at the start where a script has this.
-    Depopulate(Cure),
-    /// It is written into.
-    TouchShadow,
-}
-
-/// What the architecture is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Arch {
-    /// [`Arm64`].
-    Arm64,
-    /// [`PowerpcHash`].
-    PowerpcHash,
-    /// [`Sparc64`].
-    Sparc64,
-    /// [`Xen`] as [`X1`].
-    X1,
-    /// [`Xen`] as [`X2`].
-    X2,
-    /// [`Xen`] as [`X3`].
-    X3,
-    /// [`Xen`] as [`X4`].
-    X4,
-    /// [`Xen`] as [`X5`].
-    X5,
-    /// [`S390`].
-    S390,
-}
-
-impl Arch {
-    /// All of them.
-    pub const ALL: [Arch; 9] =
-        [Arch::Arm64, Arch::PowerpcHash, Arch::Sparc64, Arch::X1, Arch::X2, Arch::X3, Arch::X4, Arch::X5, Arch::S390];
-}
-
-/// A back end, with what a switch does to it.
-trait BackEnd<G: Generation + 'static>: PteAccess<Kernel = LabMmu<G>> + Copy + 'static {
-    /// What a section names.
-    fn named(self) -> Self::Ptes;
-
-    /// The CPU is about to leave a task.
-    fn switch_out(self, prev: usize) {
-        let _ = prev;
-    }
-
-    /// The CPU has come to a task.
-    fn switch_in(self, next: usize) {
-        let _ = next;
-    }
-
-    /// A task has not run yet.
-    fn new_task(self, state: &G) {
-        let _ = state;
-    }
-
-    /// Whether nothing waits on a CPU.
-    fn is_empty(self, cpu: usize) -> bool;
-}
-
-impl<G: Generation + 'static> BackEnd<G> for Arm64<LabMmu<G>> {
-    fn named(self) {}
-    fn is_empty(self, _cpu: usize) -> bool {
-        true
-    }
-}
-
-impl<G: Generation + 'static> BackEnd<G> for PowerpcHash<LabMmu<G>, BATCH> {
-    fn named(self) {}
-    fn is_empty(self, cpu: usize) -> bool {
-        self.0.words().cpus[cpu].hash.is_empty()
-    }
-}
-
-impl<G: Generation + 'static> BackEnd<G> for Sparc64<LabMmu<G>, BATCH> {
-    fn named(self) {}
-    fn is_empty(self, cpu: usize) -> bool {
-        self.0.words().cpus[cpu].tlb.is_empty()
-    }
-}
-
-impl<G: Generation + 'static> BackEnd<G> for S390<LabMmu<G>, TABLE> {
-    fn named(self) -> PteRange<LabMmu<G>> {
-        PteRange { mm: 1, addr: 0, end: TABLE, ptep: self.0.pte(0).ptep }
-    }
-    fn is_empty(self, cpu: usize) -> bool {
-        self.0.words().cpus[cpu].cache.is_empty()
-    }
-}
-
-impl<G: Generation + 'static, F: Form + 'static> BackEnd<G> for Xen<LabMmu<G>, F, QUEUE> {
-    fn named(self) {}
-    fn switch_out(self, prev: usize) {
-        let task = &self.0.words().tasks[prev];
-        self.start_context_switch(&Switched(&task.state), &task.xen);
-    }
-    fn switch_in(self, next: usize) {
-        let task = &self.0.words().tasks[next];
-        self.end_context_switch(&Switched(&task.state), &task.xen);
-    }
-    fn new_task(self, state: &G) {
-        if !F::CPU_KNOWS {
-            Switched(state).pause(&self);
-        }
-    }
-    fn is_empty(self, cpu: usize) -> bool {
-        self.0.words().cpus[cpu].xen.is_empty()
-    }
-}
-
-/// A task's state at a switch. Only the merged generation's can be paused there.
-struct Switched<'a, G>(&'a G);
-
-impl<G: Generation + 'static> Switched<'_, G> {
-    fn merged(&self) -> Option<&LazyMmuState<SimLocal<u8>>> {
-        (self.0 as &dyn Any).downcast_ref()
-    }
-}
-
-impl<G: Generation + 'static> SwitchState for Switched<'_, G> {
-    fn is_on(&self) -> bool {
-        self.0.is_on()
-    }
-    fn pause<A: LazyMmuArch>(&self, arch: &A) {
-        if let Some(state) = self.merged() {
-            state.task_lazy_mmu_mode_pause(arch);
-        }
-    }
-    fn resume<A: LazyMmuArch>(&self, arch: &A) {
-        if let Some(state) = self.merged() {
-            state.task_lazy_mmu_mode_resume(arch);
-        }
-    }
-}
-
-/// Where the tasks run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Placement {
-    /// Both on one CPU.
-    OneCpu,
-    /// On one CPU; when the first one is preempted, a second CPU takes it over.
-    FirstMoves,
-    /// Each on a CPU of its own.
-    SideBySide,
-}
-
-/// Two tasks, and what may happen to them.
-#[derive(Clone, Debug)]
-pub struct World {
-    /// The scripts.
-    pub scripts: [Vec<Step>; 2],
-    /// Where the tasks run.
-    pub placement: Placement,
-    /// How often the timer may take a CPU away.
-    pub preemptions: usize,
-    /// What is wrong with the kernel.
-    pub flaw: Option<Flaw>,
-}
-
-/// The second CPU's idle task.
-const IDLE: usize = 2;
-/// The vector of [`Step::Interrupt`].
-const VECTOR: u8 = 1;
-/// What the interrupt sets, and to what.
-const IN_INTERRUPT: (usize, usize) = (TABLE - 1, 9);
-
-impl World {
-    /// Two scripts on one CPU, which the timer may take away twice.
-    pub fn new(scripts: [&[Step]; 2]) -> World {
-        World { scripts: scripts.map(<[Step]>::to_vec), placement: Placement::OneCpu, preemptions: 2, flaw: None }
-    }
-
-    /// Runs all interleavings under a generation of the API, on an architecture.
-    ///
-    /// # Panics
-    /// If [`Arch::X5`] is asked for with another generation than the merged one, which alone it can pause.
-    pub fn explore<G: Generation + 'static>(&self, arch: Arch) -> Exploration {
-        let kernel = LabMmu::<G>::NEW;
-        match arch {
-            Arch::Arm64 => self.explore_on(Arm64(kernel)),
-            Arch::PowerpcHash => self.explore_on(PowerpcHash::<_, BATCH>(kernel)),
-            Arch::Sparc64 => self.explore_on(Sparc64::<_, BATCH>(kernel)),
-            Arch::X1 => self.explore_on(Xen::<_, X1, QUEUE>::new(kernel)),
-            Arch::X2 => self.explore_on(Xen::<_, X2, QUEUE>::new(kernel)),
-            Arch::X3 => self.explore_on(Xen::<_, X3, QUEUE>::new(kernel)),
-            Arch::X4 => self.explore_on(Xen::<_, X4, QUEUE>::new(kernel)),
-            Arch::X5 => {
-                assert!(
-                    Switched(&G::default()).merged().is_some(),
-                    "X5 pauses tasks as only the merged generation can"
-                );
-                self.explore_on(Xen::<_, X5, QUEUE>::new(kernel))
-            }
-            Arch::S390 => self.explore_on(S390::<_, TABLE>(kernel)),
-        }
-    }
-
-    fn cpus(&self) -> usize {
-        if self.placement == Placement::OneCpu { 1 } else { 2 }
-    }
-
-    fn explore_on<G: Generation + 'static, B: BackEnd<G>>(&self, arch: B) -> Exploration {
-        let cpus = self.cpus();
-        let machine = Machine::new(Config { cpus, bytes: 16 << 10, ticks: true, ..Config::default() });
-        let running = Rc::new(Running::place(&machine, self, arch));
-        for task in 0..2 {
-            let running = Rc::clone(&running);
-            let id = machine.add_task(["first", "second"][task], move || running.run(task));
-            if task == 0 || self.placement == Placement::SideBySide {
-                machine.boot(id, true);
-            }
-        }
-        if self.placement == Placement::FirstMoves {
-            let running = Rc::clone(&running);
-            machine.boot(machine.add_task("swapper/1", move || running.idle()), true);
-        }
-        let interrupted = Rc::clone(&running);
-        machine.on_interrupt(move |vector| interrupted.interrupt(vector));
-        let exits = Rc::clone(&running);
-        machine.on_irq_exit(move |vector| exits.irq_exit(vector));
-        let ends = Rc::clone(&running);
-        machine.at_end(move |machine| ends.end(machine));
-        let limits = Limits { executions: 10_000_000, time: Duration::from_secs(120), stop_at_first: false };
-        with_words(&running.words, || machine.explore(Search::Exhaustive(Reduction::Full), limits))
-    }
-}
-
-/// A world on its machine.
-struct Running<G: Generation + 'static, B> {
-    words: Words<G>,
-    arch: B,
-    scripts: [Vec<Step>; 2],
+/// A program on its machine.
+pub(crate) struct World {
+    pub(crate) program: Program,
+    pub(crate) kernel: Kernel,
+    arch: Box<dyn DynBackEnd>,
+    interrupts: Vec<(Source, InInterrupt)>,
     /// The tasks that wait for a CPU, a bit each.
     waiting: &'static SimWord<usize>,
+    /// The tasks whose scripts are over, likewise.
+    over: &'static SimWord<usize>,
     /// How often the timer may take a CPU away still.
-    preemptions: &'static SimLocal<usize>,
+    preemptions: &'static SimWord<usize>,
     /// The task that each CPU has just left; one more than its number.
     left: &'static [SimLocal<usize>],
-    /// The tasks whose scripts are over, a bit each.
-    over: &'static SimWord<usize>,
-    /// What each task has set each entry to; one more than the value.
-    set: &'static [SimLocal<usize>],
-    /// How many tasks run at the start.
-    booted: usize,
-    shadow: Option<Shadow>,
+    /// The softirqs that each CPU has to do, a bit for each vector.
+    softirqs: &'static [SimLocal<usize>],
+    locks: &'static [SimWord<usize>],
 }
 
-impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
-    fn place(machine: &Machine, world: &World, arch: B) -> Self {
-        let locals = |name, count, value| -> &'static [SimLocal<usize>] {
-            placed(machine.place_slice(name, ObjectKind::Other, count, |_| LocalWord::new(value)))
-        };
-        let words = Words::place(machine, 3, world.cpus(), world.flaw);
-        let side_by_side = world.placement == Placement::SideBySide;
-        let booted = if side_by_side { 2 } else { 1 };
-        if world.flaw != Some(Flaw::NewTasksNotPaused) {
-            for new in &words.tasks[booted..] {
-                arch.new_task(&new.state);
-            }
-        }
-        let populates = |script: &Vec<Step>| script.iter().any(|step| matches!(step, Step::Populate(_)));
-        let depopulates = |script: &Vec<Step>| script.iter().any(|step| matches!(step, Step::Depopulate(_)));
-        let in_hand = [populates(&world.scripts[0]), populates(&world.scripts[1])];
-        let mapped = world.scripts.iter().any(depopulates);
-        let has_shadow = mapped || in_hand.contains(&true);
-        let shadow = has_shadow.then(|| Shadow::place(machine, words.entries, in_hand, mapped));
-        let shared = |name, value| -> &'static SimWord<usize> {
-            &placed(machine.place_slice(name, ObjectKind::Other, 1, |_| AtomicWord::new(value)))[0]
-        };
-        Running {
-            words,
-            arch,
-            scripts: world.scripts.clone(),
-            waiting: shared("waiting", if side_by_side { 0 } else { 1 << 1 }),
-            preemptions: &locals("preemptions", 1, if side_by_side { 0 } else { world.preemptions })[0],
-            left: locals("left", 2, 0),
-            over: shared("over", 0),
-            set: locals("set", 3 * TABLE, 0),
-            booted,
-            shadow,
-        }
-    }
-}
-
-/// The most sections or pauses that a script may have open.
-const DEEPEST: usize = 4;
-
-/// What open sections or pauses have to give back.
-struct Open<T> {
-    open: [T; DEEPEST],
-    depth: usize,
-}
-
-impl<T: Default> Default for Open<T> {
-    fn default() -> Self {
-        Open { open: core::array::from_fn(|_| T::default()), depth: 0 }
-    }
-}
-
-impl<T: Default> Open<T> {
-    fn push(&mut self, value: T) {
-        self.open[self.depth] = value;
-        self.depth += 1;
-    }
-
-    fn pop(&mut self) -> T {
-        self.depth = self.depth.saturating_sub(1);
-        core::mem::take(&mut self.open[self.depth])
-    }
-}
-
-fn this_cpu() -> usize {
-    Machine::with(Machine::this_cpu)
-}
+/// How many interrupts a program can have.
+pub(crate) const MOST_INTERRUPTS: usize = 30;
 
 fn irqs_off() {
     Machine::with(|machine| machine.irq_save(Label::NONE));
@@ -386,44 +44,81 @@ fn irqs_on() {
     Machine::with(|machine| machine.irq_restore(true));
 }
 
-/// A finding, not an error: what comes of it is to be seen.
-pub(crate) fn broken(rule: Rule) {
-    Machine::with(|machine| machine.fail(Kind::Invariant, rule.to_string()));
-}
+impl World {
+    /// Places a program on a machine.
+    pub(crate) fn set_up(machine: &Machine, program: &Program, setting: &Setting) -> Rc<World> {
+        let tasks = program.tasks.len() + program.cpus;
+        let kernel =
+            Kernel::place(machine, program, setting.arch, setting.mutant, calls::place(machine, setting.api, tasks));
+        let one = |name| &shared(machine, name, 1)[0];
+        let world = Rc::new(World {
+            program: program.clone(),
+            arch: backend::place(machine, setting.arch, tasks),
+            kernel,
+            interrupts: program.interrupts(),
+            waiting: one("waiting"),
+            over: one("over"),
+            preemptions: one("preemptions"),
+            left: locals(machine, "left", program.cpus),
+            softirqs: locals(machine, "softirqs", program.cpus),
+            locks: shared(machine, "spinlock", program.locks.len()),
+        });
+        world.preemptions.poke(program.preemptions);
+        world.waiting.poke(program.waiting.iter().fold(0, |mask, task| mask | 1 << task));
+        world.boot(machine);
+        world
+    }
 
-impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
+    fn boot(self: &Rc<Self>, machine: &Machine) {
+        let program = &self.program;
+        for (task, name) in program.tasks.iter().enumerate() {
+            let world = Rc::clone(self);
+            machine.add_task(name, move || world.run(task));
+        }
+        for cpu in 0..program.cpus {
+            let world = Rc::clone(self);
+            machine.add_task(&format!("swapper/{cpu}"), move || world.idle(cpu));
+        }
+        let idle = (0..program.cpus).map(|cpu| program.idle(cpu)).skip(program.first().count());
+        let running: Vec<usize> = program.first().chain(idle).collect();
+        self.kernel.runs(|| {
+            for task in (0..self.kernel.states.len()).filter(|task| !running.contains(task)) {
+                if !LabMmu.has(Mutant::NewTasksNotPaused) {
+                    self.arch.new_task(task);
+                }
+            }
+        });
+        for &task in &running {
+            machine.boot(machine.task(task), true);
+        }
+        let handles = Rc::clone(self);
+        machine.on_interrupt(move |vector| handles.interrupt(vector));
+        machine.on_nmi(|_| LabMmu.hardware().is_called());
+        let exits = Rc::clone(self);
+        machine.on_irq_exit(move |vector| exits.irq_exit(vector));
+        let ends = Rc::clone(self);
+        machine.at_end(move |machine| ends.end(machine));
+    }
+
     /// A task's life.
     fn run(&self, task: usize) {
-        if task < self.booted {
+        if self.program.waiting.contains(&task) {
+            self.finish_switch();
+        } else {
             // Its first step comes with its start, before any timer.
             self.waiting.load(Relaxed);
             self.let_timer_in();
-        } else {
-            self.finish_switch(task);
         }
-        // Nothing on a stack may own memory: a search goes back to copies of it.
-        let mut sections = Open::default();
-        let mut pauses = Open::default();
-        let state = &self.words.tasks[task].state;
-        for &step in &self.scripts[task] {
-            match step {
-                Step::Enable => sections.push(state.enable_with_ptes(&self.arch, self.arch.named())),
-                Step::Disable => state.disable(&self.arch, sections.pop()),
-                Step::Pause => pauses.push(state.pause(&self.arch)),
-                Step::Resume => state.resume(&self.arch, pauses.pop()),
-                Step::Set(entry, value) => self.set(task, entry, value),
-                Step::Populate(cure) => self.walk(task, cure).populate(self.arch.named()),
-                Step::Depopulate(cure) => self.walk(task, cure).depopulate(self.arch.named()),
-                Step::TouchShadow => self.walk(task, Cure::None).touch(),
-                Step::Interrupt => Machine::with(|machine| machine.raise(machine.this_cpu(), VECTOR, false)),
-            }
-            if matches!(step, Step::Disable | Step::Pause) {
-                self.check_in_force(task);
-            }
+        for position in 0..self.program.scripts[task].len() {
+            // All that a task knows at the beginning of a statement is how far it has come.
+            Machine::with(|machine| machine.checkpoint(position as u64, false));
+            let statement = self.program.scripts[task][position];
+            Machine::with(|machine| machine.frame_enter(name_of(statement), Location::caller()));
+            self.execute(task, statement);
+            Machine::with(Machine::frame_leave);
         }
-        if Machine::with(|machine| machine.inspect(|| state.counts())) != (0, 0) {
-            broken(Rule::R1);
-        }
+        Machine::with(|machine| machine.checkpoint(self.program.scripts[task].len() as u64, false));
+        self.check_closed(task);
         self.over.fetch_or(1 << task, Release);
         irqs_off();
         Machine::with(|machine| machine.tick(false));
@@ -433,102 +128,320 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
         irqs_on();
     }
 
-    /// The second CPU: takes over the first task when it waits.
-    fn idle(&self) {
-        Sim.spin_until(|| ((self.waiting.load(Acquire) | self.over.load(Acquire)) & 1 != 0).then_some(()));
-        irqs_off();
-        if self.take(0) {
-            self.switch(IDLE, 0);
+    /// A CPU without a task takes over who waits, until all scripts are over.
+    fn idle(&self, cpu: usize) {
+        let all = (1 << self.program.tasks.len()) - 1;
+        loop {
+            let is_over = Sim.spin_until(|| {
+                let (waiting, over) = (self.waiting.load(Acquire), self.over.load(Acquire));
+                (waiting != 0 || over == all).then_some(waiting == 0)
+            });
+            if is_over {
+                return;
+            }
+            irqs_off();
+            if let Some(next) = self.take_waiting() {
+                self.switch(self.program.idle(cpu), next);
+            }
+            irqs_on();
         }
-        irqs_on();
     }
 
-    fn walk(&self, task: usize, cure: Cure) -> Walk<'_, G, B> {
-        let shadow = self.shadow.as_ref().expect("placed where a script is about it");
-        Walk { shadow, arch: self.arch, state: &self.words.tasks[task].state, task, cure }
+    fn state(&self, task: usize) -> &'static dyn Calls {
+        self.kernel.states[task]
     }
 
+    fn execute(&self, task: usize, statement: Statement) {
+        let (books, hardware, state) = (&self.kernel.books, &self.kernel.hardware, self.state(task));
+        let in_interrupt = LabMmu.is_in_interrupt();
+        match statement {
+            Statement::Enable => self.enable(task, None),
+            Statement::EnableWithPtes(first, last) => {
+                if (first..=last).is_empty() || self.program.tables[first] != self.program.tables[last] {
+                    broken(Rule::R17);
+                }
+                self.enable(task, Some((first, last)));
+            }
+            Statement::Disable => {
+                let section = books.closes(task, Opened::Section, in_interrupt);
+                state.disable(&*self.arch, section);
+                self.check_in_force(task);
+            }
+            Statement::Pause => {
+                let given = state.pause(&*self.arch);
+                books.opens(task, Opened::Pause, in_interrupt, given);
+                self.check_in_force(task);
+            }
+            Statement::Resume => {
+                let pause = books.closes(task, Opened::Pause, in_interrupt);
+                state.resume(&*self.arch, pause);
+            }
+            Statement::Flush => {
+                if LabMmu.is_in_interrupt() || !books.wants_it_on(task) {
+                    return;
+                }
+                self.arch.arch_flush_lazy_mmu_mode();
+                self.check_in_force(task);
+            }
+            Statement::Set(entry, page) => self.set(task, entry, hardware.value_of(page)),
+            Statement::Clear(entry) => self.set(task, entry, 0),
+            Statement::Protect(entry, page) => {
+                let value = hardware.value_of(page);
+                self.change(task, entry, value, || self.arch.protect(entry, value));
+            }
+            Statement::Install(entry, page) => {
+                if self.arch.get(entry) == 0 {
+                    books.installed[page].poke(1);
+                    self.set(task, entry, hardware.value_of(page));
+                } else {
+                    books.hand[task].poke(page + 1);
+                }
+            }
+            Statement::Remove(entry) => {
+                let old = self.arch.get(entry);
+                if let Some(page) = hardware.page_of(old) {
+                    self.set(task, entry, 0);
+                    books.hand[task].poke(page + 1);
+                }
+            }
+            Statement::Free => {
+                if let Some(page) = books.hand[task].peek().checked_sub(1) {
+                    books.hand[task].poke(0);
+                    if hardware.leads_to(hardware.value_of(page)) {
+                        broken_at(Rule::R11, hardware.pages[page].as_ptr());
+                    }
+                    Machine::with(|machine| machine.free(hardware.pages[page], Location::caller()));
+                }
+            }
+            Statement::Read(entry) => self.read(task, entry),
+            Statement::ReadRaw(entry) => {
+                let value = hardware.entries[entry].load(Relaxed);
+                self.check_read(task, entry, value);
+                if self.arch.is_poisoned(entry) {
+                    broken_at(Rule::R9, &raw const hardware.entries[entry]);
+                }
+            }
+            Statement::ReadLockless(entry) => {
+                hardware.entries[entry].load(Relaxed);
+            }
+            Statement::Touch(entry) => hardware.touch(entry),
+            Statement::FlushTlb => self.arch.flush_tlb(),
+            Statement::Lock(lock) => {
+                Machine::with(Machine::preempt_disable);
+                Sim.spin_until(|| self.locks[lock].compare_exchange(0, 1, Acquire, Relaxed).ok());
+                books.locked[task].poke(books.locked[task].peek() + 1);
+            }
+            Statement::Unlock(lock) => {
+                self.check_unlock(task);
+                books.locked[task].poke(books.locked[task].peek() - 1);
+                self.locks[lock].store(0, Release);
+                Machine::with(Machine::preempt_enable);
+            }
+            Statement::Sleep => {
+                if books.wants_it_on(task) {
+                    broken(Rule::R8);
+                }
+                Machine::with(|machine| machine.might_sleep_by("R8: "));
+            }
+            Statement::SleepInArch => {
+                if books.wants_it_on(task) && self.kernel.arch != Arch::Arm64 {
+                    broken(Rule::R8);
+                }
+                Machine::with(|machine| machine.might_sleep_by("R8: "));
+            }
+            Statement::BhDisable => self.kernel.bh[task].poke(self.kernel.bh[task].peek() + 1),
+            Statement::BhEnable => self.kernel.bh[task].poke(self.kernel.bh[task].peek() - 1),
+            Statement::SyscallExit => self.check_closed(task),
+            Statement::Interrupt(source, what) => {
+                let vector =
+                    1 + self.interrupts.iter().position(|&one| one == (source, what)).expect("of this program");
+                Machine::with(|machine| machine.raise(machine.this_cpu(), vector as u8, false));
+            }
+        }
+        if matches!(statement, Statement::Enable | Statement::EnableWithPtes(..) | Statement::Disable)
+            || matches!(statement, Statement::Pause | Statement::Resume)
+        {
+            self.check_mode(task);
+        }
+    }
+
+    fn enable(&self, task: usize, named: Option<(usize, usize)>) {
+        let given = self.state(task).enable(&*self.arch, named);
+        self.kernel.books.opens(task, Opened::Section, LabMmu.is_in_interrupt(), given);
+    }
+
+    /// An entry is changed, by a task or in an interrupt of its.
     fn set(&self, task: usize, entry: usize, value: usize) {
-        self.set[task * TABLE + entry].poke(value + 1);
-        // SAFETY: the entries stay.
-        unsafe { self.arch.set_pte(LabMmu::<G>::NEW.pte(entry), value) };
+        self.change(task, entry, value, || self.arch.set(entry, value));
     }
 
-    /// All that a task has set is what memory has.
+    fn change(&self, task: usize, entry: usize, value: usize, change: impl FnOnce()) {
+        let Kernel { books, hardware, .. } = &self.kernel;
+        if self.program.guarded && books.locked[task].peek() == 0 {
+            broken(Rule::R10);
+        }
+        books.stores(task, entry, value);
+        if self.kernel.arch == Arch::Arm64 && value != 0 {
+            hardware.owes_a_barrier(task, entry);
+        }
+        change();
+    }
+
+    fn read(&self, task: usize, entry: usize) {
+        self.check_read(task, entry, self.arch.get(entry));
+    }
+
+    /// Who has changed an entry reads what it has stored.
+    fn check_read(&self, task: usize, entry: usize, value: usize) {
+        if self.kernel.books.is_of(task, entry) && value != self.kernel.books.stored(entry) {
+            broken_at(Rule::R9, &raw const self.kernel.hardware.entries[entry]);
+        }
+    }
+
+    /// All that a task has stored is what memory has, and nothing waits on its CPU.
     fn check_in_force(&self, task: usize) {
-        let set = &self.set[task * TABLE..(task + 1) * TABLE];
-        let is_in_force = set.iter().enumerate().all(|(entry, set)| match set.peek() {
-            0 => true,
-            value => LabMmu::<G>::NEW.look_at(entry) == value - 1,
-        });
-        if !is_in_force || !self.nothing_waits() {
+        if LabMmu.is_in_interrupt() {
+            return;
+        }
+        if self.kernel.books.defers(task, &self.kernel.hardware, 0..TABLE) || !self.nothing_waits() {
             broken(Rule::R5);
+        }
+    }
+
+    /// The mode is on if the task has asked for it, and else off.
+    fn check_mode(&self, task: usize) {
+        let is_on = Machine::with(|machine| machine.inspect(|| self.state(task).is_on()));
+        if is_on != self.kernel.books.wants_it_on(task) {
+            broken(Rule::R4);
+        }
+    }
+
+    /// What was changed under a lock is to be seen by others, and no translation of before is left to be dropped.
+    fn check_unlock(&self, task: usize) {
+        let Kernel { books, hardware, .. } = &self.kernel;
+        let changed = books.changed[task].peek();
+        books.changed[task].poke(0);
+        let mut entries = (0..TABLE).filter(|entry| changed & 1 << entry != 0);
+        if changed != 0 && (!self.nothing_waits() || books.defers(task, hardware, &mut entries)) {
+            broken(Rule::R10);
+        }
+    }
+
+    /// Nothing is open, as far as the task and its state know.
+    fn check_closed(&self, task: usize) {
+        let counts = Machine::with(|machine| machine.inspect(|| self.state(task).counts()));
+        if counts != (0, 0) || !self.kernel.books.is_closed(task) {
+            broken(Rule::R1);
         }
     }
 
     /// Whether nothing waits on this CPU. Not a step.
     fn nothing_waits(&self) -> bool {
-        Machine::with(|machine| machine.inspect(|| self.arch.is_empty(machine.this_cpu())))
+        Machine::with(|machine| machine.inspect(|| self.arch.is_empty(&self.kernel, machine.this_cpu())))
     }
 
     /// The timer may come, as long as it may take the CPU away.
     fn let_timer_in(&self) {
-        Machine::with(|machine| machine.tick(self.preemptions.peek() > 0));
+        Machine::with(|machine| machine.tick(machine.look(self.preemptions) > 0));
     }
 
+    /// An interrupt has come. Context: interrupts off.
     fn interrupt(&self, vector: u8) {
-        if vector != VECTOR {
+        if vector == Machine::TICK {
             return;
         }
-        let state = &self.words.tasks[Machine::with(Machine::current_task).index()].state;
-        let section = state.enable_with_ptes(&self.arch, self.arch.named());
-        let (entry, value) = IN_INTERRUPT;
-        // SAFETY: the entries stay.
-        unsafe { self.arch.set_pte(LabMmu::<G>::NEW.pte(entry), value) };
-        if LabMmu::<G>::NEW.look_at(entry) != value {
-            broken(Rule::R7);
+        match self.interrupts[usize::from(vector) - 1] {
+            (Source::Irq, what) => self.in_interrupt(what),
+            (Source::Softirq, _) => {
+                let softirqs = &self.softirqs[this_cpu()];
+                softirqs.poke(softirqs.peek() | 1 << vector);
+            }
         }
-        state.disable(&self.arch, section);
     }
 
-    /// The timer takes the CPU away, if somebody waits for it. Context: interrupts off.
+    /// What an interrupt does, to entries and to what it finds of the task that it has interrupted.
+    fn in_interrupt(&self, what: InInterrupt) {
+        let (task, hardware) = (this_task(), &self.kernel.hardware);
+        let state = self.state(task);
+        let mode = || Machine::with(|machine| machine.inspect(|| (state.counts(), state.is_on())));
+        let before = mode();
+        match what {
+            InInterrupt::Section(entry, page) => {
+                let section = state.enable(&*self.arch, None);
+                self.set_in_interrupt(task, entry, page);
+                state.disable(&*self.arch, section);
+            }
+            InInterrupt::Set(entry, page) => self.set_in_interrupt(task, entry, page),
+            InInterrupt::Read(entry) => self.read(task, entry),
+            InInterrupt::Touch(entry) => hardware.touch(entry),
+            InInterrupt::Sleep => Machine::with(|machine| machine.might_sleep_by("R8: ")),
+        }
+        if mode() != before {
+            broken(Rule::R7);
+        }
+    }
+
+    fn set_in_interrupt(&self, task: usize, entry: usize, page: usize) {
+        let value = self.kernel.hardware.value_of(page);
+        self.set(task, entry, value);
+        if self.kernel.hardware.look_at(entry) != value {
+            broken_at(Rule::R7, &raw const self.kernel.hardware.entries[entry]);
+        }
+    }
+
+    /// The end of an interrupt: softirqs, and the timer takes the CPU away, if somebody waits for it. Context: interrupts off.
     fn irq_exit(&self, vector: u8) {
-        if vector != Machine::TICK || self.preemptions.peek() == 0 {
+        if vector != Machine::TICK {
+            return self.do_softirqs();
+        }
+        if self.preemptions.load(Relaxed) == 0 {
             return;
         }
         let Some(next) = self.take_waiting() else { return };
-        self.preemptions.poke(self.preemptions.peek() - 1);
-        let current = Machine::with(Machine::current_task).index();
+        self.preemptions.fetch_sub(1, Relaxed);
+        let current = this_task();
         Machine::with(|machine| machine.preempted(|| self.switch(current, next)));
+    }
+
+    fn do_softirqs(&self) {
+        if Machine::with(Machine::context).in_softirq || self.kernel.bh[this_task()].peek() > 0 {
+            return;
+        }
+        let softirqs = &self.softirqs[this_cpu()];
+        while softirqs.peek() != 0 {
+            let vector = softirqs.peek().trailing_zeros() as usize;
+            softirqs.poke(softirqs.peek() & !(1 << vector));
+            let (_, what) = self.interrupts[vector - 1];
+            Machine::with(|machine| machine.softirq(|| self.in_interrupt(what)));
+        }
     }
 
     /// Takes a task that waits.
     fn take_waiting(&self) -> Option<usize> {
-        (0..2).find(|&task| self.take(task))
+        (0..self.program.tasks.len()).find(|&task| self.take(task))
     }
 
     fn take(&self, task: usize) -> bool {
         self.waiting.load(Relaxed) & 1 << task != 0 && self.waiting.fetch_and(!(1 << task), AcqRel) & 1 << task != 0
     }
 
-    /// From one task to another, and the way back. Context: interrupts off.
+    /// From one task to another, and the way back. Context: interrupts off, before and behind, on whatever CPU.
     fn switch(&self, task: usize, next: usize) {
         self.arch.switch_out(task);
         self.left[this_cpu()].set(task + 1);
         Machine::with(|machine| machine.switch_to(machine.task(next)));
-        self.finish_switch(task);
+        self.finish_switch();
         irqs_off();
     }
 
     /// The first thing on a stack that a CPU has come to. Interrupts are on when it returns.
-    fn finish_switch(&self, task: usize) {
-        self.arch.switch_in(task);
-        let cpu = this_cpu();
+    fn finish_switch(&self) {
+        self.arch.switch_in(this_task());
         if !self.nothing_waits() {
             broken(Rule::R6);
         }
-        let left = self.left[cpu].get() - 1;
-        if left != IDLE && self.over.peek() & 1 << left == 0 {
+        let left = self.left[this_cpu()].get() - 1;
+        if left < self.program.tasks.len() && self.over.load(Relaxed) & 1 << left == 0 {
             self.waiting.fetch_or(1 << left, Release);
         }
         self.let_timer_in();
@@ -537,15 +450,86 @@ impl<G: Generation + 'static, B: BackEnd<G>> Running<G, B> {
 
     /// What must be so when all scripts are over.
     fn end(&self, machine: &Machine) {
-        let cpus = 0..self.words.cpus.len();
-        if !cpus.into_iter().all(|cpu| self.arch.is_empty(cpu)) {
-            machine.fail(Kind::Invariant, Rule::R6.to_string());
-        }
-        if self.over.peek() != 0b11 {
+        let (Kernel { books, hardware, .. }, program) = (&self.kernel, &self.program);
+        if self.over.peek() != (1 << program.tasks.len()) - 1 {
             machine.fail(Kind::Deadlock, "a task has not come to its end");
         }
-        if let Some(shadow) = &self.shadow {
-            shadow.end(machine, self.words.entries);
+        let is_empty = self.kernel.runs(|| (0..program.cpus).all(|cpu| self.arch.is_empty(&self.kernel, cpu)));
+        if !is_empty {
+            machine.fail(Kind::Invariant, Rule::R6.to_string());
         }
+        let is_mapped = |value: usize| hardware.entries.iter().any(|entry| entry.peek() == value);
+        let in_hand = |page: usize| books.hand.iter().any(|hand| hand.peek() == page + 1);
+        for page in (0..program.pages.len()).filter(|&page| books.installed[page].peek() != 0) {
+            let is_lost = !is_mapped(hardware.value_of(page)) && !in_hand(page);
+            if is_lost && machine.is_live(hardware.pages[page].as_ptr()) {
+                let name = &program.pages[page];
+                machine.fail(Kind::Leak, format!("page {name} is lost: nothing maps it, and nobody frees it"));
+            }
+        }
+        for (entry, name) in program.ptes.iter().enumerate() {
+            let Some(page) = hardware.page_of(hardware.entries[entry].peek()) else { continue };
+            // SAFETY: in the arena; what is freed was found before.
+            let there = unsafe { hardware.pages[page].as_ref() }.peek();
+            if hardware.wrote(entry) & !there != 0 {
+                machine.fail(Kind::Assertion, format!("what a task has written through {name} is gone"));
+            }
+        }
+        if let Some(at_most) = program.at_most.filter(|&at_most| hardware.invalidations() > at_most) {
+            let message = format!("{} invalidations, and {at_most} are enough", hardware.invalidations());
+            machine.fail(Kind::Assertion, message);
+        }
+    }
+
+    /// What each CPU and task is at, in words.
+    pub(crate) fn facts(&self, machine: &Machine) -> Vec<String> {
+        let (Kernel { hardware, books, .. }, program) = (&self.kernel, &self.program);
+        let name_of = |value: usize| match hardware.page_of(value) {
+            Some(page) if machine.is_live(hardware.pages[page].as_ptr()) => program.pages[page].clone(),
+            Some(page) => format!("{}, which is freed", program.pages[page]),
+            None => "nothing".to_owned(),
+        };
+        let mut facts = Vec::new();
+        for (task, name) in program.tasks.iter().enumerate() {
+            let (sections, pauses) = self.state(task).counts();
+            let on = if self.state(task).is_on() { "on" } else { "off" };
+            facts.push(format!("{name}: enabled {sections}, paused {pauses}, the mode is {on}"));
+        }
+        for (entry, name) in program.ptes.iter().enumerate() {
+            let (there, stored) = (hardware.entries[entry].peek(), books.stored_at_end(entry));
+            let waits = if there == stored { String::new() } else { format!("; {} waits", name_of(stored)) };
+            facts.push(format!("{name} maps {}{waits}", name_of(there)));
+        }
+        facts
+    }
+}
+
+/// What reports call a statement.
+fn name_of(statement: Statement) -> &'static str {
+    match statement {
+        Statement::Enable => "lazy_mmu_mode_enable",
+        Statement::EnableWithPtes(..) => "lazy_mmu_mode_enable_with_ptes",
+        Statement::Disable => "lazy_mmu_mode_disable",
+        Statement::Pause => "lazy_mmu_mode_pause",
+        Statement::Resume => "lazy_mmu_mode_resume",
+        Statement::Flush => "arch_flush_lazy_mmu_mode",
+        Statement::Set(..) => "set_pte",
+        Statement::Clear(_) => "pte_clear",
+        Statement::Protect(..) => "modify_prot",
+        Statement::Install(..) => "populate",
+        Statement::Remove(_) => "depopulate",
+        Statement::Free => "free_page",
+        Statement::Read(_) => "ptep_get",
+        Statement::ReadRaw(_) => "raw read",
+        Statement::ReadLockless(_) => "ptep_get_lockless",
+        Statement::Touch(_) => "memset",
+        Statement::FlushTlb => "flush_tlb",
+        Statement::Lock(_) => "spin_lock",
+        Statement::Unlock(_) => "spin_unlock",
+        Statement::Sleep | Statement::SleepInArch => "might_sleep",
+        Statement::BhDisable => "local_bh_disable",
+        Statement::BhEnable => "local_bh_enable",
+        Statement::SyscallExit => "syscall_exit",
+        Statement::Interrupt(..) => "a device raises an interrupt",
     }
 }

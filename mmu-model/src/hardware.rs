@@ -1,0 +1,236 @@
+//! The hardware: entries in memory, pages, what each CPU's TLB has of them, and the calls by which CPUs ask others to drop it.
+//!
+//! A TLB has a translation from its first use until it is invalidated. Nothing is ever dropped by itself: hardware may, but what is gone
+//! cannot be stale.
+
+use core::panic::Location;
+use core::ptr::NonNull;
+
+use lazytlb_core::memory::{AtomicInt, AtomicWord, Memory, Ordering::*};
+use lazytlb_machine::{Cache, Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
+
+use crate::kernel::{LabMmu, TABLE, locals, placed, shared, this_cpu, this_task};
+use crate::program::{InInterrupt, Program, Statement};
+use crate::rules::{Rule, broken, broken_at};
+
+/// A page: a bit for each task that has written into it.
+pub(crate) type Page = SimWord<usize>;
+
+/// The interrupt by which a CPU asks another to read its batch: nobody can keep it out, as on sparc64.
+pub(crate) const CROSS_CALL: u8 = 0;
+
+/// The hardware of all CPUs.
+pub(crate) struct Hardware {
+    cpus: usize,
+    /// The page table.
+    pub(crate) entries: &'static [SimWord<usize>],
+    /// What each CPU's TLB has of each entry; 0 for nothing.
+    tlb: &'static [SimWord<usize>],
+    /// Whether anybody uses translations.
+    translates: bool,
+    /// The pages.
+    pub(crate) pages: Vec<NonNull<Page>>,
+    /// The entries behind whose change each task owes a barrier, a bit each.
+    unbarriered: &'static [SimLocal<usize>],
+    /// For each CPU, who has asked it to read how much of a batch: see [`Call`]; 0 if nobody has.
+    calls: &'static [SimWord<usize>],
+    /// The tasks that have written through each entry, a bit each.
+    wrote: &'static [SimWord<usize>],
+    /// How many instructions have invalidated entries.
+    invalidations: &'static SimWord<usize>,
+}
+
+/// A call of one CPU to another: read my batch, which has so many entries.
+struct Call {
+    from: usize,
+    count: usize,
+}
+
+impl Call {
+    fn to_word(&self) -> usize {
+        1 | self.from << 8 | self.count << 16
+    }
+
+    fn of_word(word: usize) -> Call {
+        Call { from: word >> 8 & 0xff, count: word >> 16 }
+    }
+}
+
+impl Hardware {
+    pub(crate) fn place(machine: &Machine, program: &Program, tasks: usize) -> Hardware {
+        let entries = placed(machine.place_slice("pte", ObjectKind::Table, TABLE, |_| AtomicWord::new(0)));
+        let cache: Cache<Page> =
+            machine.create_cache("page", ObjectKind::Frame, program.pages.len().max(1), |_| AtomicWord::new(0));
+        let pages: Vec<_> = program.pages.iter().map(|_| machine.alloc_at_setup(cache)).collect();
+        for &(entry, page) in &program.mapped {
+            let entry: &SimWord<usize> = &entries[entry];
+            entry.poke(pages[page].as_ptr().expose_provenance());
+        }
+        let translates = |statement: &Statement| {
+            matches!(statement, Statement::Touch(_) | Statement::Interrupt(_, InInterrupt::Touch(_)))
+        };
+        Hardware {
+            cpus: program.cpus,
+            entries,
+            tlb: shared(machine, "tlb", program.cpus * TABLE),
+            translates: program.scripts.iter().flatten().any(translates),
+            pages,
+            unbarriered: locals(machine, "unbarriered", tasks),
+            calls: shared(machine, "cross_call", program.cpus),
+            wrote: shared(machine, "wrote", TABLE),
+            invalidations: &shared(machine, "invalidations", 1)[0],
+        }
+    }
+
+    /// What an entry holds that maps a page.
+    pub(crate) fn value_of(&self, page: usize) -> usize {
+        self.pages[page].as_ptr().expose_provenance()
+    }
+
+    /// The page that an entry of this value maps.
+    pub(crate) fn page_of(&self, value: usize) -> Option<usize> {
+        self.pages.iter().position(|page| page.as_ptr().addr() == value)
+    }
+
+    /// What an entry holds; a look, and no step.
+    pub(crate) fn look_at(&self, entry: usize) -> usize {
+        Machine::with(|machine| machine.inspect(|| self.entries[entry].load(Relaxed)))
+    }
+
+    /// Whether an entry or a translation leads to a page; a look, and no step.
+    pub(crate) fn leads_to(&self, value: usize) -> bool {
+        let words = self.entries.iter().chain(self.tlb);
+        Machine::with(|machine| machine.inspect(|| words.map(|word| word.load(Relaxed)).any(|word| word == value)))
+    }
+
+    /// A task owes a barrier behind what it has stored into an entry.
+    pub(crate) fn owes_a_barrier(&self, task: usize, entry: usize) {
+        self.unbarriered[task].poke(self.unbarriered[task].peek() | 1 << entry);
+    }
+
+    /// A task's barriers: what it has stored can be used.
+    pub(crate) fn barriers(&self, task: usize) {
+        self.unbarriered[task].poke(0);
+    }
+
+    /// Translations are dropped on all CPUs: one step.
+    pub(crate) fn invalidate(&self, entries: impl IntoIterator<Item = usize>) {
+        if !self.translates {
+            return;
+        }
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                for entry in entries {
+                    for cpu in 0..self.cpus {
+                        machine.put(&self.tlb[cpu * TABLE + entry], 0);
+                    }
+                }
+            });
+        });
+    }
+
+    /// The same, asked for by the kernel, and not by the back end behind a change.
+    pub(crate) fn flush_tlb(&self, entries: impl IntoIterator<Item = usize>) {
+        if LabMmu.kernel().books.defers(this_task(), self, 0..TABLE) {
+            broken(Rule::R13);
+        }
+        self.invalidate(entries);
+    }
+
+    /// One instruction invalidates entries.
+    pub(crate) fn counts_an_invalidation(&self) {
+        self.invalidations.fetch_add(1, Relaxed);
+    }
+
+    /// How many have.
+    pub(crate) fn invalidations(&self) -> usize {
+        self.invalidations.peek()
+    }
+
+    /// All other CPUs read the batch of this one, and drop what is in it; so does this one. Context: preemption off.
+    pub(crate) fn cross_call(&self, count: usize, not_awaited: bool) {
+        let me = this_cpu();
+        let others = || (0..self.cpus).filter(|&cpu| cpu != me);
+        for cpu in others() {
+            self.calls[cpu].store(Call { from: me, count }.to_word(), Release);
+            Machine::with(|machine| machine.raise(cpu, CROSS_CALL, true));
+        }
+        let own = LabMmu.batch_of(me);
+        self.drop_here(own.entries(count).map(|[addr]| addr / 2));
+        if !not_awaited {
+            for cpu in others() {
+                Sim.spin_until(|| (self.calls[cpu].load(Acquire) == 0).then_some(()));
+            }
+        }
+    }
+
+    /// This CPU is called.
+    pub(crate) fn is_called(&self) {
+        let me = this_cpu();
+        let call = self.calls[me].load(Acquire);
+        if call == 0 {
+            return;
+        }
+        let Call { from, count } = Call::of_word(call);
+        let batch = LabMmu.batch_of(from);
+        // What nobody waits for changes meanwhile.
+        let left = Machine::with(|machine| machine.inspect(|| batch.len()));
+        if left != count {
+            broken(Rule::R16);
+        }
+        self.drop_here(batch.entries(left.min(count)).map(|[addr]| addr / 2));
+        self.calls[me].store(0, Release);
+    }
+
+    /// Translations are dropped on this CPU.
+    fn drop_here(&self, entries: impl Iterator<Item = usize>) {
+        let me = this_cpu();
+        for entry in entries.filter(|_| self.translates) {
+            Machine::with(|machine| machine.agent_step(|| machine.put(&self.tlb[me * TABLE + entry], 0)));
+        }
+    }
+
+    /// The running task writes through an entry's translation, the TLB's if it has one: one step, as an instruction is.
+    #[track_caller]
+    pub(crate) fn touch(&self, entry: usize) {
+        let at = Location::caller();
+        Machine::with(|machine| machine.agent_step(|| self.access(machine, entry, at)));
+    }
+
+    fn access(&self, machine: &Machine, entry: usize, at: &'static Location<'static>) {
+        let (task, cpu) = (this_task(), this_cpu());
+        let tlb = &self.tlb[cpu * TABLE + entry];
+        let cached = machine.look(tlb);
+        let value = if cached == 0 { machine.look(&self.entries[entry]) } else { cached };
+        let books = &LabMmu.kernel().books;
+        let is_pending = value == 0 && books.is_of(task, entry) && books.stored(entry) != 0;
+        if is_pending || (cached == 0 && self.unbarriered[task].peek() & 1 << entry != 0) {
+            broken_at(Rule::R12, &raw const self.entries[entry]);
+        }
+        let Some(page) = self.page_of(value) else {
+            return machine.fail(Kind::Assertion, "an access faults: nothing is mapped there");
+        };
+        machine.put(tlb, value);
+        let page = self.pages[page];
+        // SAFETY: in the arena, allocated or not.
+        let word = unsafe { page.as_ref() };
+        let there = machine.look(word);
+        if !machine.is_live(page.as_ptr()) {
+            let name = machine.name_of_ptr(page.as_ptr());
+            if cached == 0 {
+                machine.report_rule("use-after-free", "Access through an entry to page", page.as_ptr(), at);
+                machine.fail(Kind::Dereferences, format!("cpu{cpu} accesses {name}, which is freed, and still mapped"));
+            } else {
+                machine.report_rule("stale-translation", "Access through a translation to page", page.as_ptr(), at);
+                machine.fail(Kind::StaleTranslation, format!("cpu{cpu} accesses {name}, which is freed"));
+            }
+        }
+        machine.put(word, there | 1 << task);
+        self.wrote[entry].poke(self.wrote[entry].peek() | 1 << task);
+    }
+
+    /// The tasks that have written through an entry, a bit each.
+    pub(crate) fn wrote(&self, entry: usize) -> usize {
+        self.wrote[entry].peek()
+    }
+}

@@ -1,0 +1,234 @@
+//! What must hold, and the books that it is told from.
+
+use core::fmt;
+use core::panic::Location;
+
+use lazytlb_core::memory::{AtomicWord, Ordering::Relaxed};
+use lazytlb_machine::{Kind, Machine, SimLocal, SimWord};
+
+use crate::hardware::Hardware;
+use crate::kernel::{LabMmu, TABLE, locals, shared, this_task};
+use crate::program::Program;
+
+macro_rules! rules {
+    ($($name:ident $title:literal $text:literal)*) => {
+        /// What must hold, by the numbers that the literature of the mode gives it.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Rule {
+            $(#[doc = concat!("Broken where ", $text, ".")] $name,)*
+        }
+
+        impl Rule {
+            /// All of them.
+            pub const ALL: &'static [Rule] = &[$(Rule::$name,)*];
+
+            /// What a report of it is headed.
+            const fn title(self) -> &'static str {
+                match self {
+                    $(Rule::$name => $title,)*
+                }
+            }
+
+            /// All that is said of it.
+            const fn text(self) -> &'static str {
+                match self {
+                    $(Rule::$name => concat!(stringify!($name), ": ", $text),)*
+                }
+            }
+
+            /// Its number.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Rule::$name => stringify!($name),)*
+                }
+            }
+        }
+
+        impl fmt::Display for Rule {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.text())
+            }
+        }
+    };
+}
+
+rules! {
+    R1 "section-left-open" "a task goes on with a section or a pause open"
+    R2 "unpaired-call" "a call ends what has not begun"
+    R3 "callback-order" "the architecture's callbacks come out of order"
+    R4 "mode-mismatch" "the mode is not what the task's sections and pauses say"
+    R5 "change-not-in-force" "behind a disable or a pause a change is not in force"
+    R6 "left-on-cpu" "something of a task is left on the CPU that it was taken from"
+    R7 "deferred-in-interrupt" "an interrupt defers what it changes, or changes the task's mode"
+    R8 "sleep-in-section" "code may sleep in a section"
+    R9 "direct-pte-access" "an entry is read that holds something else than its owner has stored"
+    R10 "lock-scope" "a lock is released before what was changed under it is in force, or something is changed without it"
+    R11 "freed-while-mapped" "a page is freed that an entry or a translation leads to"
+    R12 "used-before-in-force" "an address is used before the change that maps it is in force"
+    R13 "flushed-too-early" "translations are flushed before the changes that they are flushed for"
+    R14 "crossed-pairs" "a section and a pause cross"
+    R15 "context-mismatch" "one end of a section or a pause is in an interrupt, or has bottom halves disabled, and the other is not"
+    R16 "batch-in-use" "a batch changes while another CPU reads it"
+    R17 "hint-range" "a section names entries that are not all in one table"
+    R18 "per-cpu-while-preemptible" "a CPU's own words are used with preemption on"
+}
+
+/// A rule is broken, by the task that runs. A finding, not an error: what comes of it is to be seen.
+#[track_caller]
+pub(crate) fn broken(rule: Rule) {
+    broken_at(rule, core::ptr::from_ref(LabMmu.kernel().states[this_task()]).cast::<()>());
+}
+
+/// The same, about a word of the machine's.
+#[track_caller]
+pub(crate) fn broken_at<T>(rule: Rule, about: *const T) {
+    let at = Location::caller();
+    Machine::with(|machine| {
+        machine.report_rule(rule.title(), rule.text(), about, at);
+        machine.fail(Kind::Invariant, rule.text());
+    });
+}
+
+/// The most sections and pauses that a task may have open.
+const DEEPEST: u32 = 8;
+
+/// What a task has opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Opened {
+    Section = 1,
+    Pause = 2,
+}
+
+/// Beside what is open: it was opened in an interrupt, or with bottom halves disabled.
+const IN_INTERRUPT: usize = 4;
+
+/// What tasks have asked for, and what entries ought to hold.
+pub(crate) struct Books {
+    /// How many sections each task has open that count.
+    sections: &'static [SimLocal<usize>],
+    /// How many pauses.
+    pauses: &'static [SimLocal<usize>],
+    /// What is open, a byte each, the innermost in the lowest.
+    open: &'static [SimLocal<usize>],
+    /// What enable and pause gave for it, likewise.
+    given: &'static [SimLocal<usize>],
+    /// What somebody has stored into each entry last.
+    stored: &'static [SimWord<usize>],
+    /// Who it was: one more than the task, 0 for nobody.
+    writers: &'static [SimWord<usize>],
+    /// The entries that each task has changed with a lock held, a bit each.
+    pub(crate) changed: &'static [SimLocal<usize>],
+    /// How many locks it holds.
+    pub(crate) locked: &'static [SimLocal<usize>],
+    /// The page in each task's hand; one more than its number.
+    pub(crate) hand: &'static [SimLocal<usize>],
+    /// The pages that were installed; 1 if so.
+    pub(crate) installed: &'static [SimLocal<usize>],
+}
+
+impl Books {
+    pub(crate) fn place(machine: &Machine, program: &Program, tasks: usize, hardware: &Hardware) -> Books {
+        let books = Books {
+            sections: locals(machine, "sections", tasks),
+            pauses: locals(machine, "pauses", tasks),
+            open: locals(machine, "open", tasks),
+            given: locals(machine, "given", tasks),
+            stored: shared(machine, "stored", TABLE),
+            writers: shared(machine, "writer", TABLE),
+            changed: locals(machine, "changed", tasks),
+            locked: locals(machine, "locked", tasks),
+            hand: locals(machine, "hand", tasks),
+            installed: locals(machine, "installed", program.pages.len()),
+        };
+        for &(entry, page) in &program.mapped {
+            books.stored[entry].poke(hardware.value_of(page));
+        }
+        books
+    }
+
+    /// A section or a pause begins; `given` is what its end needs.
+    pub(crate) fn opens(&self, task: usize, what: Opened, in_interrupt: bool, given: u8) {
+        let (open, all) = (&self.open[task], &self.given[task]);
+        if open.peek() >> (8 * (DEEPEST - 1)) != 0 {
+            Machine::with(|machine| {
+                machine.fail(Kind::Assertion, format!("more than {DEEPEST} sections and pauses are open"));
+            });
+        }
+        let context = if in_interrupt { IN_INTERRUPT } else { 0 };
+        open.poke(open.peek() << 8 | what as usize | context);
+        all.poke(all.peek() << 8 | usize::from(given));
+        if !in_interrupt {
+            match what {
+                Opened::Section if self.pauses[task].peek() > 0 => {}
+                Opened::Section => self.sections[task].poke(self.sections[task].peek() + 1),
+                Opened::Pause => self.pauses[task].poke(self.pauses[task].peek() + 1),
+            }
+        }
+    }
+
+    /// It ends. Returns what its end needs.
+    pub(crate) fn closes(&self, task: usize, what: Opened, in_interrupt: bool) -> u8 {
+        let (open, all) = (&self.open[task], &self.given[task]);
+        let (innermost, given) = (open.peek() & 0xff, (all.peek() & 0xff) as u8);
+        let is_in_interrupt = innermost & IN_INTERRUPT != 0;
+        match innermost & !IN_INTERRUPT {
+            0 => broken(Rule::R2),
+            innermost if innermost != what as usize => broken(Rule::R14),
+            _ if is_in_interrupt != in_interrupt => broken(Rule::R15),
+            _ => {}
+        }
+        open.poke(open.peek() >> 8);
+        all.poke(all.peek() >> 8);
+        if !in_interrupt {
+            match what {
+                Opened::Section if self.pauses[task].peek() > 0 => {}
+                Opened::Section => self.sections[task].poke(self.sections[task].peek().saturating_sub(1)),
+                Opened::Pause => self.pauses[task].poke(self.pauses[task].peek().saturating_sub(1)),
+            }
+        }
+        given
+    }
+
+    /// Whether a task has asked for the mode.
+    pub(crate) fn wants_it_on(&self, task: usize) -> bool {
+        self.sections[task].peek() > 0 && self.pauses[task].peek() == 0
+    }
+
+    /// Whether nothing is open.
+    pub(crate) fn is_closed(&self, task: usize) -> bool {
+        self.open[task].peek() == 0
+    }
+
+    /// A task stores into an entry. A step of its own: others look at it.
+    pub(crate) fn stores(&self, task: usize, entry: usize, value: usize) {
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                machine.put(&self.stored[entry], value);
+                machine.put(&self.writers[entry], task + 1);
+            });
+        });
+        if self.locked[task].peek() > 0 {
+            self.changed[task].poke(self.changed[task].peek() | 1 << entry);
+        }
+    }
+
+    /// What an entry ought to hold, once all is in force. No step.
+    pub(crate) fn stored(&self, entry: usize) -> usize {
+        Machine::with(|machine| machine.inspect(|| self.stored[entry].load(Relaxed)))
+    }
+
+    /// The same, when nothing runs.
+    pub(crate) fn stored_at_end(&self, entry: usize) -> usize {
+        self.stored[entry].peek()
+    }
+
+    /// Whether a task was the last to store into an entry. No step.
+    pub(crate) fn is_of(&self, task: usize, entry: usize) -> bool {
+        Machine::with(|machine| machine.inspect(|| self.writers[entry].load(Relaxed))) == task + 1
+    }
+
+    /// Whether a task was the last to store into an entry of these, and memory has it not. No step.
+    pub(crate) fn defers(&self, task: usize, hardware: &Hardware, mut entries: impl Iterator<Item = usize>) -> bool {
+        entries.any(|entry| self.is_of(task, entry) && hardware.look_at(entry) != self.stored(entry))
+    }
+}
