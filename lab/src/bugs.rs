@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::Result;
 use comfy_table::{Cell, Color, Table, presets};
-use lazytlb_sched_model::{Litmus, Mutant};
 use serde::Serialize;
 
 use crate::bad_input::BadInput;
@@ -132,7 +131,7 @@ fn select(wanted: &[String]) -> Result<Vec<Entry>, BadInput> {
             return Err(BadInput::new(format!("unknown bug `{name}`; there are: {}", known.join(", "))));
         }
         let test = suite::load_one(name)?;
-        if test.litmus.expected.is_empty() {
+        if test.litmus.expected().is_empty() {
             return Err(BadInput::new(format!("{name}: says nowhere what must be found: no `expect` line")));
         }
         Ok(alone(test))
@@ -145,34 +144,16 @@ fn alone(test: Test) -> Entry {
     Entry { id: number(&test).to_owned(), title: title(&test).to_owned(), tests: vec![test], open: None }
 }
 
-/// What is planted, in words.
-fn planted(litmus: &Litmus) -> String {
-    let mut parts = Vec::new();
-    if !litmus.dropped.is_empty() {
-        parts.push(format!("without effect: {}", litmus.dropped.join(", ")));
+/// What must be found where, each place once.
+fn expected(test: &Test) -> Vec<Expected> {
+    let mut all: Vec<Expected> = Vec::new();
+    for one in test.litmus.expected() {
+        let (strategy, machine) = (one.setting.scheme(), one.setting.machine());
+        if !all.iter().any(|other| (other.strategy, other.machine) == (strategy, machine)) {
+            all.push(Expected { strategy, machine, kinds: one.kinds });
+        }
     }
-    if !litmus.relaxed.is_empty() {
-        parts.push(format!("without order: {}", litmus.relaxed.join(", ")));
-    }
-    match litmus.mutant {
-        Some(Mutant::StaysQueued) => parts.push("a step of the scheduler is another one: stays-queued".to_owned()),
-        Some(Mutant::Caller) => parts.push("the program itself breaks a rule".to_owned()),
-        Some(mutant) => parts.push(format!("a step of the strategy is another one: {mutant}")),
-        None => {}
-    }
-    if parts.is_empty() {
-        parts.push("nothing: a strategy runs where it does not belong".to_owned());
-    }
-    parts.join("; ")
-}
-
-fn expected(litmus: &Litmus) -> Vec<Expected> {
-    let expected = litmus.expected.iter().map(|one| Expected {
-        strategy: one.strategy.name(),
-        machine: one.rules.name(),
-        kinds: one.kinds.iter().map(|kind| kind.name()).collect(),
-    });
-    expected.collect()
+    all
 }
 
 fn list(entries: &[Entry], arguments: &Arguments) -> Result<()> {
@@ -189,7 +170,7 @@ fn list(entries: &[Entry], arguments: &Arguments) -> Result<()> {
         for entry in entries {
             crate::print(&format!("{}\n", heading(entry)))?;
             for Test { litmus, .. } in &entry.tests {
-                crate::print(&format!("{}\n", indent(&litmus.about)))?;
+                crate::print(&format!("{}\n", indent(litmus.about())))?;
             }
         }
         return Ok(());
@@ -203,14 +184,14 @@ fn list(entries: &[Entry], arguments: &Arguments) -> Result<()> {
             table.add_row([Cell::new(&entry.id), Cell::new(&entry.title), open, Cell::new(reason)]);
         }
         for test in &entry.tests {
-            let mut kinds: Vec<&str> = expected(&test.litmus).into_iter().flat_map(|one| one.kinds).collect();
+            let mut kinds: Vec<&str> = expected(test).into_iter().flat_map(|one| one.kinds).collect();
             kinds.sort_unstable();
             kinds.dedup();
             table.add_row([
                 Cell::new(number(test)),
                 Cell::new(title(test)),
                 Cell::new("test").fg(Color::Green),
-                Cell::new(planted(&test.litmus)),
+                Cell::new(test.litmus.planted()),
                 Cell::new(kinds.join(" ")),
             ]);
         }
@@ -219,8 +200,8 @@ fn list(entries: &[Entry], arguments: &Arguments) -> Result<()> {
 }
 
 fn listed_test(test: &Test) -> ListedTest<'_> {
-    let Litmus { program, about, .. } = &test.litmus;
-    ListedTest { test: &program.name, about, planted: planted(&test.litmus), expected: expected(&test.litmus) }
+    let litmus = &test.litmus;
+    ListedTest { test: litmus.name(), about: litmus.about(), planted: litmus.planted(), expected: expected(test) }
 }
 
 fn heading(entry: &Entry) -> String {
@@ -241,19 +222,19 @@ fn indent(text: &str) -> String {
 fn explain(entry: &Entry, bugs: &[Bug], all_reports: bool) -> Result<()> {
     crate::print(&format!("{}\n", heading(entry)))?;
     for (test, bug) in entry.tests.iter().zip(bugs) {
-        let Litmus { about, program, machines, memories, .. } = &test.litmus;
+        let litmus = &test.litmus;
         if entry.tests.len() > 1 {
             crate::print(&format!("{} {}\n\n", bug.id, bug.title))?;
         }
         let names = |names: Vec<&str>| names.join(", ");
         let facts = [
-            ("Test", format!("{}, {} CPUs", program.name, program.cpus())),
+            ("Test", format!("{}, {} CPUs", litmus.name(), litmus.cpus())),
             ("Planted", bug.planted.clone()),
-            ("Machine", names(machines.iter().map(|rules| rules.name()).collect())),
-            ("Memory", names(memories.iter().map(|memory| memory.name()).collect())),
+            ("Machine", names(litmus.machines())),
+            ("Memory", names(litmus.memories().iter().map(|memory| memory.name()).collect())),
         ];
         let facts: String = facts.iter().map(|(what, text)| format!("    {what:<8} {text}\n")).collect();
-        crate::print(&format!("{}\n{facts}\n{}\n\n", indent(about), suite::table(&bug.runs)))?;
+        crate::print(&format!("{}\n{facts}\n{}\n\n", indent(litmus.about()), suite::table(&bug.runs)))?;
         let reports = bug.runs.iter().filter_map(|row| row.report.as_ref());
         for report in reports.take(if all_reports { usize::MAX } else { 1 }) {
             crate::print(&format!("{report}\n"))?;
@@ -267,13 +248,9 @@ pub(crate) fn find(tests: &[Test], effort: Effort, reports: bool) -> Result<Vec<
     let mut runs = Vec::new();
     let mut counts = Vec::new();
     for test in tests {
-        let before = runs.len();
-        for expected in &test.litmus.expected {
-            for memory in suite::usual_memories(&test.litmus) {
-                runs.push(Run::new(test, expected.strategy, expected.rules, memory));
-            }
-        }
-        counts.push(runs.len() - before);
+        let expected = test.litmus.expected();
+        counts.push(expected.len());
+        runs.extend(expected.into_iter().map(|one| Run { test: test.clone(), setting: one.setting }));
     }
     let mut rows = suite::explore_all(&runs, effort, reports)?.into_iter();
     let bugs = tests.iter().zip(counts).map(|(test, count)| {
@@ -284,8 +261,8 @@ pub(crate) fn find(tests: &[Test], effort: Effort, reports: bool) -> Result<Vec<
         Bug {
             id: number(test).to_owned(),
             title: title(test).to_owned(),
-            test: test.litmus.program.name.clone(),
-            planted: planted(&test.litmus),
+            test: test.litmus.name().to_owned(),
+            planted: test.litmus.planted(),
             found: runs.iter().any(shows) && runs.iter().all(|row| shows(row) || says_nothing(row)),
             // Findings come before errors in the order of kinds, the milder ones first.
             kind: runs
@@ -303,7 +280,7 @@ pub(crate) fn find(tests: &[Test], effort: Effort, reports: bool) -> Result<Vec<
 
 fn summary(entries: &[Entry], bugs: &[Bug]) -> String {
     let is_found = |entry: &&Entry| {
-        let mut tests = bugs.iter().filter(|bug| entry.tests.iter().any(|test| test.litmus.program.name == bug.test));
+        let mut tests = bugs.iter().filter(|bug| entry.tests.iter().any(|test| test.litmus.name() == bug.test));
         entry.open.is_none() && tests.all(|bug| bug.found)
     };
     let found = entries.iter().filter(is_found).count();

@@ -4,8 +4,8 @@
 //! number names a variant: `B07b` belongs to B07 as well. Entries that no litmus test shows are listed in `open.txt`,
 //! with the reason; whoever adds a test takes its entry out there.
 //!
-//! Numbers with a B are those of real bugs, with a C of candidates that nobody has reported, as far as is known. B01 to B36,
-//! B38 to B43 and C1 to C3 must all be there. The others (C4, M01, S01, ...) were found, or thought of, here.
+//! Numbers with a B are those of real bugs, with a C of candidates that nobody has reported, as far as is known, and with an M of
+//! lazy MMU mode's. B01 to B36, B38 to B43, C1 to C3 and M01 to M27 must all be there. The others (C4, MB1, S01, ...) were found, or thought of, here.
 
 use crate::bad_input::BadInput;
 use crate::suite::{self, Test};
@@ -28,7 +28,7 @@ pub(crate) struct Entry {
 /// All entries, in order.
 pub(crate) fn all() -> Result<Vec<Entry>, BadInput> {
     let mut entries = open();
-    for test in suite::load(&[])?.into_iter().filter(|test| test.litmus.bug.is_some()) {
+    for test in suite::load(&[])?.into_iter().filter(|test| test.litmus.bug().is_some()) {
         add(&mut entries, test);
     }
     entries.sort_by_cached_key(|entry| order(&entry.id));
@@ -43,12 +43,12 @@ pub(crate) fn all() -> Result<Vec<Entry>, BadInput> {
 
 /// The number that a test says it shows.
 pub(crate) fn number(test: &Test) -> &str {
-    test.litmus.bug.as_ref().map_or("", |(number, _)| number)
+    test.litmus.bug().map_or("", |(number, _)| number)
 }
 
 /// The title that a test gives it.
 pub(crate) fn title(test: &Test) -> &str {
-    test.litmus.bug.as_ref().map_or("", |(_, title)| title)
+    test.litmus.bug().map_or("", |(_, title)| title)
 }
 
 /// The entry that a number belongs to: without the letter of a variant.
@@ -109,8 +109,10 @@ mod tests {
         let ids: BTreeSet<&str> = entries.iter().map(|entry| &*entry.id).collect();
         assert_eq!(ids.len(), entries.len(), "each entry once");
         let real = (1..=36).chain(38..=43).map(|number| format!("B{number:02}"));
-        let numbered: Vec<String> = real.chain((1..=3).map(|number| format!("C{number}"))).collect();
-        assert_eq!(numbered.len(), 45);
+        let candidates = (1..=3).map(|number| format!("C{number}"));
+        let of_lazy_mmu = (1..=27).map(|number| format!("M{number:02}"));
+        let numbered: Vec<String> = real.chain(candidates).chain(of_lazy_mmu).collect();
+        assert_eq!(numbered.len(), 45 + 27);
         for id in &numbered {
             assert!(ids.contains(&**id), "{id} is not in the catalogue");
         }

@@ -6,11 +6,13 @@ use std::io::Cursor;
 
 use anyhow::{Context, Result};
 use comfy_table::{Cell, Color, Table, presets};
+use lazytlb_mmu_model::{Api, Arch};
 use lazytlb_native::{HotPath, strategies};
 use lazytlb_replay::{Options, Replayer, Report, TasksFile, text};
 use lazytlb_sched_model::{Rules, Strategy};
 use serde::Serialize;
 
+use crate::kinds::{Litmus, Setting};
 use crate::suite::{self, Effort, Row, Run, Verdict};
 use crate::{bugs, progress, replay};
 
@@ -57,6 +59,8 @@ struct Json {
 #[derive(Serialize)]
 struct Safety {
     litmus: Vec<Row>,
+    /// Those of lazy MMU mode: the strategy is the generation of the API, the machine the back end.
+    lazy_mmu: Vec<Row>,
     /// What is left out, because a test says that it is slow there.
     not_run: Vec<NotRun>,
 }
@@ -84,7 +88,7 @@ struct Native {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let compared = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let safety = verdicts(&compared)?;
-    let is_safe = safety.litmus.iter().all(|row| row.expected);
+    let is_safe = safety.litmus.iter().chain(&safety.lazy_mmu).all(|row| row.expected);
     if arguments.safety {
         if arguments.json {
             crate::print_json(&safety)?;
@@ -107,25 +111,37 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(good)
 }
 
-/// Every bundled test without a planted bug, under every strategy that is compared, where it is not slow.
+/// Every bundled test without a planted bug, under every strategy that is compared, where it is not slow; those of lazy MMU mode under all
+/// that they are for.
 fn verdicts(compared: &[Strategy]) -> Result<Safety> {
-    let (mut runs, mut not_run) = (Vec::new(), Vec::new());
+    let (mut runs, mut lazy_mmu, mut not_run) = (Vec::new(), Vec::new(), Vec::new());
     for test in suite::load(&[])?.into_iter().filter(|test| !test.litmus.is_mutation()) {
-        for &rules in &test.litmus.machines {
-            for memory in suite::usual_memories(&test.litmus) {
+        let litmus = match &test.litmus {
+            Litmus::Switches(litmus) => litmus,
+            Litmus::LazyMmu(litmus) => {
+                let settings = litmus.under.iter().map(|&(api, arch)| Setting::LazyMmu(litmus.setting(api, arch)));
+                lazy_mmu.extend(settings.map(|setting| Run { test: test.clone(), setting }));
+                continue;
+            }
+        };
+        for &rules in &litmus.machines {
+            for memory in test.litmus.usual_memories() {
                 for &strategy in compared {
-                    if test.litmus.is_slow_under(strategy, rules, memory) {
-                        let test = test.litmus.program.name.clone();
+                    if litmus.is_slow_under(strategy, rules, memory) {
+                        let test = test.litmus.name().to_owned();
                         let (machine, strategy, memory) = (rules.name(), strategy.name(), memory.name());
                         not_run.push(NotRun { test, machine, strategy, memory });
                     } else {
-                        runs.push(Run::new(&test, strategy, rules, memory));
+                        let setting = Setting::Switches(litmus.setting(strategy, rules, memory));
+                        runs.push(Run { test: test.clone(), setting });
                     }
                 }
             }
         }
     }
-    Ok(Safety { litmus: suite::explore_all(&runs, Effort::default(), false)?, not_run })
+    let litmus = suite::explore_all(&runs, Effort::default(), false)?;
+    let lazy_mmu = suite::explore_all(&lazy_mmu, Effort::default(), false)?;
+    Ok(Safety { litmus, lazy_mmu, not_run })
 }
 
 fn replayed(&(name, trace, tasks): &Bundled, compared: &[Strategy]) -> Result<(&'static str, Report)> {
@@ -204,10 +220,33 @@ impl Safety {
     fn text(&self) -> String {
         let tests: BTreeSet<&str> = self.litmus.iter().map(|row| row.test.as_str()).collect();
         format!(
-            "Safety: {} litmus tests, all interleavings, SC and TSO. In brackets: a machine that the strategy is not for. Not run: slow.\n\n{}\n\n{}\n",
+            "Safety: {} litmus tests, all interleavings, SC and TSO. In brackets: a machine that the strategy is not for. Not run: slow.\n\n{}\n\n{}\n\n{}",
             tests.len(),
             self.table(&Rules::SIMPLE),
-            self.table(&Rules::OF_ARCHITECTURES)
+            self.table(&Rules::OF_ARCHITECTURES),
+            self.lazy_mmu()
+        )
+    }
+
+    /// The generations of the API, on each architecture.
+    fn lazy_mmu(&self) -> String {
+        let tests: BTreeSet<&str> = self.lazy_mmu.iter().map(|row| row.test.as_str()).collect();
+        let apis = Api::ALL.iter().filter(|api| self.lazy_mmu.iter().any(|row| row.strategy == api.name()));
+        let apis: Vec<Api> = apis.copied().collect();
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(core::iter::once("lazy MMU mode").chain(apis.iter().map(|api| api.name())));
+        for &arch in Arch::ALL {
+            let cells = apis.iter().map(|&api| {
+                let pair = (api.name(), arch.name());
+                let rows: Vec<&Row> = self.lazy_mmu.iter().filter(|row| (row.strategy, row.machine) == pair).collect();
+                if rows.is_empty() { Cell::new("") } else { verdict_cell(&rows, 0, api.claims(arch)) }
+            });
+            table.add_row(core::iter::once(Cell::new(arch.name())).chain(cells));
+        }
+        format!(
+            "Lazy MMU mode: {} litmus tests, all interleavings. In brackets: what does not claim to be right there.\n\n{table}\n",
+            tests.len()
         )
     }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use lazytlb_machine::{Found, MemoryModel, Schedule};
-use lazytlb_sched_model::{Model, Rules, Strategy};
 use serde::Serialize;
 
 use crate::bad_input::BadInput;
+use crate::kinds::{Asked, Litmus};
 use crate::suite::{self, Effort, Run, Test};
 
 /// Arguments of `lazytlb litmus`.
@@ -20,15 +20,8 @@ use crate::suite::{self, Effort, Run, Test};
 pub(crate) struct Arguments {
     /// Litmus files, or names of bundled tests; all bundled tests without a planted bug if none is given.
     tests: Vec<String>,
-    /// Only under this strategy; can be repeated. All strategies if not given, but where a test says that it is slow.
-    #[arg(long, value_name = "NAME")]
-    strategy: Vec<Strategy>,
-    /// Only under this memory model: sc, tso or weak. Sc and tso if not given; all with `--slow`.
-    #[arg(long, value_name = "MODEL", value_parser = memory)]
-    memory: Vec<MemoryModel>,
-    /// Only on this machine; all that the test names if not given.
-    #[arg(long, value_name = "RULES")]
-    machine: Vec<Rules>,
+    #[command(flatten)]
+    asked: Asked,
     /// Only what is left out otherwise: tests under the strategies for which they say that they are slow. Each takes seconds to
     /// minutes: give it `--seconds` and `--executions` enough.
     #[arg(long, conflicts_with = "list")]
@@ -48,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Lists the bundled tests.
-    #[arg(long, conflicts_with_all = ["strategy", "memory", "machine", "shard", "report", "replay"])]
+    #[arg(long, conflicts_with_all = ["strategy", "memory", "machine", "generation", "backend", "shard", "report", "replay"])]
     list: bool,
 }
 
@@ -94,14 +87,14 @@ struct Listed<'a> {
 fn list(tests: &[Test], json: bool) -> Result<()> {
     if json {
         let listed = tests.iter().map(|Test { litmus, .. }| Listed {
-            test: &litmus.program.name,
-            about: litmus.about.trim_end(),
-            bug: litmus.bug.as_ref().map(|(number, _)| number.as_str()),
+            test: litmus.name(),
+            about: litmus.about().trim_end(),
+            bug: litmus.bug().map(|(number, _)| number.as_str()),
         });
         return crate::print_json(&listed.collect::<Vec<_>>());
     }
     for Test { litmus, .. } in tests {
-        crate::print(&format!("{}\n{}\n", litmus.program.name, indent(&litmus.about)))?;
+        crate::print(&format!("{}\n{}\n", litmus.name(), indent(litmus.about())))?;
     }
     Ok(())
 }
@@ -120,44 +113,24 @@ fn said_of(left_out: usize) -> String {
 
 /// What is to be run, and how many runs are left out because they are slow.
 fn runs(arguments: &Arguments) -> Result<(Vec<Run>, usize), BadInput> {
-    let strategies = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let (mut runs, mut left_out) = (Vec::new(), 0);
     let tests = suite::load(&arguments.tests)?;
-    let (tests_named, strategies_named) = (!arguments.tests.is_empty(), !arguments.strategy.is_empty());
+    let tests_named = !arguments.tests.is_empty();
     for test in &tests {
-        let litmus = &test.litmus;
-        let of_others = runs.len() + left_out;
-        // A test with a planted bug is not a test of the strategies; it is run where one asks for it to see its report.
-        if litmus.is_mutation() && arguments.replay.is_none() {
+        // A test with a planted bug is not a test of the library; it is run where one asks for it to see its report.
+        if test.litmus.is_mutation() && arguments.replay.is_none() {
             if tests_named {
                 let name = &test.asked_as;
                 return Err(BadInput::new(format!("a bug is planted in {name}: `lazytlb bugs {name}` looks for it")));
             }
             continue;
         }
-        for &rules in litmus.machines.iter().filter(|&rules| among(rules, &arguments.machine)) {
-            let memories: Vec<MemoryModel> = match &arguments.memory[..] {
-                [] if arguments.slow => litmus.memories.clone(),
-                [] => suite::usual_memories(litmus).collect(),
-                asked => litmus.memories.iter().copied().filter(|memory| asked.contains(memory)).collect(),
-            };
-            for memory in memories {
-                let is_slow = |strategy: &&Strategy| litmus.is_slow_under(**strategy, rules, memory);
-                let (slow, others): (Vec<_>, Vec<_>) = strategies.iter().partition(is_slow);
-                let asked = match (arguments.slow, strategies_named) {
-                    (true, _) => slow,
-                    (false, true) => strategies.iter().collect(),
-                    (false, false) => {
-                        left_out += slow.len();
-                        others
-                    }
-                };
-                runs.extend(asked.into_iter().map(|&strategy| Run::new(test, strategy, rules, memory)));
-            }
-        }
-        if tests_named && runs.len() + left_out == of_others {
+        let (settings, slow) = arguments.asked.settings_of(&test.litmus, arguments.slow);
+        if tests_named && settings.is_empty() && slow == 0 {
             return Err(nothing_to_run(core::slice::from_ref(test), arguments.slow));
         }
+        left_out += slow;
+        runs.extend(settings.into_iter().map(|setting| Run { test: test.clone(), setting }));
     }
     if runs.is_empty() {
         return Err(nothing_to_run(&tests, arguments.slow));
@@ -171,9 +144,13 @@ fn nothing_to_run(tests: &[Test], slow: bool) -> BadInput {
         ([Test { asked_as, .. }], true) => format!("{asked_as} does not say that it is slow there"),
         (_, true) => "no test says that it is slow there".to_owned(),
         ([Test { asked_as, litmus }], false) => {
-            let machines = litmus.machines.iter().map(|rules| rules.name()).collect::<Vec<_>>().join(", ");
-            let memories = litmus.memories.iter().map(|memory| memory.name()).collect::<Vec<_>>().join(", ");
-            let knows = if litmus.program.accesses() { "; `weak` knows no user accesses" } else { "" };
+            let machines = litmus.machines().join(", ");
+            let memories = litmus.memories().iter().map(|memory| memory.name()).collect::<Vec<_>>().join(", ");
+            let knows = match litmus {
+                Litmus::Switches(litmus) if litmus.program.accesses() => "; `weak` knows no user accesses",
+                Litmus::Switches(_) => "",
+                Litmus::LazyMmu(_) => "; it is a test of lazy MMU mode (`--generation`, `--backend`)",
+            };
             format!("{asked_as} is for {machines}, under {memories}{knows}")
         }
         (_, false) => {
@@ -182,10 +159,6 @@ fn nothing_to_run(tests: &[Test], slow: bool) -> BadInput {
         }
     };
     BadInput::new(format!("nothing to run: {why}"))
-}
-
-fn among<T: PartialEq>(one: &T, wanted: &[T]) -> bool {
-    wanted.is_empty() || wanted.contains(one)
 }
 
 /// A replay as `--json` has it.
@@ -202,7 +175,7 @@ struct Replayed {
 fn replay(runs: &[Run], file: &Path, json: bool) -> Result<bool> {
     let [run] = runs else {
         return Err(BadInput::new(format!(
-            "a schedule is of one test under one strategy: {} runs fit; name one test, --strategy, --memory and --machine",
+            "a schedule is of one test under one strategy: {} runs fit; name one test, --strategy, --memory and --machine (or --generation and --backend)",
             runs.len()
         ))
         .into());
@@ -211,7 +184,7 @@ fn replay(runs: &[Run], file: &Path, json: bool) -> Result<bool> {
     let bytes = fs::read(file).map_err(|error| BadInput::new(format!("{name}: {error}")))?;
     let text = suite::text_of(bytes, &name)?;
     let schedule: Schedule = text.parse().map_err(|error| BadInput::new(format!("{name}:{error}")))?;
-    let model = Model::new(&run.test.litmus.program, &run.setting);
+    let model = run.test.litmus.model(&run.setting);
     let recording = model.replay(&schedule).map_err(|error| BadInput::new(format!("{name}:{error}")))?;
     let found = recording.verdicts.iter().max_by_key(|verdict| verdict.kind.gravity());
     let steps = schedule.steps();

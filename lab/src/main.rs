@@ -5,6 +5,7 @@ mod bugs;
 mod catalogue;
 mod compare;
 mod costs;
+mod kinds;
 mod lazy_mmu;
 mod litmus;
 mod progress;

@@ -2,19 +2,18 @@
 
 use core::fmt::Display;
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::Result;
 use comfy_table::{Cell, Color, Table, presets};
 use include_dir::{Dir, include_dir};
 use indicatif::ProgressBar;
-use lazytlb_machine::{Found, Kind, Limits, MemoryModel, Reduction, Search};
-use lazytlb_sched_model::{Litmus, Model, Rules, Setting, Strategy};
+use lazytlb_machine::{Found, Limits, Reduction, Search};
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::bad_input::BadInput;
+use crate::kinds::{Judged, Litmus, Model, Setting};
 use crate::progress;
 
 static BUNDLED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../litmus");
@@ -86,23 +85,10 @@ pub(crate) struct Test {
     pub(crate) litmus: Litmus,
 }
 
-/// The memory models that a test is run under where nobody asks for one: `weak` takes its time, and is left to those who
-/// ask for it, and to tests that are for nothing else.
-pub(crate) fn usual_memories(litmus: &Litmus) -> impl Iterator<Item = MemoryModel> + '_ {
-    let all = litmus.memories.iter().copied();
-    all.filter(|&memory| memory != MemoryModel::Weak || litmus.memories == [MemoryModel::Weak])
-}
-
 /// A run: a test in a setting.
 pub(crate) struct Run {
     pub(crate) test: Test,
     pub(crate) setting: Setting,
-}
-
-impl Run {
-    pub(crate) fn new(test: &Test, strategy: Strategy, rules: Rules, memory: MemoryModel) -> Run {
-        Run { test: test.clone(), setting: test.litmus.setting(strategy, rules, memory) }
-    }
 }
 
 /// How one run of a test ended.
@@ -114,7 +100,7 @@ pub(crate) struct Row {
     pub(crate) memory: &'static str,
     /// The raw finding.
     pub(crate) verdict: Verdict,
-    /// Whether the strategy claims to work on this machine.
+    /// Whether it is claimed to be right on this machine.
     pub(crate) claimed: bool,
     /// Whether the finding is what the claim, or the test, says. Where neither says anything, whatever is found is.
     pub(crate) expected: bool,
@@ -145,12 +131,21 @@ pub(crate) enum Verdict {
     Incomplete,
 }
 
+/// The names of the bundled tests, in order, with their texts.
+fn bundled() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let folders = BUNDLED.dirs().chain([&BUNDLED]);
+    let mut files: Vec<_> = folders
+        .flat_map(Dir::files)
+        .filter_map(|file| Some((file.path().file_stem()?.to_str()?, file.contents_utf8()?)))
+        .collect();
+    files.sort_unstable();
+    files.into_iter()
+}
+
 /// The tests that are asked for: files, or names of bundled ones; all bundled ones if none is.
 pub(crate) fn load(tests: &[String]) -> Result<Vec<Test>, BadInput> {
     if tests.is_empty() {
-        let mut names: Vec<_> = BUNDLED.files().filter_map(|file| file.path().file_stem()).collect();
-        names.sort_unstable();
-        return names.into_iter().map(|name| load_one(&name.to_string_lossy())).collect();
+        return bundled().map(|(name, _)| load_one(name)).collect();
     }
     tests.iter().map(|test| load_one(test)).collect()
 }
@@ -161,8 +156,8 @@ pub(crate) fn load_one(test: &str) -> Result<Test, BadInput> {
         let litmus = Litmus::parse(text).map_err(|error| BadInput::new(error.in_file(test)))?;
         Ok(Test { asked_as: test.to_owned(), litmus })
     };
-    if let Some(file) = BUNDLED.get_file(format!("{test}.litmus")) {
-        return parse(file.contents_utf8().unwrap_or_default());
+    if let Some((_, text)) = bundled().find(|(name, _)| *name == test) {
+        return parse(text);
     }
     let bytes = fs::read(test).map_err(|error| {
         BadInput::new(format!("{test}: {error}; it is no bundled test either (see `lazytlb litmus --list`)"))
@@ -186,7 +181,7 @@ pub(crate) fn explore_all(runs: &[Run], effort: Effort, reports: bool) -> Result
     let rows = runs
         .par_iter()
         .map(|run| {
-            bar.set_message(format!("{} under {}", run.test.litmus.program.name, run.setting.strategy));
+            bar.set_message(format!("{} under {}", run.test.litmus.name(), run.setting.scheme()));
             let row = explore(run, effort, reports, &bar);
             bar.inc(1);
             row
@@ -198,29 +193,27 @@ pub(crate) fn explore_all(runs: &[Run], effort: Effort, reports: bool) -> Result
 
 fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Result<Row> {
     let (litmus, setting) = (&run.test.litmus, &run.setting);
-    let model = Model::new(&litmus.program, setting);
+    let model = litmus.model(setting);
     let limits =
         Limits { executions: effort.executions, time: Duration::from_secs(effort.seconds), stop_at_first: false };
     let result = model.explore(effort.search(), limits, |_| bar.tick());
     if let Some(label) = result.never_met.first().filter(|_| result.complete) {
-        let key = if setting.relaxed.contains(label) { "relax" } else { "drop" };
+        let key = setting.key_of(label);
         let message = format!("{}: `{key} {label}`: nothing with that label is ever met", run.test.asked_as);
         return Err(BadInput::new(message).into());
     }
-    let kinds: BTreeSet<Kind> = result.found.iter().map(|found| found.verdict.kind).collect();
-    let claimed = setting.strategy.claims(setting.rules) && !litmus.is_mutation();
-    let failed = kinds.iter().any(|kind| !litmus.allowed.contains(kind));
+    let claimed = setting.is_claimed() && !litmus.is_mutation();
+    let Judged { shown, failed, as_told, is_told_nothing } = litmus.judge(setting, &result, claimed);
     let verdict = match (failed, result.complete) {
         (true, _) => Verdict::Bug,
         (false, true) => Verdict::Pass,
         (false, false) => Verdict::Incomplete,
     };
-    let told = litmus.expectation(setting.strategy, setting.rules);
-    let expected = match told {
+    let expected = match as_told {
         // A sample can only show that something is wrong.
         _ if claimed && effort.search != How::Exhaustive => !failed,
         _ if claimed => verdict == Verdict::Pass,
-        Some(told) => told.is_met_by(&kinds),
+        Some(as_told) => as_told,
         None => true,
     };
     let worst = result.found.iter().max_by_key(|found| found.verdict.kind.gravity());
@@ -230,38 +223,29 @@ fn explore(run: &Run, effort: Effort, reports: bool, bar: &ProgressBar) -> Resul
         _ => None,
     };
     Ok(Row {
-        test: litmus.program.name.clone(),
-        machine: setting.rules.name(),
-        strategy: setting.strategy.name(),
-        memory: setting.memory.name(),
+        test: litmus.name().to_owned(),
+        machine: setting.machine(),
+        strategy: setting.scheme(),
+        memory: setting.memory().name(),
         verdict,
         claimed,
         expected,
-        kinds: shown(&kinds, claimed).map(Kind::name).collect(),
+        kinds: shown,
         executions: result.executions,
         states: result.states,
         stand_for: result.stand_for,
         depth: result.depth,
         complete: result.complete,
         seconds: result.time.as_secs_f64(),
-        is_told_nothing: told.is_some_and(|told| told.kinds.is_empty()) && (result.complete || !litmus.is_mutation()),
+        is_told_nothing: is_told_nothing && (result.complete || !litmus.is_mutation()),
         schedule: shortest.map(|found| found.schedule.to_string()),
         report,
     })
 }
 
-/// What is shown of what was found: where something came of a broken invariant, that, unless nothing should be found.
-fn shown(kinds: &BTreeSet<Kind>, claimed: bool) -> impl Iterator<Item = Kind> {
-    let all = claimed || kinds.len() == 1;
-    kinds.iter().copied().filter(move |&kind| all || kind != Kind::Invariant)
-}
-
 fn full_report(run: &Run, model: &Model, found: &Found) -> Result<String> {
-    let Setting { strategy, rules, memory, .. } = &run.setting;
-    let name = &run.test.asked_as;
-    let replay = format!(
-        "save the schedule as FILE, then: lazytlb litmus {name} --strategy {strategy} --memory {memory} --machine {rules} --replay FILE"
-    );
+    let (name, options) = (&run.test.asked_as, run.setting.options());
+    let replay = format!("save the schedule as FILE, then: lazytlb litmus {name} {options} --replay FILE");
     Ok(model.report(found, Some(&replay))?)
 }
 

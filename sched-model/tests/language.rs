@@ -9,7 +9,8 @@ use proptest::prelude::*;
 /// The text of all bundled tests.
 static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../litmus")).unwrap();
-    folder.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect()
+    let files = folder.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    files.map(|file| std::fs::read_to_string(file).unwrap()).collect()
 });
 
 /// Words that mean something somewhere.

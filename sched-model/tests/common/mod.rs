@@ -9,7 +9,8 @@ use lazytlb_sched_model::{Litmus, Model, Setting};
 /// All bundled tests, by name.
 pub(crate) fn bundled() -> Vec<Litmus> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../litmus");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
     files.sort();
     let parse = |file: &PathBuf| {
         let litmus = Litmus::parse(&std::fs::read_to_string(file).unwrap());
