@@ -22,7 +22,7 @@ use crate::{bugs, progress, replay};
 /// and native times of the hot paths on this machine.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these strategies; can be repeated. All but variants if not given.
+    /// Only these strategies, and no lazy MMU mode; can be repeated. All but variants if not given.
     #[arg(long, value_name = "NAME")]
     strategy: Vec<Strategy>,
     /// Only the verdicts over the litmus tests.
@@ -87,7 +87,7 @@ struct Native {
 /// Runs the command; says whether all was as expected.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let compared = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
-    let safety = verdicts(&compared)?;
+    let safety = verdicts(&compared, arguments.strategy.is_empty())?;
     let is_safe = safety.litmus.iter().chain(&safety.lazy_mmu).all(|row| row.expected);
     if arguments.safety {
         if arguments.json {
@@ -111,13 +111,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(good)
 }
 
-/// Every bundled test without a planted bug, under every strategy that is compared, where it is not slow; those of lazy MMU mode under all
-/// that they are for.
-fn verdicts(compared: &[Strategy]) -> Result<Safety> {
+/// Every bundled test without a planted bug, under every strategy that is compared, where it is not slow; with `with_lazy_mmu` those of lazy MMU
+/// mode, under all that they are for.
+fn verdicts(compared: &[Strategy], with_lazy_mmu: bool) -> Result<Safety> {
     let (mut runs, mut lazy_mmu, mut not_run) = (Vec::new(), Vec::new(), Vec::new());
     for test in suite::load(&[])?.into_iter().filter(|test| !test.litmus.is_mutation()) {
         let litmus = match &test.litmus {
             Litmus::Switches(litmus) => litmus,
+            Litmus::LazyMmu(_) if !with_lazy_mmu => continue,
             Litmus::LazyMmu(litmus) => {
                 let settings = litmus.under.iter().map(|&(api, arch)| Setting::LazyMmu(litmus.setting(api, arch)));
                 lazy_mmu.extend(settings.map(|setting| Run { test: test.clone(), setting }));
@@ -220,7 +221,7 @@ impl Safety {
     fn text(&self) -> String {
         let tests: BTreeSet<&str> = self.litmus.iter().map(|row| row.test.as_str()).collect();
         format!(
-            "Safety: {} litmus tests, all interleavings, SC and TSO. In brackets: a machine that the strategy is not for. Not run: slow.\n\n{}\n\n{}\n\n{}",
+            "Safety: {} litmus tests, all interleavings, SC and TSO. In brackets: a machine that the strategy is not for. Not run: slow.\n\n{}\n\n{}\n{}",
             tests.len(),
             self.table(&Rules::SIMPLE),
             self.table(&Rules::OF_ARCHITECTURES),
@@ -230,6 +231,9 @@ impl Safety {
 
     /// The generations of the API, on each architecture.
     fn lazy_mmu(&self) -> String {
+        if self.lazy_mmu.is_empty() {
+            return String::new();
+        }
         let tests: BTreeSet<&str> = self.lazy_mmu.iter().map(|row| row.test.as_str()).collect();
         let apis = Api::ALL.iter().filter(|api| self.lazy_mmu.iter().any(|row| row.strategy == api.name()));
         let apis: Vec<Api> = apis.copied().collect();
@@ -245,7 +249,7 @@ impl Safety {
             table.add_row(core::iter::once(Cell::new(arch.name())).chain(cells));
         }
         format!(
-            "Lazy MMU mode: {} litmus tests, all interleavings. In brackets: what does not claim to be right there.\n\n{table}\n",
+            "\nLazy MMU mode: {} litmus tests, all interleavings. In brackets: what does not claim to be right there.\n\n{table}\n",
             tests.len()
         )
     }

@@ -20,6 +20,8 @@ impl Machine {
         let can_be_preempted = self.config.ticks || self.preemption.get().is_some();
         if can_be_preempted && self.state.borrow_mut().me().preempt_count == 0 {
             self.point(Next::PreemptOff);
+            // Every step changes the key, also where preemption is enabled again before another.
+            self.state.borrow_mut().observe(sort::PREEMPT_OFF, 0);
         }
         self.state.borrow_mut().add_preempt_count(1);
     }

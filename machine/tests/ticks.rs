@@ -136,3 +136,26 @@ fn a_loop_that_allocates_ends() {
     assert!(result.complete, "{} executions", result.executions);
     assert!(result.states < 100, "{} states", result.states);
 }
+
+/// What lies between disabling preemption and enabling it may be no step at all.
+#[test]
+fn preemption_that_is_disabled_for_nothing_is_gone_on_from() {
+    let machine = Machine::new(Config { cpus: 1, bytes: 8 << 10, ticks: true, ..Config::default() });
+    let word: &'static SimWord<usize> = leak(machine.place("word", ObjectKind::Other, AtomicWord::new(0)));
+    let task = machine.add_task("task", move || {
+        Machine::with(|machine| machine.tick(true));
+        word.load(Relaxed);
+        for _ in 0..2 {
+            Machine::with(Machine::preempt_disable);
+            Machine::with(Machine::preempt_enable);
+        }
+        word.store(1, Relaxed);
+        Machine::with(|machine| {
+            machine.irq_save(Label::NONE);
+            machine.tick(false);
+        });
+    });
+    machine.boot(task, true);
+    machine.outcome(|_, values| values.push(word.peek() as u64));
+    assert_eq!(outcomes(&machine, Reduction::Full), BTreeSet::from([vec![1]]));
+}

@@ -26,9 +26,6 @@ pub const QUEUE: usize = 2;
 /// How many entries a program can have, and s390's cache holds.
 pub const TABLE: usize = 4;
 
-/// The mm that all entries are of. 0 would be the kernel's own, whose entries sparc64 does not batch.
-const MM: usize = 1;
-
 /// Forgets for how long structures are placed.
 pub(crate) fn placed<T>(placed: &mut [T]) -> &'static [T] {
     let placed: *const [T] = placed;
@@ -70,6 +67,8 @@ pub(crate) struct Kernel {
     pub(crate) cpus: &'static [CpuWords],
     pub(crate) hardware: Hardware,
     pub(crate) books: Books,
+    /// The table that each entry is in.
+    tables: Vec<usize>,
     /// How often each task has disabled bottom halves.
     pub(crate) bh: &'static [SimLocal<usize>],
 }
@@ -100,6 +99,7 @@ impl Kernel {
             cpus: placed(machine.place_slice("percpu", ObjectKind::PerCpu, program.cpus, cpu)),
             hardware,
             books,
+            tables: program.tables.clone(),
             bh: locals(machine, "bh_disabled", tasks),
         }
     }
@@ -160,7 +160,9 @@ impl LabMmu {
     pub(crate) fn pte(&self, entry: usize) -> Pte<Self> {
         // sparc64 has a use for the lowest bit of an address.
         let addr = if self.kernel().arch == Arch::Sparc64 { 2 * entry } else { entry };
-        Pte { mm: MM, addr, ptep: NonNull::from(&self.hardware().entries[entry]) }
+        // An mm for each table. 0 would be the kernel's own, whose entries sparc64 does not batch.
+        let mm = 1 + self.kernel().tables[entry];
+        Pte { mm, addr, ptep: NonNull::from(&self.hardware().entries[entry]) }
     }
 
     pub(crate) fn has(&self, mutant: Mutant) -> bool {

@@ -250,7 +250,12 @@ impl World {
                 Machine::with(|machine| machine.might_sleep_by("R8: "));
             }
             Statement::BhDisable => self.kernel.bh[task].poke(self.kernel.bh[task].peek() + 1),
-            Statement::BhEnable => self.kernel.bh[task].poke(self.kernel.bh[task].peek() - 1),
+            Statement::BhEnable => {
+                self.kernel.bh[task].poke(self.kernel.bh[task].peek() - 1);
+                irqs_off();
+                self.do_softirqs();
+                irqs_on();
+            }
             Statement::SyscallExit => self.check_closed(task),
             Statement::Interrupt(source, what) => {
                 let vector =
@@ -394,7 +399,7 @@ impl World {
         if vector != Machine::TICK {
             return self.do_softirqs();
         }
-        if self.preemptions.load(Relaxed) == 0 {
+        if self.is_bh_disabled() || self.preemptions.load(Relaxed) == 0 {
             return;
         }
         let Some(next) = self.take_waiting() else { return };
@@ -403,8 +408,13 @@ impl World {
         Machine::with(|machine| machine.preempted(|| self.switch(current, next)));
     }
 
+    /// Neither softirqs nor another task may come.
+    fn is_bh_disabled(&self) -> bool {
+        Machine::with(Machine::context).in_softirq || self.kernel.bh[this_task()].peek() > 0
+    }
+
     fn do_softirqs(&self) {
-        if Machine::with(Machine::context).in_softirq || self.kernel.bh[this_task()].peek() > 0 {
+        if self.is_bh_disabled() {
             return;
         }
         let softirqs = &self.softirqs[this_cpu()];

@@ -7,6 +7,7 @@
 
 use core::fmt;
 use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use lazytlb_core::memory::{LocalWord, Memory};
 
@@ -107,12 +108,17 @@ impl<K: S390Kernel<N>, const N: usize> PteCache<K, N> {
         }
     }
 
+    /// Names entries, or none. The pointer comes last, and goes first: an interrupt finds either no entries named, or all that is said
+    /// of them.
     fn name(&self, ptes: Option<PteRange<K>>) {
-        self.ptep.set(ptes.map_or(null_mut(), |ptes| ptes.ptep.as_ptr()));
+        self.ptep.set(null_mut());
+        compiler_fence(Ordering::SeqCst);
         if let Some(ptes) = ptes {
             self.mm.set(ptes.mm);
             self.addr.set(ptes.addr);
             self.end.set(ptes.end);
+            compiler_fence(Ordering::SeqCst);
+            self.ptep.set(ptes.ptep.as_ptr());
         }
     }
 }

@@ -1,0 +1,108 @@
+//! Random programs that pair their calls, on one CPU and on two, over all interleavings: nothing is found wherever it is claimed so.
+
+use core::time::Duration;
+
+use lazytlb_machine::{Limits, Reduction, Search};
+use lazytlb_mmu_model::program::{InInterrupt, Source};
+use lazytlb_mmu_model::{Api, Arch, Model, Program, Setting, Statement};
+use proptest::prelude::*;
+
+/// What a task does, properly nested.
+#[derive(Clone, Debug)]
+enum Part {
+    /// Its entry is set to one of the pages, or cleared.
+    Change(Option<usize>),
+    /// Its entry is changed by a transaction, and read.
+    Protect(usize),
+    /// A section that names its entry, or not.
+    Section(bool, Vec<Part>),
+    Pause(Vec<Part>),
+    /// What waits is made to take effect, and the entry is read past the accessors.
+    Flush,
+    Interrupt(bool),
+}
+
+fn parts() -> impl Strategy<Value = Vec<Part>> {
+    let leaf = prop_oneof![
+        4 => prop::option::of(0..2usize).prop_map(Part::Change),
+        1 => (0..2usize).prop_map(Part::Protect),
+        1 => Just(Part::Flush),
+        1 => any::<bool>().prop_map(Part::Interrupt),
+    ];
+    let part = leaf.prop_recursive(3, 6, 2, |inner| {
+        prop_oneof![
+            3 => (any::<bool>(), prop::collection::vec(inner.clone(), 0..3)).prop_map(|(named, parts)| Part::Section(named, parts)),
+            1 => prop::collection::vec(inner, 0..3).prop_map(Part::Pause),
+        ]
+    });
+    prop::collection::vec(part, 0..3)
+}
+
+/// The statements of the task whose entry this is.
+fn write(script: &mut Vec<Statement>, entry: usize, parts: &[Part], in_section: bool) {
+    for part in parts {
+        match part {
+            Part::Change(Some(page)) => script.push(Statement::Set(entry, *page)),
+            Part::Change(None) => script.push(Statement::Clear(entry)),
+            Part::Protect(page) => script.push(Statement::Protect(entry, *page)),
+            Part::Section(named, parts) => {
+                script.push(if *named { Statement::EnableWithPtes(entry, entry) } else { Statement::Enable });
+                write(script, entry, parts, true);
+                script.push(Statement::Disable);
+            }
+            Part::Pause(parts) => {
+                script.push(Statement::Pause);
+                write(script, entry, parts, false);
+                // What is changed in a pause can be read at once.
+                script.push(Statement::ReadLockless(entry));
+                script.push(Statement::Resume);
+            }
+            Part::Flush => {
+                script.push(Statement::Flush);
+                script.push(if in_section { Statement::ReadLockless(entry) } else { Statement::Read(entry) });
+            }
+            Part::Interrupt(soft) => {
+                let source = if *soft { Source::Softirq } else { Source::Irq };
+                script.push(Statement::Interrupt(source, InInterrupt::Section(2 + entry, 1)));
+            }
+        }
+    }
+}
+
+fn program(scripts: &[Vec<Part>; 2], waits: bool, cpus: usize) -> Program {
+    let write = |(entry, parts): (usize, &Vec<Part>)| {
+        let mut script = Vec::new();
+        write(&mut script, entry, parts, false);
+        script.push(Statement::SyscallExit);
+        script
+    };
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    Program {
+        name: "random".to_owned(),
+        cpus,
+        preemptions: usize::from(waits),
+        tasks: names(&["first", "second"]),
+        waiting: if waits { vec![1] } else { vec![] },
+        scripts: scripts.iter().enumerate().map(write).collect(),
+        ptes: names(&["P", "Q", "R", "S"]),
+        tables: vec![0, 0, 1, 1],
+        pages: names(&["A", "B"]),
+        ..Program::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_found_where_it_is_claimed(first in parts(), second in parts(), waits: bool, two: bool) {
+        let cpus = if waits && !two { 1 } else { 2 };
+        let program = program(&[first, second], waits, cpus);
+        for &arch in Arch::ALL.iter().filter(|&&arch| Api::Merged.claims(arch)) {
+            let limits = Limits { executions: 3_000, time: Duration::from_secs(600), stop_at_first: true };
+            let model = Model::new(&program, &Setting::new(Api::Merged, arch));
+            let found = model.explore(Search::Exhaustive(Reduction::Full), limits, |_| {}).found;
+            prop_assert!(found.is_empty(), "{arch}: {:?}", found.iter().map(|found| &found.verdict).collect::<Vec<_>>());
+        }
+    }
+}
