@@ -131,6 +131,63 @@ fn bugs_prints_an_array_of_bugs() {
     assert_eq!(variant.as_array().unwrap().len(), 1);
 }
 
+/// Tests of lazy MMU mode run under generations and on back ends, of their own kind of options.
+#[test]
+fn lazy_mmu_mode_has_litmus_tests_too() {
+    let (good, runs) = json(&[
+        "litmus",
+        "lazy-section",
+        "--backend",
+        "xen-x1",
+        "--backend",
+        "xen-x3",
+        "--generation",
+        "merged",
+        "--generation",
+        "hooks",
+    ]);
+    assert!(good);
+    let ran = |run: &Value| {
+        [&run["strategy"], &run["machine"], &run["verdict"]].map(|text| text.as_str().unwrap().to_owned())
+    };
+    let ran: Vec<[String; 3]> = runs.as_array().unwrap().iter().map(ran).collect();
+    assert_eq!(ran, [["merged", "xen-x1", "pass"], ["merged", "xen-x3", "bug"], ["hooks", "xen-x1", "pass"]]);
+
+    // What was found can be kept in a file and seen again.
+    let file = scratch("m01.schedule", runs[1]["schedule"].as_str().unwrap());
+    let setting = ["--generation", "merged", "--backend", "xen-x3", "--replay", file.to_str().unwrap()];
+    let output = lazytlb(&[&["litmus", "lazy-section"], &setting[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "a bug is shown");
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(report.contains("warning: kernel BUG: "), "{report}");
+    let other = [&["litmus", "lazy-nested"], &setting[..]].concat();
+    assert!(refused(&other).contains("the schedule is for another program"));
+
+    let (good, bugs) = json(&["bugs", "M14", "m10-batch-not-awaited"]);
+    assert!(good);
+    let ids: Vec<&Value> = bugs.as_array().unwrap().iter().map(|bug| &bug["id"]).collect();
+    assert_eq!(ids, ["M14", "M14b", "M14c", "M14d", "M14e", "M10"]);
+    let text = String::from_utf8(lazytlb(&["bugs", "M10"]).stdout).unwrap();
+    for part in ["BUG: KASAN: stale-translation in memset", "invariant: R11: a page is freed", "Planted:\n not-awaited"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = String::from_utf8(lazytlb(&["bugs", "M11"]).stdout).unwrap();
+    assert!(text.contains("BUG: KASAN: lock-scope in spin_unlock"), "{text}");
+
+    assert!(refused(&["litmus", "lazy-section", "--strategy", "refcount"]).contains("it is a test of lazy MMU mode"));
+    assert!(refused(&["litmus", "b01-x86", "--backend", "s390"]).contains("b01-x86 is for "));
+    assert!(
+        refused(&["litmus", "lazy-section", "--backend", "alpha"])
+            .contains("unknown back end `alpha`; there are: none")
+    );
+    assert!(refused(&["litmus", "m10-batch-not-awaited"]).contains("a bug is planted"));
+    let file = scratch("bad-lazy.litmus", "lazytlb-litmus 1\nname t\nlazy-mmu merged\npte P\ntask a\nenable P\n");
+    assert!(
+        refused(&["litmus", file.to_str().unwrap()]).contains("bad-lazy.litmus:6:9: expected nothing, or two entries")
+    );
+}
+
 #[test]
 fn bugs_alone_lists_the_catalogue() {
     let (good, entries) = json(&["bugs"]);

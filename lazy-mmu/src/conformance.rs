@@ -82,7 +82,8 @@ pub struct Case {
     pub warnings: &'static [Warning],
 }
 
-/// The programs. T20, an architecture without the mode, is not one: it has no state and calls nothing.
+/// The programs. T20, an architecture without the mode, is not one: with [`Unsupported`](crate::generations::Unsupported) all of them
+/// do nothing.
 pub const CASES: &[Case] = &[
     Case {
         name: "KUnit",

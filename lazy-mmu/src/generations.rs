@@ -101,6 +101,34 @@ impl<W: LocalWord<u8>> Generation for LazyMmuState<W> {
     }
 }
 
+/// An architecture without the mode (Linux without `CONFIG_ARCH_HAS_LAZY_MMU_MODE`): no state, and calls that do nothing, so that code is
+/// the same with and without.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Unsupported;
+
+impl Generation for Unsupported {
+    type Section = ();
+    type Pause = ();
+
+    const NAME: &'static str = "unsupported";
+    const SOURCE: &'static str = "all of them, without the mode";
+
+    #[inline]
+    fn enable<A: LazyMmuArch + ?Sized>(&self, _: &A) {}
+    #[inline]
+    fn disable<A: LazyMmuArch + ?Sized>(&self, _: &A, (): ()) {}
+    #[inline]
+    fn pause<A: LazyMmuArch + ?Sized>(&self, _: &A) {}
+    #[inline]
+    fn resume<A: LazyMmuArch + ?Sized>(&self, _: &A, (): ()) {}
+    fn is_on(&self) -> bool {
+        false
+    }
+    fn counts(&self) -> (u8, u8) {
+        (0, 0)
+    }
+}
+
 /// Warns, where the architecture wants to know.
 fn check<A: LazyMmuArch + ?Sized>(arch: &A, is_right: bool, warning: Warning) {
     if arch.debug_vm() && !is_right {

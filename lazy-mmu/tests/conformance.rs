@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use lazytlb_lazy_mmu::conformance::{CASES, Call, Case, Outcome, Seen, run};
-use lazytlb_lazy_mmu::generations::{Counter, CounterSave, Hooks, Stack, V3, V4};
+use lazytlb_lazy_mmu::generations::{Counter, CounterSave, Hooks, Stack, Unsupported, V3, V4};
 use lazytlb_lazy_mmu::{Generation, LazyMmuState, Warning};
 
 /// What comes of a program, and all that was seen.
@@ -46,6 +46,16 @@ fn the_kunit_case_step_by_step() {
     let active = |steps: usize| watched::<LazyMmuState>(calls[..steps].iter().copied()).0.is_active;
     let expected = [false, true, true, true, false, false, false, false, false, true, false];
     assert_eq!(core::array::from_fn(active), expected);
+}
+
+/// T20: nothing is kept, called or warned of, whatever the program.
+#[test]
+fn without_the_mode_nothing_happens() {
+    assert_eq!(size_of::<Unsupported>(), 0);
+    for case in CASES {
+        let (outcome, seen) = watched::<Unsupported>(case.each_call());
+        assert_eq!((outcome.counts, outcome.is_active, seen), ((0, 0), false, vec![]), "{}", case.name);
+    }
 }
 
 /// One line for each case: what a generation makes of it.

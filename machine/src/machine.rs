@@ -163,6 +163,8 @@ pub struct Machine {
     pub(crate) tracing: Cell<u64>,
     pub(crate) log: RefCell<Vec<LogLine>>,
     pub(crate) report: RefCell<Option<String>>,
+    /// It is a finding's, and yields to an error's.
+    pub(crate) report_yields: Cell<bool>,
     /// Histories and views, under [`MemoryModel::Weak`].
     pub(crate) weak: RefCell<Weak>,
     pub(crate) symmetry: Symmetry,
@@ -277,6 +279,7 @@ impl Machine {
             tracing: Cell::new(0),
             log: RefCell::default(),
             report: RefCell::default(),
+            report_yields: Cell::default(),
             weak: RefCell::default(),
             symmetry: Symmetry::default(),
             watchpoints: Watchpoints::new(words),
@@ -575,6 +578,7 @@ impl Machine {
         self.record.borrow_mut().clear();
         self.log.borrow_mut().clear();
         self.report.borrow_mut().take();
+        self.report_yields.set(false);
         self.tracing.set(0);
         self.stale.set(None);
         self.granted.set(false);

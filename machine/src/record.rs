@@ -106,13 +106,29 @@ impl Machine {
 
     /// Writes the report of a bad access, a bad free or a broken rule, while recording.
     pub(crate) fn write_report(&self, title: Title, addr: Addr, at: &'static Location<'static>) {
-        if !self.recording.get() || self.report.borrow().is_some() {
+        let is_written = self.report.borrow().is_some() && !self.report_yields.get();
+        if !self.recording.get() || is_written {
             return;
         }
         let by = self.track(at);
         let kasan = self.kasan.borrow();
         let report = Report { kasan: &kasan, title, addr, by: &by, notes: &[] }.to_string();
         *self.report.borrow_mut() = Some(report);
+        self.report_yields.set(false);
+    }
+
+    /// As [`report_rule`](Self::report_rule), of a finding: the first one's is kept, until an error has one.
+    pub fn report_finding<T>(
+        &self,
+        title: &'static str,
+        action: &'static str,
+        pointer: *const T,
+        at: &'static Location<'static>,
+    ) {
+        if self.report.borrow().is_none() {
+            self.report_rule(title, action, pointer, at);
+            self.report_yields.set(true);
+        }
     }
 
     /// Writes the report of a broken rule that is not the allocator's: `title` after `BUG: KASAN:`, `action` for what

@@ -131,8 +131,8 @@ impl Hardware {
 
     /// The same, asked for by the kernel, and not by the back end behind a change.
     pub(crate) fn flush_tlb(&self, entries: impl IntoIterator<Item = usize>) {
-        if LabMmu.kernel().books.defers(this_task(), self, 0..TABLE) {
-            broken(Rule::R13);
+        if let Some(entry) = LabMmu.kernel().books.deferred(this_task(), self, 0..TABLE) {
+            broken_at(Rule::R13, &raw const self.entries[entry]);
         }
         self.invalidate(entries);
     }

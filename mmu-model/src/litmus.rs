@@ -1,6 +1,6 @@
 //! The litmus language for lazy MMU mode: programs as data files.
 //!
-//! As the language of [switches](https://docs.rs/lazytlb-sched-model), with a column for each task in place of each CPU.
+//! As the language of switches (`lazytlb_sched_model::litmus`), with a column for each task in place of each CPU.
 //! A file with a line `lazy-mmu` is of this kind.
 //!
 //! ```text
@@ -49,8 +49,8 @@
 //! | `syscall-exit` | goes back to user mode: nothing may be open |
 //! | `irq DO`, `softirq DO` | once, at any later step that lets it, an interrupt comes to the CPU that the task is on now; in it, `DO` is `section PTE PAGE` (a `set` in a section of its own), `set PTE PAGE`, `read PTE`, `touch PTE` or `sleep` |
 //!
-//! What is found is told by its verdict, or by the number of the [`Rule`](crate::Rule) that it breaks. An expectation names all that must
-//! be found, and nothing else. Where the generation [claims](crate::Api::claims) the architecture, and no bug is planted, nothing may
+//! What is found is told by its verdict, or by the number of the [`Rule`] that it breaks. An expectation names all that must
+//! be found, and nothing else. Where the generation [claims](Api::claims) the architecture, and no bug is planted, nothing may
 //! be found but what is allowed.
 
 mod parse;

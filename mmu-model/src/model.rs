@@ -94,7 +94,7 @@ impl Model {
     pub fn report(&self, found: &Found, replay: Option<&str>) -> Result<String, ScheduleError> {
         let recording = self.replay(&found.schedule)?;
         let facts = [
-            ("What is mapped, and what waits", self.world.facts(&self.machine)),
+            ("What is mapped and what waits, in the end", self.world.facts(&self.machine)),
             ("Planted", self.mutant.iter().map(ToString::to_string).collect()),
         ];
         Ok(report(found, &recording, &facts, replay))

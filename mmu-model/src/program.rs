@@ -1,7 +1,5 @@
 //! Programs: what each task does, and what may happen to it.
 
-use core::fmt;
-
 /// One step of a task's script. Numbers are indices into the program's lists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Statement {
@@ -106,7 +104,7 @@ pub struct Program {
     pub mapped: Vec<(usize, usize)>,
     /// The spinlocks, by name.
     pub locks: Vec<String>,
-    /// The entries that may only be changed with a lock held.
+    /// Whether entries may only be changed with a lock held.
     pub guarded: bool,
     /// How many instructions that invalidate entries an execution may take.
     pub at_most: Option<usize>,
@@ -180,11 +178,5 @@ impl Program {
                 }
             }
         }
-    }
-}
-
-impl fmt::Display for Statement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
     }
 }

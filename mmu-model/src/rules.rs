@@ -84,7 +84,7 @@ pub(crate) fn broken(rule: Rule) {
 pub(crate) fn broken_at<T>(rule: Rule, about: *const T) {
     let at = Location::caller();
     Machine::with(|machine| {
-        machine.report_rule(rule.title(), rule.text(), about, at);
+        machine.report_finding(rule.title(), rule.text(), about, at);
         machine.fail(Kind::Invariant, rule.text());
     });
 }
@@ -227,8 +227,13 @@ impl Books {
         Machine::with(|machine| machine.inspect(|| self.writers[entry].load(Relaxed))) == task + 1
     }
 
-    /// Whether a task was the last to store into an entry of these, and memory has it not. No step.
-    pub(crate) fn defers(&self, task: usize, hardware: &Hardware, mut entries: impl Iterator<Item = usize>) -> bool {
-        entries.any(|entry| self.is_of(task, entry) && hardware.look_at(entry) != self.stored(entry))
+    /// The first of these entries into which a task was the last to store, and memory has it not. No step.
+    pub(crate) fn deferred(
+        &self,
+        task: usize,
+        hardware: &Hardware,
+        mut entries: impl Iterator<Item = usize>,
+    ) -> Option<usize> {
+        entries.find(|&entry| self.is_of(task, entry) && hardware.look_at(entry) != self.stored(entry))
     }
 }

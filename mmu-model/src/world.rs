@@ -283,7 +283,7 @@ impl World {
     fn change(&self, task: usize, entry: usize, value: usize, change: impl FnOnce()) {
         let Kernel { books, hardware, .. } = &self.kernel;
         if self.program.guarded && books.locked[task].peek() == 0 {
-            broken(Rule::R10);
+            broken_at(Rule::R10, &raw const hardware.entries[entry]);
         }
         books.stores(task, entry, value);
         if self.kernel.arch == Arch::Arm64 && value != 0 {
@@ -308,8 +308,10 @@ impl World {
         if LabMmu.is_in_interrupt() {
             return;
         }
-        if self.kernel.books.defers(task, &self.kernel.hardware, 0..TABLE) || !self.nothing_waits() {
-            broken(Rule::R5);
+        match self.kernel.books.deferred(task, &self.kernel.hardware, 0..TABLE) {
+            Some(entry) => broken_at(Rule::R5, &raw const self.kernel.hardware.entries[entry]),
+            None if !self.nothing_waits() => broken(Rule::R5),
+            None => {}
         }
     }
 
@@ -326,9 +328,11 @@ impl World {
         let Kernel { books, hardware, .. } = &self.kernel;
         let changed = books.changed[task].peek();
         books.changed[task].poke(0);
-        let mut entries = (0..TABLE).filter(|entry| changed & 1 << entry != 0);
-        if changed != 0 && (!self.nothing_waits() || books.defers(task, hardware, &mut entries)) {
-            broken(Rule::R10);
+        let entries = || (0..TABLE).filter(|entry| changed & 1 << entry != 0);
+        let deferred = books.deferred(task, hardware, entries());
+        let waits = deferred.or_else(|| entries().next().filter(|_| !self.nothing_waits()));
+        if let Some(entry) = waits {
+            broken_at(Rule::R10, &raw const hardware.entries[entry]);
         }
     }
 
@@ -491,7 +495,7 @@ impl World {
         }
     }
 
-    /// What each CPU and task is at, in words.
+    /// What each task and entry is at, in words.
     pub(crate) fn facts(&self, machine: &Machine) -> Vec<String> {
         let (Kernel { hardware, books, .. }, program) = (&self.kernel, &self.program);
         let name_of = |value: usize| match hardware.page_of(value) {

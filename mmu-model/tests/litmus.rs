@@ -88,3 +88,19 @@ fn each_rule_is_seen_broken() {
         assert!(bundled.iter().any(|litmus| litmus.mutant == Some(*mutant)), "no test plants {mutant}");
     }
 }
+
+/// The guide says what each rule is, and which bugs break it.
+#[test]
+fn the_guide_has_all_rules() {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/LAZY-MMU.md")).unwrap();
+    let bundled = bundled();
+    for rule in Rule::ALL {
+        let row = guide.lines().find(|line| line.starts_with(&format!("| {} |", rule.name()))).unwrap();
+        let [_, _, _, bugs, _] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else { panic!("{row}") };
+        for bug in bugs.split(", ") {
+            let of_bug = |litmus: &&Litmus| litmus.bug.as_ref().is_some_and(|(number, _)| number == bug);
+            let breaks = |litmus: &Litmus| litmus.expected.iter().any(|one| one.found.contains(rule.name()));
+            assert!(bundled.iter().filter(of_bug).any(breaks), "{bug} does not break {}", rule.name());
+        }
+    }
+}
