@@ -32,28 +32,12 @@ pub(crate) struct Hardware {
     pub(crate) pages: Vec<NonNull<Page>>,
     /// The entries behind whose change each task owes a barrier, a bit each.
     unbarriered: &'static [SimLocal<usize>],
-    /// For each CPU, who has asked it to read how much of a batch: see [`Call`]; 0 if nobody has.
+    /// For each CPU, and each other that asks it to read its batch: one more than how much is in it; 0 if nobody asks.
     calls: &'static [SimWord<usize>],
     /// The tasks that have written through each entry, a bit each.
     wrote: &'static [SimWord<usize>],
     /// How many instructions have invalidated entries.
     invalidations: &'static SimWord<usize>,
-}
-
-/// A call of one CPU to another: read my batch, which has so many entries.
-struct Call {
-    from: usize,
-    count: usize,
-}
-
-impl Call {
-    fn to_word(&self) -> usize {
-        1 | self.from << 8 | self.count << 16
-    }
-
-    fn of_word(word: usize) -> Call {
-        Call { from: word >> 8 & 0xff, count: word >> 16 }
-    }
 }
 
 impl Hardware {
@@ -76,7 +60,7 @@ impl Hardware {
             translates: program.scripts.iter().flatten().any(translates),
             pages,
             unbarriered: locals(machine, "unbarriered", tasks),
-            calls: shared(machine, "cross_call", program.cpus),
+            calls: shared(machine, "cross_call", program.cpus * program.cpus),
             wrote: shared(machine, "wrote", TABLE),
             invalidations: &shared(machine, "invalidations", 1)[0],
         }
@@ -147,19 +131,23 @@ impl Hardware {
         self.invalidations.peek()
     }
 
+    /// Whether a CPU is asked by another to read its batch.
+    fn call(&self, cpu: usize, from: usize) -> &SimWord<usize> {
+        &self.calls[cpu * self.cpus + from]
+    }
+
     /// All other CPUs read the batch of this one, and drop what is in it; so does this one. Context: preemption off.
     pub(crate) fn cross_call(&self, count: usize, not_awaited: bool) {
         let me = this_cpu();
         let others = || (0..self.cpus).filter(|&cpu| cpu != me);
         for cpu in others() {
-            self.calls[cpu].store(Call { from: me, count }.to_word(), Release);
+            self.call(cpu, me).store(1 + count, Release);
             Machine::with(|machine| machine.raise(cpu, CROSS_CALL, true));
         }
-        let own = LabMmu.batch_of(me);
-        self.drop_here(own.entries(count).map(|[addr]| addr / 2));
+        self.drop_here(LabMmu.batch_of(me).entries(count).map(|[addr]| addr / 2));
         if !not_awaited {
             for cpu in others() {
-                Sim.spin_until(|| (self.calls[cpu].load(Acquire) == 0).then_some(()));
+                Sim.spin_until(|| (self.call(cpu, me).load(Acquire) == 0).then_some(()));
             }
         }
     }
@@ -167,19 +155,17 @@ impl Hardware {
     /// This CPU is called.
     pub(crate) fn is_called(&self) {
         let me = this_cpu();
-        let call = self.calls[me].load(Acquire);
-        if call == 0 {
-            return;
+        for from in (0..self.cpus).filter(|&cpu| cpu != me) {
+            let Some(count) = self.call(me, from).load(Acquire).checked_sub(1) else { continue };
+            let batch = LabMmu.batch_of(from);
+            // What nobody waits for changes meanwhile.
+            let left = Machine::with(|machine| machine.inspect(|| batch.len()));
+            if left != count {
+                broken(Rule::R16);
+            }
+            self.drop_here(batch.entries(left.min(count)).map(|[addr]| addr / 2));
+            self.call(me, from).store(0, Release);
         }
-        let Call { from, count } = Call::of_word(call);
-        let batch = LabMmu.batch_of(from);
-        // What nobody waits for changes meanwhile.
-        let left = Machine::with(|machine| machine.inspect(|| batch.len()));
-        if left != count {
-            broken(Rule::R16);
-        }
-        self.drop_here(batch.entries(left.min(count)).map(|[addr]| addr / 2));
-        self.calls[me].store(0, Release);
     }
 
     /// Translations are dropped on this CPU.

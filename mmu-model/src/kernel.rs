@@ -20,11 +20,11 @@ use crate::program::Program;
 use crate::rules::{Books, Rule, broken};
 
 /// How many entries a batch of powerpc's and sparc64's holds.
-pub const BATCH: usize = 2;
+pub(crate) const BATCH: usize = 2;
 /// How many hypercalls Xen's queue holds.
-pub const QUEUE: usize = 2;
+pub(crate) const QUEUE: usize = 2;
 /// How many entries a program can have, and s390's cache holds.
-pub const TABLE: usize = 4;
+pub(crate) const TABLE: usize = 4;
 
 /// Forgets for how long structures are placed.
 pub(crate) fn placed<T>(placed: &mut [T]) -> &'static [T] {
@@ -122,7 +122,7 @@ impl Kernel {
 
 /// The handle of the kernel that runs on this thread.
 #[derive(Clone, Copy, Debug)]
-pub struct LabMmu;
+pub(crate) struct LabMmu;
 
 /// The task that runs here.
 pub(crate) fn this_task() -> usize {

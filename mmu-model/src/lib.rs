@@ -12,7 +12,7 @@
 mod backend;
 mod calls;
 mod hardware;
-pub mod kernel;
+mod kernel;
 pub mod litmus;
 
 mod model;
@@ -21,7 +21,6 @@ pub mod program;
 mod rules;
 mod world;
 
-pub use kernel::LabMmu;
 pub use litmus::Litmus;
 
 pub use model::{Model, Setting};

@@ -90,7 +90,7 @@ pub(crate) fn broken_at<T>(rule: Rule, about: *const T) {
 }
 
 /// The most sections and pauses that a task may have open.
-const DEEPEST: u32 = 8;
+pub(crate) const DEEPEST: usize = 8;
 
 /// What a task has opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,13 +147,12 @@ impl Books {
     }
 
     /// A section or a pause begins; `given` is what its end needs.
+    ///
+    /// # Panics
+    /// If more are open than a program may have.
     pub(crate) fn opens(&self, task: usize, what: Opened, in_interrupt: bool, given: u8) {
         let (open, all) = (&self.open[task], &self.given[task]);
-        if open.peek() >> (8 * (DEEPEST - 1)) != 0 {
-            Machine::with(|machine| {
-                machine.fail(Kind::Assertion, format!("more than {DEEPEST} sections and pauses are open"));
-            });
-        }
+        assert!(open.peek() >> (8 * (DEEPEST - 1)) == 0, "no more than {DEEPEST} sections and pauses can be open");
         let context = if in_interrupt { IN_INTERRUPT } else { 0 };
         open.poke(open.peek() << 8 | what as usize | context);
         all.poke(all.peek() << 8 | usize::from(given));

@@ -119,6 +119,10 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("task a\nunlock L\n", "8:1: the task has not taken this lock"),
         ("task a\nlock L\nlock L\n", "9:1: the task has this lock already"),
         ("task a\nlock L\n", "8:1: the script ends with a lock held"),
+        (
+            "task a\nenable\nenable\nenable\nenable\npause\npause\npause\npause\nenable\n",
+            "16:1: no more than 8 sections",
+        ),
         ("task a\nbh-enable\n", "8:1: the task has not disabled bottom halves"),
         ("cpus 1\ntask a | task b\n", "7:6: 2 tasks do not wait"),
         ("cpus none\n", "7:6: expected a number up to 8"),

@@ -8,7 +8,7 @@ use super::{Expectation, Litmus};
 use crate::kernel::TABLE;
 use crate::names::{Api, Arch, Mutant};
 use crate::program::{InInterrupt, Program, Source, Statement};
-use crate::rules::Rule;
+use crate::rules::{DEEPEST, Rule};
 use crate::world::MOST_INTERRUPTS;
 
 pub(super) const MAGIC: &str = "lazytlb-litmus 1";
@@ -367,10 +367,10 @@ impl Reader {
         Ok(self.litmus)
     }
 
-    /// Locks are released by who has taken them, and bottom halves enabled where they are disabled.
+    /// Locks are released by who has taken them, bottom halves enabled where they are disabled, and what is open can be counted.
     fn check_scripts(&self) -> Result<(), TextError> {
         for (script, places) in self.litmus.program.scripts.iter().zip(&self.statements) {
-            let (mut locked, mut bh) = (Vec::new(), 0usize);
+            let (mut locked, mut bh, mut open) = (Vec::new(), 0usize, 0usize);
             for (statement, place) in script.iter().zip(places) {
                 match *statement {
                     Statement::Lock(lock) if locked.contains(&lock) => {
@@ -386,6 +386,12 @@ impl Reader {
                         return Err(place.error("the task has not disabled bottom halves"));
                     }
                     Statement::BhEnable => bh -= 1,
+                    Statement::Enable | Statement::EnableWithPtes(..) | Statement::Pause if open == DEEPEST => {
+                        let message = format!("no more than {DEEPEST} sections and pauses can be open");
+                        return Err(place.error(message));
+                    }
+                    Statement::Enable | Statement::EnableWithPtes(..) | Statement::Pause => open += 1,
+                    Statement::Disable | Statement::Resume => open = open.saturating_sub(1),
                     _ => {}
                 }
             }
