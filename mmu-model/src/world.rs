@@ -157,7 +157,7 @@ impl World {
         match statement {
             Statement::Enable => self.enable(task, None),
             Statement::EnableWithPtes(first, last) => {
-                if (first..=last).is_empty() || self.program.tables[first] != self.program.tables[last] {
+                if self.program.tables[first] != self.program.tables[last] {
                     broken(Rule::R17);
                 }
                 self.enable(task, Some((first, last)));

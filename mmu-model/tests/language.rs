@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use lazytlb_machine::{Limits, Search};
 use lazytlb_mmu_model::{Api, Arch, Litmus, Model};
+use lazytlb_programs::damage;
 use proptest::prelude::*;
 
 /// The text of all bundled tests.
@@ -72,25 +73,9 @@ proptest! {
 
     #[test]
     fn damaged_tests_never_panic(
-        file: prop::sample::Index, at: prop::sample::Index, word: prop::sample::Index, kind in 0..4, byte: char
+        file: prop::sample::Index, at: prop::sample::Index, word: prop::sample::Index, kind in 0..4u8, character: char
     ) {
-        let mut text = file.get(&TEXTS).clone();
-        let places: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
-        let at = *at.get(&places);
-        match kind {
-            0 => text.insert(at, byte),
-            1 => drop(text.remove(at)),
-            2 => text.truncate(at),
-            _ => {
-                // One word of it becomes another.
-                let start = text[..at].rfind(char::is_whitespace).map_or(0, |place| place + 1);
-                let end = text[at..].find(char::is_whitespace).map_or(text.len(), |length| at + length);
-                if start <= end {
-                    text.replace_range(start..end, WORDS[word.index(WORDS.len())]);
-                }
-            }
-        }
-        feed(&text);
+        feed(&damage(&TEXTS[file.index(TEXTS.len())], |count| at.index(count), kind, character, WORDS[word.index(WORDS.len())]));
     }
 
     #[test]
@@ -110,6 +95,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("", "6:1: the test has no tasks"),
         ("task a | task a\n", "7:15: there is `a` already"),
         ("task a\nenable P\n", "8:9: expected nothing, or two entries"),
+        ("task a\nenable Q P\n", "8:10: the last entry comes before the first"),
         ("task a\nset P B\n", "8:7: there is no page `B`"),
         ("task a\nread P twice\n", "8:8: `twice` is not known behind `read`"),
         ("task a\ndisable now\n", "8:9: `now` is not known behind `disable`"),

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use lazytlb_machine::{Kind, Limits, MemoryModel, Reduction, Search};
+use lazytlb_programs::damage;
 use lazytlb_sched_model::{Litmus, Model, Rules, Setting, Strategy};
 use proptest::prelude::*;
 
@@ -74,25 +75,9 @@ proptest! {
 
     #[test]
     fn damaged_tests_never_panic(
-        file: prop::sample::Index, at: prop::sample::Index, word: prop::sample::Index, kind in 0..4, byte: char
+        file: prop::sample::Index, at: prop::sample::Index, word: prop::sample::Index, kind in 0..4u8, character: char
     ) {
-        let mut text = file.get(&TEXTS).clone();
-        let places: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
-        let at = *at.get(&places);
-        match kind {
-            0 => text.insert(at, byte),
-            1 => drop(text.remove(at)),
-            2 => text.truncate(at),
-            _ => {
-                // One word of it becomes another.
-                let start = text[..at].rfind(char::is_whitespace).map_or(0, |place| place + 1);
-                let end = text[at..].find(char::is_whitespace).map_or(text.len(), |length| at + length);
-                if start <= end {
-                    text.replace_range(start..end, WORDS[word.index(WORDS.len())]);
-                }
-            }
-        }
-        feed(&text);
+        feed(&damage(&TEXTS[file.index(TEXTS.len())], |count| at.index(count), kind, character, WORDS[word.index(WORDS.len())]));
     }
 
     #[test]

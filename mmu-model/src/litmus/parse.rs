@@ -258,6 +258,9 @@ impl Reader {
         let page = |word: &Word<'_>| self.page(line, *word);
         let statement = match (key.text, rest) {
             ("enable", []) => Enable,
+            ("enable", [first, last]) if pte(first)? > pte(last)? => {
+                return Err(line.error(last.column, "the last entry comes before the first"));
+            }
             ("enable", [first, last]) => EnableWithPtes(pte(first)?, pte(last)?),
             ("enable", _) => return Err(line.error(line.end(cell), "expected nothing, or two entries")),
             ("disable", []) => Disable,

@@ -1,4 +1,5 @@
-//! Small programs for the machine's tests: the hazard-pointer program and a shootdown, generic over the memory.
+//! What tests share: small programs for the machine (the hazard-pointer program, a shootdown), generic over the memory; texts with
+//! something wrong.
 
 use core::panic::Location;
 
@@ -167,4 +168,24 @@ pub fn kinds(exploration: &lazytlb_machine::Exploration) -> Vec<Kind> {
     kinds.sort();
     kinds.dedup();
     kinds
+}
+
+/// A text with something wrong: at a place that is `at` out of all, a character more or less, all behind it gone, or another word.
+pub fn damage(text: &str, at: impl Fn(usize) -> usize, kind: u8, character: char, word: &str) -> String {
+    let mut text = text.to_owned();
+    let places: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
+    let at = places[at(places.len())];
+    match kind {
+        0 => text.insert(at, character),
+        1 => drop(text.remove(at)),
+        2 => text.truncate(at),
+        _ => {
+            let start = text[..at].rfind(char::is_whitespace).map_or(0, |place| place + 1);
+            let end = text[at..].find(char::is_whitespace).map_or(text.len(), |length| at + length);
+            if start <= end {
+                text.replace_range(start..end, word);
+            }
+        }
+    }
+    text
 }
