@@ -183,6 +183,8 @@ pub(crate) trait DynBackEnd: LazyMmuArch<Ptes = Named> {
     fn new_task(&self, task: usize);
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool;
     fn is_poisoned(&self, entry: usize) -> bool;
+    /// Whether the architecture is in the mode for a task, by its callbacks.
+    fn is_entered(&self, task: usize) -> bool;
 }
 
 /// A back end whose callbacks are watched.
@@ -272,6 +274,9 @@ impl<B: BackEnd> DynBackEnd for Watched<B> {
     }
     fn is_poisoned(&self, entry: usize) -> bool {
         self.arch.is_poisoned(entry)
+    }
+    fn is_entered(&self, task: usize) -> bool {
+        self.entered[task].peek() != 0
     }
 }
 

@@ -10,7 +10,7 @@
 //! lazy-mmu merged on s390 xen-x5   # a generation of the API, and the back ends; all of them if not said; can be repeated
 //! cpus 2                           # as many as there are tasks that do not wait, if not said
 //! waiting second                   # tasks that have no CPU at the start: one that is free takes them, or one that the timer takes away
-//! preemptions 2                    # how often the timer may take a CPU away for a task that waits, at any step that lets it; 0 if not said
+//! preemptions 2                    # how often the timer may come, at any step that lets it: it takes the CPU away for a task that waits; 0 if not said
 //! pte P Q                          # entries of one page table; another line, another table of another mm
 //! page A B                         # pages
 //! map P A                          # what is mapped at the start

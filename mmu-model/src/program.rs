@@ -86,7 +86,7 @@ pub struct Program {
     pub name: String,
     /// How many CPUs there are.
     pub cpus: usize,
-    /// How often the timer may take a CPU from a task for one that waits.
+    /// How often the timer may come. It takes the CPU from a task for one that waits, if one does.
     pub preemptions: usize,
     /// The tasks, by name. Those that do not wait run at the start, each on a CPU.
     pub tasks: Vec<String>,

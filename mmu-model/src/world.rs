@@ -24,7 +24,7 @@ pub(crate) struct World {
     waiting: &'static SimWord<usize>,
     /// The tasks whose scripts are over, likewise.
     over: &'static SimWord<usize>,
-    /// How often the timer may take a CPU away still.
+    /// How often the timer may come still.
     preemptions: &'static SimWord<usize>,
     /// The task that each CPU has just left; one more than its number.
     left: &'static [SimLocal<usize>],
@@ -315,10 +315,11 @@ impl World {
         }
     }
 
-    /// The mode is on if the task has asked for it, and else off.
+    /// If the task has asked for it the mode is on, and the architecture in it; and else neither.
     fn check_mode(&self, task: usize) {
         let is_on = Machine::with(|machine| machine.inspect(|| self.state(task).is_on()));
-        if is_on != self.kernel.books.wants_it_on(task) {
+        let wanted = self.kernel.books.wants_it_on(task);
+        if (is_on, self.arch.is_entered(task)) != (wanted, wanted) {
             broken(Rule::R4);
         }
     }
@@ -349,7 +350,7 @@ impl World {
         Machine::with(|machine| machine.inspect(|| self.arch.is_empty(&self.kernel, machine.this_cpu())))
     }
 
-    /// The timer may come, as long as it may take the CPU away.
+    /// The timer may come, as often as is left.
     fn let_timer_in(&self) {
         Machine::with(|machine| machine.tick(machine.look(self.preemptions) > 0));
     }
@@ -403,13 +404,23 @@ impl World {
         if vector != Machine::TICK {
             return self.do_softirqs();
         }
-        if self.is_bh_disabled() || self.preemptions.load(Relaxed) == 0 {
+        let may_come = self.timer_has_come();
+        if !may_come || self.is_bh_disabled() {
             return;
         }
         let Some(next) = self.take_waiting() else { return };
-        self.preemptions.fetch_sub(1, Relaxed);
         let current = this_task();
         Machine::with(|machine| machine.preempted(|| self.switch(current, next)));
+    }
+
+    /// Says whether the timer could come once more; it does not come without end. Context: interrupts off.
+    fn timer_has_come(&self) -> bool {
+        let left = self.preemptions.load(Relaxed);
+        if left <= 1 {
+            Machine::with(|machine| machine.tick(false));
+        }
+        // Another CPU's may be quicker.
+        left > 0 && self.preemptions.compare_exchange(left, left - 1, Relaxed, Relaxed).is_ok()
     }
 
     /// Neither softirqs nor another task may come.

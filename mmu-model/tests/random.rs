@@ -69,21 +69,48 @@ fn write(script: &mut Vec<Statement>, entry: usize, parts: &[Part], in_section: 
     }
 }
 
-fn program(scripts: &[Vec<Part>; 2], waits: bool, cpus: usize) -> Program {
+/// How the tasks are placed.
+#[derive(Clone, Copy, Debug)]
+enum Placement {
+    OneCpu,
+    SideBySide,
+    /// The second one waits, and a CPU is free.
+    Moves,
+    /// Each has a CPU, and a third task waits for one.
+    ThreeOnTwo,
+}
+
+fn placement() -> impl Strategy<Value = Placement> {
+    prop::sample::select(vec![Placement::OneCpu, Placement::SideBySide, Placement::Moves, Placement::ThreeOnTwo])
+}
+
+fn program(scripts: &[Vec<Part>; 2], placement: Placement) -> Program {
     let write = |(entry, parts): (usize, &Vec<Part>)| {
         let mut script = Vec::new();
         write(&mut script, entry, parts, false);
         script.push(Statement::SyscallExit);
         script
     };
+    let mut scripts: Vec<Vec<Statement>> = scripts.iter().enumerate().map(write).collect();
+    let mut tasks = vec!["first", "second"];
+    let (cpus, waiting, preemptions) = match placement {
+        Placement::OneCpu => (1, vec![1], 1),
+        Placement::SideBySide => (2, vec![], 0),
+        Placement::Moves => (2, vec![1], 1),
+        Placement::ThreeOnTwo => {
+            tasks.push("third");
+            scripts.push(vec![Statement::Enable, Statement::Disable, Statement::SyscallExit]);
+            (2, vec![2], 2)
+        }
+    };
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     Program {
         name: "random".to_owned(),
         cpus,
-        preemptions: usize::from(waits),
-        tasks: names(&["first", "second"]),
-        waiting: if waits { vec![1] } else { vec![] },
-        scripts: scripts.iter().enumerate().map(write).collect(),
+        preemptions,
+        tasks: names(&tasks),
+        waiting,
+        scripts,
         ptes: names(&["P", "Q", "R", "S"]),
         tables: vec![0, 0, 1, 1],
         pages: names(&["A", "B"]),
@@ -95,9 +122,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_is_found_where_it_is_claimed(first in parts(), second in parts(), waits: bool, two: bool) {
-        let cpus = if waits && !two { 1 } else { 2 };
-        let program = program(&[first, second], waits, cpus);
+    fn nothing_is_found_where_it_is_claimed(first in parts(), second in parts(), placement in placement()) {
+        let program = program(&[first, second], placement);
         for &arch in Arch::ALL.iter().filter(|&&arch| Api::Merged.claims(arch)) {
             let limits = Limits { executions: 3_000, time: Duration::from_secs(600), stop_at_first: true };
             let model = Model::new(&program, &Setting::new(Api::Merged, arch));
