@@ -227,8 +227,9 @@ where
         self.on(1, Action::Switch(1, sleeper));
         self.on(1, Action::Exit(sleeper, false));
         self.on(1, Action::Switch(sleeper, 1));
-        self.count(Path::LastPutBorrowed, |this| this.act(Action::Gone(last)));
+        // Made before the other one is freed: at the same address it would be taken for it where nothing protects it.
         let other = self.new_task(NewMm::Own);
+        self.count(Path::LastPutBorrowed, |this| this.act(Action::Gone(last)));
         self.count(Path::BorrowerGoesOn, |this| this.on(1, Action::Switch(1, other)));
         self.on(1, Action::Exit(other, false));
         self.on(1, Action::Switch(other, 1));
