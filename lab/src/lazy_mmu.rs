@@ -24,23 +24,25 @@ use crate::bad_input::BadInput;
 use machine::{Machine, Row};
 use script::{Call, Line};
 
+/// The calls, as `--help` tells them.
+const CALLS: &str =
+    "A script has one call a line; what follows a # is for readers. Numbers are decimal, or hexadecimal behind 0x.
+
+  enable                     begins a section
+  enable-with-ptes ADDR END  the same, and says which entries are about to change
+  disable                    ends a section
+  pause, resume              the ends of a pause
+  irq-enter, irq-exit        the ends of an interrupt; they nest
+  switch                     the CPU goes to the other of two tasks, each with a state of its own
+  set ADDR VAL               changes an entry of a page table; neighbours have neighbouring numbers
+  get ADDR                   reads it, by the back end's own accessor
+  flush                      the architecture makes what is deferred take effect
+
+After each line it prints the state of the task that runs, and what the generic layer asked of the architecture.";
+
 /// Arguments of `lazytlb lazy-mmu`.
-///
-/// A script has one call a line; what follows a `#` is for readers. Numbers are decimal, or hexadecimal behind 0x.
-///
-///   enable                    begins a section
-///   enable-with-ptes ADDR END the same, and says which entries are about to change
-///   disable                   ends a section
-///   pause, resume             the ends of a pause
-///   irq-enter, irq-exit       the ends of an interrupt; they nest
-///   switch                    the CPU goes to the other of two tasks, each with a state of its own
-///   set ADDR VAL              changes an entry of a page table; neighbours have neighbouring numbers
-///   get ADDR                  reads it, by the back end's own accessor
-///   flush                     the architecture makes what is deferred take effect
-///
-/// After each line it prints the state of the task that runs, and what the generic layer asked of the architecture.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = CALLS)]
 pub(crate) struct Arguments {
     /// The script; standard input if it is `-` or not given.
     script: Option<PathBuf>,

@@ -186,6 +186,17 @@ fn the_guide_shows_what_is_printed() {
 }
 
 #[test]
+fn help_lists_the_calls_and_impossible_switches_are_warned_of() {
+    let help = lazytlb(["lazy-mmu", "--help"]);
+    for call in ["enable-with-ptes ADDR END", "irq-enter, irq-exit", "set ADDR VAL"] {
+        assert!(stdout(&help).contains(call), "{call}");
+    }
+    let script = "enable\nswitch\n";
+    let warnings = |backend: &str| json(script, &["--backend", backend])[1]["warnings"].as_array().unwrap().len();
+    assert_eq!(["powerpc-hash", "sparc64", "s390", "arm64", "xen-x4"].map(warnings), [1, 1, 1, 0, 0]);
+}
+
+#[test]
 fn all_generations_are_compared() {
     let output = lazytlb(["lazy-mmu", "--conformance", "--json"]);
     let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();

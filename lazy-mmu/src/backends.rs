@@ -190,6 +190,17 @@ pub trait PteAccess: LazyMmuArch {
         old
     }
 
+    /// As [`ptep_get_and_clear`](Self::ptep_get_and_clear), of an address space that goes as a whole: the caller flushes all of it in the end,
+    /// and nothing need be invalidated for each entry.
+    ///
+    /// # Safety
+    /// See [`PteAccess`].
+    #[track_caller]
+    unsafe fn ptep_get_and_clear_full(&self, pte: Pte<Self::Kernel>) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { self.ptep_get_and_clear(pte) }
+    }
+
     /// Makes an entry old. Says whether it was young.
     ///
     /// # Safety

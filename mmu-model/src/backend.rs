@@ -127,6 +127,10 @@ impl BackEnd for S390<LabMmu, TABLE> {
         let Pte { mm, addr, ptep } = LabMmu.pte(first);
         PteRange { mm, addr, end: addr + (last + 1 - first), ptep }
     }
+    /// What waits in the cache is invalidated when it is stored, so a flush before it is in force owes it nothing.
+    fn flush_tlb(&self) {
+        LabMmu.hardware().invalidate(0..TABLE);
+    }
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool {
         kernel.cpus[cpu].cache.is_empty()
     }
@@ -175,6 +179,7 @@ impl<F: Form> BackEnd for Xen<LabMmu, F, QUEUE> {
 /// A back end, whichever it is.
 pub(crate) trait DynBackEnd: LazyMmuArch<Ptes = Named> {
     fn set(&self, entry: usize, value: usize);
+    fn clear_full(&self, entry: usize);
     fn protect(&self, entry: usize, value: usize);
     fn get(&self, entry: usize) -> usize;
     fn flush_tlb(&self);
@@ -228,10 +233,7 @@ impl<B: BackEnd> LazyMmuArch for Watched<B> {
     }
     fn arch_flush_lazy_mmu_mode(&self) {
         self.callback(true, true);
-        if LabMmu.has(Mutant::FlushWithoutHash) {
-            // What the hook does behind the question whether there is a hash table, without the question.
-            let _ = LabMmu.hash_batch().is_empty();
-        }
+        LabMmu.kernel().in_flush_hook.set(LabMmu.has(Mutant::FlushWithoutHash));
         self.arch.arch_flush_lazy_mmu_mode();
     }
     fn warn(&self, warning: Warning) {
@@ -246,6 +248,10 @@ impl<B: BackEnd> DynBackEnd for Watched<B> {
     fn set(&self, entry: usize, value: usize) {
         // SAFETY: the entries stay.
         unsafe { self.arch.set_pte(LabMmu.pte(entry), value) };
+    }
+    fn clear_full(&self, entry: usize) {
+        // SAFETY: the entries stay.
+        unsafe { self.arch.ptep_get_and_clear_full(LabMmu.pte(entry)) };
     }
     fn protect(&self, entry: usize, value: usize) {
         // SAFETY: the entries stay.

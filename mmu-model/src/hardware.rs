@@ -81,10 +81,12 @@ impl Hardware {
         Machine::with(|machine| machine.inspect(|| self.entries[entry].load(Relaxed)))
     }
 
-    /// Whether an entry or a translation leads to a page; a look, and no step.
+    /// Whether an entry leads to a page, or will, or a translation does; a look, and no step.
     pub(crate) fn leads_to(&self, value: usize) -> bool {
         let words = self.entries.iter().chain(self.tlb);
-        Machine::with(|machine| machine.inspect(|| words.map(|word| word.load(Relaxed)).any(|word| word == value)))
+        let leads =
+            Machine::with(|machine| machine.inspect(|| words.map(|word| word.load(Relaxed)).any(|word| word == value)));
+        leads || (0..TABLE).any(|entry| LabMmu.kernel().books.stored(entry) == value)
     }
 
     /// A task owes a barrier behind what it has stored into an entry.
@@ -115,7 +117,9 @@ impl Hardware {
 
     /// The same, asked for by the kernel, and not by the back end behind a change.
     pub(crate) fn flush_tlb(&self, entries: impl IntoIterator<Item = usize>) {
-        if let Some(entry) = LabMmu.kernel().books.deferred(this_task(), self, 0..TABLE) {
+        let mut too_early = None;
+        Machine::with(|machine| machine.agent_step(|| too_early = LabMmu.kernel().books.flushed_too_early(self)));
+        if let Some(entry) = too_early {
             broken_at(Rule::R13, &raw const self.entries[entry]);
         }
         self.invalidate(entries);

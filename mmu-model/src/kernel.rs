@@ -67,6 +67,8 @@ pub(crate) struct Kernel {
     pub(crate) cpus: &'static [CpuWords],
     pub(crate) hardware: Hardware,
     pub(crate) books: Books,
+    /// The flush hook runs, and is about to ask whether there is a hash table: planted, it does not.
+    pub(crate) in_flush_hook: Cell<bool>,
     /// The table that each entry is in.
     tables: Vec<usize>,
     /// How often each task has disabled bottom halves.
@@ -99,6 +101,7 @@ impl Kernel {
             cpus: placed(machine.place_slice("percpu", ObjectKind::PerCpu, program.cpus, cpu)),
             hardware,
             books,
+            in_flush_hook: Cell::new(false),
             tables: program.tables.clone(),
             bh: locals(machine, "bh_disabled", tasks),
         }
@@ -247,7 +250,7 @@ impl Arm64Kernel for LabMmu {
 
 impl HashKernel<BATCH> for LabMmu {
     fn radix_enabled(self) -> bool {
-        self.kernel().arch == Arch::PowerpcRadix
+        self.kernel().arch == Arch::PowerpcRadix && !self.kernel().in_flush_hook.replace(false)
     }
     fn hash_batch(&self) -> &HashBatch<Self, BATCH> {
         &self.cpu().hash

@@ -15,7 +15,8 @@
 //! page A B                         # pages
 //! map P A                          # what is mapped at the start
 //! spinlock ptl                     # locks
-//! check locked                     # entries are changed with a lock held only
+//! guard ptl P Q                    # the entries that a lock guards; all of them if there is one lock
+//! check locked                     # entries are changed with their lock held only
 //! at-most 1                        # so many instructions invalidate entries in an execution
 //! mutant preemptible               # a planted bug
 //! bug M07 A section is preempted   # the test shows a known bug: `lazytlb bugs` runs it
@@ -36,6 +37,8 @@
 //! | `pause`, `resume` | the ends of a pause |
 //! | `flush` | has the architecture do what it defers, in a section; nothing elsewhere |
 //! | `set PTE PAGE`, `clear PTE` | changes an entry |
+//! | `clear PTE full` | the same, where the whole address space goes |
+//! | `look PTE`, `set PTE PAGE if-none` | takes the page that it maps in its hand, if any; sets it if the hand is empty, else takes this page |
 //! | `protect PTE PAGE` | changes it by a transaction: reads and clears it, then stores (ptep_modify_prot_start, ptep_modify_prot_commit) |
 //! | `install PTE PAGE` | maps the page if the entry maps none; takes the page in its hand otherwise |
 //! | `remove PTE` | clears the entry, and takes the page that it mapped in its hand |

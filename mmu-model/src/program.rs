@@ -19,6 +19,12 @@ pub enum Statement {
     Set(usize, usize),
     /// An entry is cleared.
     Clear(usize),
+    /// An entry is cleared, of an address space that goes as a whole.
+    ClearFull(usize),
+    /// An entry is read by the accessor, and the page that it maps is in the task's hand; none if it maps none.
+    Look(usize),
+    /// An entry is set to map a page if the task has no page in its hand from its last look; else the page is in its hand.
+    SetIfNone(usize, usize),
     /// An entry is changed to map a page by a transaction: it is read and cleared, then stored.
     Protect(usize, usize),
     /// An entry is set to map a page if it maps none; else the page is in the task's hand.
@@ -104,7 +110,9 @@ pub struct Program {
     pub mapped: Vec<(usize, usize)>,
     /// The spinlocks, by name.
     pub locks: Vec<String>,
-    /// Whether entries may only be changed with a lock held.
+    /// The lock that guards each entry, if one does.
+    pub guards: Vec<Option<usize>>,
+    /// Whether entries may only be changed with their lock held.
     pub guarded: bool,
     /// How many instructions that invalidate entries an execution may take.
     pub at_most: Option<usize>,
@@ -151,6 +159,9 @@ impl Program {
             Flush => "flush".into(),
             Set(at, to) => format!("set {} {}", pte(at), page(to)),
             Clear(at) => format!("clear {}", pte(at)),
+            ClearFull(at) => format!("clear {} full", pte(at)),
+            Look(at) => format!("look {}", pte(at)),
+            SetIfNone(at, to) => format!("set {} {} if-none", pte(at), page(to)),
             Protect(at, to) => format!("protect {} {}", pte(at), page(to)),
             Install(at, to) => format!("install {} {}", pte(at), page(to)),
             Remove(at) => format!("remove {}", pte(at)),

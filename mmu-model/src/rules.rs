@@ -116,9 +116,15 @@ pub(crate) struct Books {
     stored: &'static [SimWord<usize>],
     /// Who it was: one more than the task, 0 for nobody.
     writers: &'static [SimWord<usize>],
-    /// The entries that each task has changed with a lock held, a bit each.
+    /// How many are changing each entry now.
+    changing: &'static [SimWord<usize>],
+    /// Whether several were at once: nobody can say what it ought to hold. 1 if so.
+    contested: &'static [SimWord<usize>],
+    /// What each entry ought to hold when the next flush of the TLBs is done; one more, 0 if nothing was asked.
+    at_flush: &'static [SimWord<usize>],
+    /// The entries that each task has changed and not unlocked since, a bit each.
     pub(crate) changed: &'static [SimLocal<usize>],
-    /// How many locks it holds.
+    /// The locks that it holds, likewise.
     pub(crate) locked: &'static [SimLocal<usize>],
     /// The page in each task's hand; one more than its number.
     pub(crate) hand: &'static [SimLocal<usize>],
@@ -135,6 +141,9 @@ impl Books {
             given: locals(machine, "given", tasks),
             stored: shared(machine, "stored", TABLE),
             writers: shared(machine, "writer", TABLE),
+            changing: shared(machine, "changing", TABLE),
+            contested: shared(machine, "contested", TABLE),
+            at_flush: shared(machine, "at_flush", TABLE),
             changed: locals(machine, "changed", tasks),
             locked: locals(machine, "locked", tasks),
             hand: locals(machine, "hand", tasks),
@@ -198,17 +207,58 @@ impl Books {
         self.open[task].peek() == 0
     }
 
-    /// A task stores into an entry. A step of its own: others look at it.
-    pub(crate) fn stores(&self, task: usize, entry: usize, value: usize) {
+    /// Somebody begins to change an entry. A step of its own: others look at it.
+    pub(crate) fn begins_to_change(&self, entry: usize) {
         Machine::with(|machine| {
             machine.agent_step(|| {
-                machine.put(&self.stored[entry], value);
-                machine.put(&self.writers[entry], task + 1);
+                let others = machine.look(&self.changing[entry]);
+                machine.put(&self.changing[entry], others + 1);
+                if others > 0 {
+                    machine.put(&self.contested[entry], 1);
+                }
             });
         });
-        if self.locked[task].peek() > 0 {
-            self.changed[task].poke(self.changed[task].peek() | 1 << entry);
-        }
+    }
+
+    /// A task, or an interrupt of its, has changed an entry. A step of its own.
+    pub(crate) fn has_changed(&self, task: usize, entry: usize, value: usize) {
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                let others = machine.look(&self.changing[entry]) - 1;
+                let contested = machine.look(&self.contested[entry]) != 0;
+                machine.put(&self.changing[entry], others);
+                machine.put(&self.stored[entry], value);
+                machine.put(&self.writers[entry], if contested { 0 } else { task + 1 });
+                if others == 0 && contested {
+                    machine.put(&self.contested[entry], 0);
+                }
+            });
+        });
+    }
+
+    /// A task asks for the TLBs to be flushed: behind all that it has stored. A step of its own.
+    pub(crate) fn asks_for_a_flush(&self, task: usize, hardware: &Hardware) {
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                for entry in 0..TABLE {
+                    let deferred = self.deferred(task, hardware, core::iter::once(entry)).is_some();
+                    if deferred && machine.look(&self.at_flush[entry]) == 0 {
+                        machine.put(&self.at_flush[entry], 1 + self.stored(entry));
+                    }
+                }
+            });
+        });
+    }
+
+    /// The TLBs are about to be flushed. Returns an entry that does not hold what it ought to, if there is one. Part of a step.
+    pub(crate) fn flushed_too_early(&self, hardware: &Hardware) -> Option<usize> {
+        let asked = (0..TABLE).filter(|&entry| {
+            let value = Machine::with(|machine| machine.look(&self.at_flush[entry]));
+            let Some(value) = value.checked_sub(1) else { return false };
+            Machine::with(|machine| machine.put(&self.at_flush[entry], 0));
+            hardware.look_at(entry) != value
+        });
+        asked.last()
     }
 
     /// What an entry ought to hold, once all is in force. No step.
@@ -221,9 +271,11 @@ impl Books {
         self.stored[entry].peek()
     }
 
-    /// Whether a task was the last to store into an entry. No step.
+    /// Whether a task was the last to store into an entry, and nobody is about to. No step.
     pub(crate) fn is_of(&self, task: usize, entry: usize) -> bool {
-        Machine::with(|machine| machine.inspect(|| self.writers[entry].load(Relaxed))) == task + 1
+        Machine::with(|machine| {
+            machine.inspect(|| self.writers[entry].load(Relaxed) == task + 1 && self.changing[entry].load(Relaxed) == 0)
+        })
     }
 
     /// The first of these entries into which a task was the last to store, and memory has it not. No step.

@@ -185,6 +185,18 @@ impl World {
             }
             Statement::Set(entry, page) => self.set(task, entry, hardware.value_of(page)),
             Statement::Clear(entry) => self.set(task, entry, 0),
+            Statement::ClearFull(entry) => self.change(task, entry, 0, || self.arch.clear_full(entry)),
+            Statement::Look(entry) => {
+                books.hand[task].poke(hardware.page_of(self.arch.get(entry)).map_or(0, |page| page + 1));
+            }
+            Statement::SetIfNone(entry, page) => {
+                if books.hand[task].peek() == 0 {
+                    books.installed[page].poke(1);
+                    self.set(task, entry, hardware.value_of(page));
+                } else {
+                    books.hand[task].poke(page + 1);
+                }
+            }
             Statement::Protect(entry, page) => {
                 let value = hardware.value_of(page);
                 self.change(task, entry, value, || self.arch.protect(entry, value));
@@ -225,15 +237,18 @@ impl World {
                 hardware.entries[entry].load(Relaxed);
             }
             Statement::Touch(entry) => hardware.touch(entry),
-            Statement::FlushTlb => self.arch.flush_tlb(),
+            Statement::FlushTlb => {
+                books.asks_for_a_flush(task, hardware);
+                self.arch.flush_tlb();
+            }
             Statement::Lock(lock) => {
                 Machine::with(Machine::preempt_disable);
                 Sim.spin_until(|| self.locks[lock].compare_exchange(0, 1, Acquire, Relaxed).ok());
-                books.locked[task].poke(books.locked[task].peek() + 1);
+                books.locked[task].poke(books.locked[task].peek() | 1 << lock);
             }
             Statement::Unlock(lock) => {
-                self.check_unlock(task);
-                books.locked[task].poke(books.locked[task].peek() - 1);
+                self.check_unlock(task, lock);
+                books.locked[task].poke(books.locked[task].peek() & !(1 << lock));
                 self.locks[lock].store(0, Release);
                 Machine::with(Machine::preempt_enable);
             }
@@ -241,13 +256,13 @@ impl World {
                 if books.wants_it_on(task) {
                     broken(Rule::R8);
                 }
-                Machine::with(|machine| machine.might_sleep_by("R8: "));
+                self.might_sleep(task);
             }
             Statement::SleepInArch => {
                 if books.wants_it_on(task) && self.kernel.arch != Arch::Arm64 {
                     broken(Rule::R8);
                 }
-                Machine::with(|machine| machine.might_sleep_by("R8: "));
+                self.might_sleep(task);
             }
             Statement::BhDisable => self.kernel.bh[task].poke(self.kernel.bh[task].peek() + 1),
             Statement::BhEnable => {
@@ -282,14 +297,25 @@ impl World {
 
     fn change(&self, task: usize, entry: usize, value: usize, change: impl FnOnce()) {
         let Kernel { books, hardware, .. } = &self.kernel;
-        if self.program.guarded && books.locked[task].peek() == 0 {
+        let is_held = |lock: usize| books.locked[task].peek() & 1 << lock != 0;
+        if self.program.guarded && !self.program.guards[entry].is_some_and(is_held) {
             broken_at(Rule::R10, &raw const hardware.entries[entry]);
         }
-        books.stores(task, entry, value);
-        if self.kernel.arch == Arch::Arm64 && value != 0 {
+        books.begins_to_change(entry);
+        change();
+        books.has_changed(task, entry, value);
+        books.changed[task].poke(books.changed[task].peek() | 1 << entry);
+        if self.kernel.arch == Arch::Arm64 && self.kernel.tasks[task].pending.peek() != 0 {
             hardware.owes_a_barrier(task, entry);
         }
-        change();
+    }
+
+    /// Nothing may sleep in an interrupt, with preemption off, or with bottom halves disabled.
+    fn might_sleep(&self, task: usize) {
+        if self.kernel.bh[task].peek() > 0 {
+            broken(Rule::R8);
+        }
+        Machine::with(|machine| machine.might_sleep_by("R8: "));
     }
 
     fn read(&self, task: usize, entry: usize) {
@@ -310,7 +336,7 @@ impl World {
         }
         match self.kernel.books.deferred(task, &self.kernel.hardware, 0..TABLE) {
             Some(entry) => broken_at(Rule::R5, &raw const self.kernel.hardware.entries[entry]),
-            None if !self.nothing_waits() => broken(Rule::R5),
+            None if !self.nothing_waits() || self.kernel.tasks[task].pending.peek() != 0 => broken(Rule::R5),
             None => {}
         }
     }
@@ -324,12 +350,13 @@ impl World {
         }
     }
 
-    /// What was changed under a lock is to be seen by others, and no translation of before is left to be dropped.
-    fn check_unlock(&self, task: usize) {
+    /// What was changed of what a lock guards is to be seen by others, and no translation of before is left to be dropped.
+    fn check_unlock(&self, task: usize, lock: usize) {
         let Kernel { books, hardware, .. } = &self.kernel;
         let changed = books.changed[task].peek();
-        books.changed[task].poke(0);
-        let entries = || (0..TABLE).filter(|entry| changed & 1 << entry != 0);
+        let guards = |entry: &usize| self.program.guards[*entry] == Some(lock);
+        let entries = || (0..self.program.ptes.len()).filter(guards).filter(|entry| changed & 1 << entry != 0);
+        books.changed[task].poke(entries().fold(changed, |mask, entry| mask & !(1 << entry)));
         let deferred = books.deferred(task, hardware, entries());
         let waits = deferred.or_else(|| entries().next().filter(|_| !self.nothing_waits()));
         if let Some(entry) = waits {
@@ -373,7 +400,8 @@ impl World {
     fn in_interrupt(&self, what: InInterrupt) {
         let (task, hardware) = (this_task(), &self.kernel.hardware);
         let state = self.state(task);
-        let mode = || Machine::with(|machine| machine.inspect(|| (state.counts(), state.is_on())));
+        let pending = &self.kernel.tasks[task].pending;
+        let mode = || Machine::with(|machine| machine.inspect(|| (state.counts(), state.is_on(), pending.peek())));
         let before = mode();
         match what {
             InInterrupt::Section(entry, page) => {
@@ -540,6 +568,9 @@ fn name_of(statement: Statement) -> &'static str {
         Statement::Flush => "arch_flush_lazy_mmu_mode",
         Statement::Set(..) => "set_pte",
         Statement::Clear(_) => "pte_clear",
+        Statement::ClearFull(_) => "ptep_get_and_clear_full",
+        Statement::Look(_) => "ptep_get",
+        Statement::SetIfNone(..) => "set_pte",
         Statement::Protect(..) => "modify_prot",
         Statement::Install(..) => "populate",
         Statement::Remove(_) => "depopulate",

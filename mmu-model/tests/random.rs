@@ -113,6 +113,7 @@ fn program(scripts: &[Vec<Part>; 2], placement: Placement) -> Program {
         scripts,
         ptes: names(&["P", "Q", "R", "S"]),
         tables: vec![0, 0, 1, 1],
+        guards: vec![None; 4],
         pages: names(&["A", "B"]),
         ..Program::default()
     }

@@ -116,6 +116,9 @@ impl<G: Generation + 'static> Machine<G> {
 
     /// The CPU goes to the other task.
     fn switch(&mut self) {
+        if ToyMmu.preempt_count() > 0 {
+            ToyMmu.warn_of("scheduling while atomic: the section keeps its CPU");
+        }
         let switched = |number: usize| Switched {
             number,
             is_on: self.tasks[number].state.is_on(),

@@ -291,6 +291,16 @@ impl<K: S390Kernel<N>, const N: usize> PteAccess for S390<K, N> {
         cached.unwrap_or_else(|| unsafe { pte.load() })
     }
 
+    /// Through the cache where a section has named it, as the series has it; else without the instruction.
+    unsafe fn ptep_get_and_clear_full(&self, pte: Pte<K>) -> usize {
+        match self.slot(pte) {
+            // SAFETY: the caller's promise.
+            Some(_) => unsafe { self.ptep_get_and_clear(pte) },
+            // SAFETY: as above.
+            None => unsafe { pte.swap(K::PTE_NONE) },
+        }
+    }
+
     unsafe fn set_pte(&self, pte: Pte<K>, value: usize) {
         if let Some((cache, slot)) = self.slot(pte) {
             return cache.put(slot, value);

@@ -24,7 +24,7 @@ const MOST_PREEMPTIONS: usize = 100;
 /// Lines of the header that say all in one.
 const ONCE: [&str; 7] = ["name", "cpus", "waiting", "preemptions", "at-most", "mutant", "bug"];
 
-const STATEMENTS: &str = "enable, disable, pause, resume, flush, set, clear, protect, install, remove, free, read, touch, flush-tlb, lock, \
+const STATEMENTS: &str = "enable, disable, pause, resume, flush, set, clear, look, protect, install, remove, free, read, touch, flush-tlb, lock, \
     unlock, sleep, bh-disable, bh-enable, syscall-exit, irq, softirq";
 
 /// What has been read so far.
@@ -159,6 +159,21 @@ impl Reader {
                 }
                 program.mapped.push(mapped);
             }
+            "guard" => {
+                let [lock, ptes @ ..] = rest else { return Err(missing("a spinlock and entries")) };
+                if ptes.is_empty() {
+                    return Err(missing("a spinlock and entries"));
+                }
+                let lock = line.named(*lock, &program.locks, "spinlock")?;
+                program.guards.resize(program.ptes.len(), None);
+                for &word in ptes {
+                    let pte = line.named(word, &program.ptes, "entry")?;
+                    if program.guards[pte].is_some() {
+                        return Err(line.error(word.column, format!("`{}` has a lock already", word.text)));
+                    }
+                    program.guards[pte] = Some(lock);
+                }
+            }
             "check" => match rest {
                 [Word { text: "locked", .. }] => program.guarded = true,
                 _ => return Err(missing("`locked`")),
@@ -176,7 +191,7 @@ impl Reader {
                 self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
             }
             _ => {
-                let known = "name, lazy-mmu, cpus, waiting, preemptions, pte, page, map, spinlock, check, at-most, mutant, bug, or task";
+                let known = "name, lazy-mmu, cpus, waiting, preemptions, pte, page, map, spinlock, guard, check, at-most, mutant, bug, or task";
                 return Err(line.error(key.column, format!("`{}` is not known here; expected {known}", key.text)));
             }
         }
@@ -269,6 +284,9 @@ impl Reader {
             ("flush", []) => Flush,
             ("set", [at, to]) => Set(pte(at)?, page(to)?),
             ("install", [at, to]) => Install(pte(at)?, page(to)?),
+            ("set", [at, to, Word { text: "if-none", .. }]) => SetIfNone(pte(at)?, page(to)?),
+            ("clear", [at, Word { text: "full", .. }]) => ClearFull(pte(at)?),
+            ("look", [at]) => Look(pte(at)?),
             ("protect", [at, to]) => Protect(pte(at)?, page(to)?),
             ("set" | "install" | "protect", _) => {
                 return Err(line.error(line.end(cell), "expected an entry and a page"));
@@ -280,7 +298,9 @@ impl Reader {
             ("read", [at, Word { text: "raw", .. }]) => ReadRaw(pte(at)?),
             ("read", [at, Word { text: "lockless", .. }]) => ReadLockless(pte(at)?),
             ("touch", [at]) => Touch(pte(at)?),
-            ("clear" | "remove" | "read" | "touch", _) => return Err(line.takes_one(cell, key, rest, "one entry")),
+            ("clear" | "look" | "remove" | "read" | "touch", _) => {
+                return Err(line.takes_one(cell, key, rest, "one entry"));
+            }
             ("flush-tlb", []) => FlushTlb,
             ("lock", [lock]) => Lock(line.named(*lock, locks, "spinlock")?),
             ("unlock", [lock]) => Unlock(line.named(*lock, locks, "spinlock")?),
@@ -358,6 +378,14 @@ impl Reader {
                 return Err(place.error(format!("`{name}` waits already")));
             }
             program.waiting.push(task);
+        }
+        // One lock guards all, if nothing else is said.
+        let all = Some(0).filter(|_| program.locks.len() == 1 && program.guards.is_empty());
+        program.guards.resize(program.ptes.len(), all);
+        let unguarded = program.guards.iter().position(Option::is_none).filter(|_| program.guarded);
+        if let Some(pte) = unguarded {
+            let message = format!("no lock guards `{}`: expected a line `guard LOCK {0}`", program.ptes[pte]);
+            return Err(self.last.error(message));
         }
         let running = program.first().count();
         if !self.has_cpus {

@@ -35,6 +35,11 @@ impl fmt::Display for Litmus {
             line(f, "map", [&program.ptes[pte], &program.pages[page]])?;
         }
         line(f, "spinlock", &program.locks)?;
+        for (lock, name) in program.locks.iter().enumerate() {
+            let guarded = program.ptes.iter().zip(&program.guards).filter(|&(_, &guard)| guard == Some(lock));
+            let words: Vec<&String> = core::iter::once(name).chain(guarded.map(|(pte, _)| pte)).collect();
+            line(f, "guard", words.into_iter().filter(|_| program.guards.contains(&Some(lock))))?;
+        }
         if program.guarded {
             line(f, "check", ["locked"])?;
         }

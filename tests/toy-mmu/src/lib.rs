@@ -133,6 +133,11 @@ impl ToyMmu {
         self.machine().is_radix.set(is_radix);
     }
 
+    /// The kernel warns of something that is not lazy MMU mode's.
+    pub fn warn_of(self, text: &str) {
+        self.machine().warnings.borrow_mut().push(text.to_owned());
+    }
+
     /// How often preemption is disabled.
     pub fn preempt_count(self) -> i32 {
         self.machine().preempt_count.get()
