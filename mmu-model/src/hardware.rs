@@ -117,9 +117,7 @@ impl Hardware {
 
     /// The same, asked for by the kernel, and not by the back end behind a change.
     pub(crate) fn flush_tlb(&self, entries: impl IntoIterator<Item = usize>) {
-        let mut too_early = None;
-        Machine::with(|machine| machine.agent_step(|| too_early = LabMmu.kernel().books.flushed_too_early(self)));
-        if let Some(entry) = too_early {
+        if let Some(entry) = LabMmu.kernel().books.flushed_too_early(this_task(), self) {
             broken_at(Rule::R13, &raw const self.entries[entry]);
         }
         self.invalidate(entries);

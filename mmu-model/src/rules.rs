@@ -120,8 +120,8 @@ pub(crate) struct Books {
     changing: &'static [SimWord<usize>],
     /// Whether several were at once: nobody can say what it ought to hold. 1 if so.
     contested: &'static [SimWord<usize>],
-    /// What each entry ought to hold when the next flush of the TLBs is done; one more, 0 if nothing was asked.
-    at_flush: &'static [SimWord<usize>],
+    /// For each task, what each entry ought to hold when its next flush of the TLBs is done; one more, 0 if nothing was asked.
+    at_flush: &'static [SimLocal<usize>],
     /// The entries that each task has changed and not unlocked since, a bit each.
     pub(crate) changed: &'static [SimLocal<usize>],
     /// The locks that it holds, likewise.
@@ -143,7 +143,7 @@ impl Books {
             writers: shared(machine, "writer", TABLE),
             changing: shared(machine, "changing", TABLE),
             contested: shared(machine, "contested", TABLE),
-            at_flush: shared(machine, "at_flush", TABLE),
+            at_flush: locals(machine, "at_flush", tasks * TABLE),
             changed: locals(machine, "changed", tasks),
             locked: locals(machine, "locked", tasks),
             hand: locals(machine, "hand", tasks),
@@ -236,27 +236,24 @@ impl Books {
         });
     }
 
-    /// A task asks for the TLBs to be flushed: behind all that it has stored. A step of its own.
+    /// A task asks for the TLBs to be flushed, behind all that it has stored.
     pub(crate) fn asks_for_a_flush(&self, task: usize, hardware: &Hardware) {
-        Machine::with(|machine| {
-            machine.agent_step(|| {
-                for entry in 0..TABLE {
-                    let deferred = self.deferred(task, hardware, core::iter::once(entry)).is_some();
-                    if deferred && machine.look(&self.at_flush[entry]) == 0 {
-                        machine.put(&self.at_flush[entry], 1 + self.stored(entry));
-                    }
-                }
-            });
-        });
+        for entry in 0..TABLE {
+            let asked = &self.at_flush[task * TABLE + entry];
+            // What an earlier flush waits for comes before what this one does.
+            if asked.peek() == 0 && self.deferred(task, hardware, core::iter::once(entry)).is_some() {
+                asked.poke(1 + self.stored(entry));
+            }
+        }
     }
 
-    /// The TLBs are about to be flushed. Returns an entry that does not hold what it ought to, if there is one. Part of a step.
-    pub(crate) fn flushed_too_early(&self, hardware: &Hardware) -> Option<usize> {
+    /// The TLBs are about to be flushed for a task. Returns an entry that does not hold what it ought to, if there is one. No step.
+    pub(crate) fn flushed_too_early(&self, task: usize, hardware: &Hardware) -> Option<usize> {
         let asked = (0..TABLE).filter(|&entry| {
-            let value = Machine::with(|machine| machine.look(&self.at_flush[entry]));
-            let Some(value) = value.checked_sub(1) else { return false };
-            Machine::with(|machine| machine.put(&self.at_flush[entry], 0));
-            hardware.look_at(entry) != value
+            let asked = &self.at_flush[task * TABLE + entry];
+            let value = asked.peek();
+            asked.poke(0);
+            value != 0 && hardware.look_at(entry) != value - 1
         });
         asked.last()
     }
