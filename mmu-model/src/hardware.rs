@@ -36,8 +36,10 @@ pub(crate) struct Hardware {
     calls: &'static [SimWord<usize>],
     /// The tasks that have written through each entry, a bit each.
     wrote: &'static [SimWord<usize>],
-    /// How many instructions have invalidated entries.
-    invalidations: &'static SimWord<usize>,
+    /// Whether anybody wants to know how often it was asked.
+    counts: bool,
+    /// How often it was asked for barriers, or to invalidate entries in memory.
+    asked: &'static SimWord<usize>,
 }
 
 impl Hardware {
@@ -62,7 +64,8 @@ impl Hardware {
             unbarriered: locals(machine, "unbarriered", tasks),
             calls: shared(machine, "cross_call", program.cpus * program.cpus),
             wrote: shared(machine, "wrote", TABLE),
-            invalidations: &shared(machine, "invalidations", 1)[0],
+            counts: program.at_most.is_some(),
+            asked: &shared(machine, "asked", 1)[0],
         }
     }
 
@@ -123,14 +126,16 @@ impl Hardware {
         self.invalidate(entries);
     }
 
-    /// One instruction invalidates entries.
-    pub(crate) fn counts_an_invalidation(&self) {
-        self.invalidations.fetch_add(1, Relaxed);
+    /// It is asked for barriers, or to invalidate entries in memory.
+    pub(crate) fn is_asked(&self) {
+        if self.counts {
+            self.asked.fetch_add(1, Relaxed);
+        }
     }
 
-    /// How many have.
-    pub(crate) fn invalidations(&self) -> usize {
-        self.invalidations.peek()
+    /// How often it was.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.peek()
     }
 
     /// Whether a CPU is asked by another to read its batch.

@@ -241,6 +241,7 @@ impl Arm64Kernel for LabMmu {
         &self.task().pending
     }
     fn emit_pte_barriers(self) {
+        self.hardware().is_asked();
         self.hardware().barriers(this_task());
     }
     fn is_valid_kernel_pte(value: usize) -> bool {
@@ -324,7 +325,7 @@ impl S390Kernel<TABLE> for LabMmu {
         &self.cpu().cache
     }
     unsafe fn ipte_range(self, first: Pte<Self>, count: usize) {
-        self.hardware().counts_an_invalidation();
+        self.hardware().is_asked();
         for entry in first.addr..first.addr + count {
             // SAFETY: one of its own entries.
             unsafe { self.pte(entry).store(Self::PTE_NONE) };

@@ -17,7 +17,7 @@
 //! spinlock ptl                     # locks
 //! guard ptl P Q                    # the entries that a lock guards; all of them if there is one lock
 //! check locked                     # entries are changed with their lock held only
-//! at-most 1                        # so many instructions invalidate entries in an execution
+//! at-most 1                        # how often hardware may be asked for barriers (arm64), or to invalidate entries in memory (s390)
 //! mutant preemptible               # a planted bug
 //! bug M07 A section is preempted   # the test shows a known bug: `lazytlb bugs` runs it
 //!

@@ -114,7 +114,7 @@ pub struct Program {
     pub guards: Vec<Option<usize>>,
     /// Whether entries may only be changed with their lock held.
     pub guarded: bool,
-    /// How many instructions that invalidate entries an execution may take.
+    /// How often an execution may ask hardware for barriers, or to invalidate entries in memory.
     pub at_most: Option<usize>,
 }
 

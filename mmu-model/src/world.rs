@@ -528,8 +528,8 @@ impl World {
                 machine.fail(Kind::Assertion, format!("what a task has written through {name} is gone"));
             }
         }
-        if let Some(at_most) = program.at_most.filter(|&at_most| hardware.invalidations() > at_most) {
-            let message = format!("{} invalidations, and {at_most} are enough", hardware.invalidations());
+        if let Some(at_most) = program.at_most.filter(|&at_most| hardware.asked() > at_most) {
+            let message = format!("hardware was asked {} times, and {at_most} are enough", hardware.asked());
             machine.fail(Kind::Assertion, message);
         }
     }
