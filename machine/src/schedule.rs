@@ -70,6 +70,15 @@ impl Schedule {
         self.runs.len()
     }
 
+    /// What schedules of a program in a setting are for: a number that changes with either, told by their texts.
+    pub fn fingerprint(program: &str, setting: &str) -> u64 {
+        // FNV-1a: stable from build to build, which std's hasher does not promise. Each text from a basis of its own.
+        let of = |basis: u64, text: &str| {
+            text.bytes().fold(basis, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        };
+        of(0xcbf2_9ce4_8422_2325, program) ^ of(0x9ae1_6a3b_2f90_404f, setting)
+    }
+
     /// How many steps there are.
     pub fn steps(&self) -> u64 {
         self.runs.iter().map(|&(_, count)| u64::from(count)).sum()

@@ -50,11 +50,8 @@ impl Model {
     pub fn new(program: &Program, setting: &Setting) -> Model {
         let machine = Machine::new(Config { cpus: program.cpus, bytes: 16 << 10, ticks: true, ..Config::default() });
         let world = World::set_up(&machine, program, setting);
-        let text = format!("{setting:?}");
-        let setting_hash = text
-            .bytes()
-            .fold(0x9ae1_6a3b_2f90_404f, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        Model { machine, world, fingerprint: program.fingerprint() ^ setting_hash, mutant: setting.mutant }
+        let fingerprint = Schedule::fingerprint(&format!("{program:?}"), &format!("{setting:?}"));
+        Model { machine, world, fingerprint, mutant: setting.mutant }
     }
 
     /// What schedules of this model are for.

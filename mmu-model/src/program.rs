@@ -138,13 +138,6 @@ impl Program {
         self.scripts.iter().flatten().filter_map(interrupt).collect()
     }
 
-    /// A number that changes with everything that shapes an execution of the program.
-    pub fn fingerprint(&self) -> u64 {
-        // FNV-1a over the printed form: stable from build to build, which std's hasher does not promise.
-        let text = format!("{self:?}");
-        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-    }
-
     /// A statement as the language has it.
     pub fn text_of(&self, statement: Statement) -> String {
         use Statement::*;

@@ -56,13 +56,14 @@ impl Setting {
     pub fn new(strategy: Strategy, rules: Rules, memory: MemoryModel) -> Setting {
         Setting { strategy, rules, memory, dropped: Vec::new(), relaxed: Vec::new(), mutant: None }
     }
+}
 
-    /// What every schedule is for: a number that changes with the setting.
-    fn fingerprint(&self) -> u64 {
-        // What does not make a difference stays out, so that schedules fit that were kept before there was such a thing.
-        let text = format!("{self:?}").replace(", relaxed: []", "");
-        text.bytes().fold(0x9ae1_6a3b_2f90_404f, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-    }
+/// What schedules of a program in a setting are for.
+fn fingerprint(program: &Program, setting: &Setting) -> u64 {
+    // What is not there, or makes no difference, stays out, so that schedules fit that were kept before there was such a thing.
+    let program = format!("{program:?}").replace(", roam: None", "");
+    let setting = format!("{setting:?}").replace(", relaxed: []", "");
+    Schedule::fingerprint(&program, &setting)
 }
 
 /// A program on a machine's rules, still without a strategy.
@@ -182,7 +183,7 @@ impl Model {
         let machine = Machine::new(config);
         let set_up = || set_up(&machine, || World::<R, S>::set_up(&machine, program, strategy));
         let watch = Mutant::planted(setting.mutant, set_up);
-        let fingerprint = program.fingerprint() ^ setting.fingerprint();
+        let fingerprint = fingerprint(program, setting);
         Model { machine, watch, fingerprint, mutant: setting.mutant }
     }
 

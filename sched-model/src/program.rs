@@ -198,14 +198,6 @@ impl Program {
         let accesses = |statement: &Statement| matches!(statement, Statement::Access | Statement::Revive(_));
         self.scripts.iter().flatten().any(accesses)
     }
-
-    /// A number that changes with everything that shapes an execution of the program.
-    pub fn fingerprint(&self) -> u64 {
-        // FNV-1a over the printed form: stable from build to build, which std's hasher does not promise.
-        // What is not there stays out, so that schedules fit that were kept before there was such a thing.
-        let text = format!("{self:?}").replace(", roam: None", "");
-        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-    }
 }
 
 impl fmt::Display for Statement {
