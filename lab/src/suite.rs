@@ -145,24 +145,26 @@ fn bundled() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// The tests that are asked for: files, or names of bundled ones; all bundled ones if none is.
 pub(crate) fn load(tests: &[String]) -> Result<Vec<Test>, BadInput> {
     if tests.is_empty() {
-        return bundled().map(|(name, _)| load_one(name)).collect();
+        return bundled().map(|(name, text)| parse(name, text)).collect();
     }
     tests.iter().map(|test| load_one(test)).collect()
 }
 
 /// A test: a file, or the name of a bundled one.
 pub(crate) fn load_one(test: &str) -> Result<Test, BadInput> {
-    let parse = |text: &str| {
-        let litmus = Litmus::parse(text).map_err(|error| BadInput::new(error.in_file(test)))?;
-        Ok(Test { asked_as: test.to_owned(), litmus })
-    };
     if let Some((_, text)) = bundled().find(|(name, _)| *name == test) {
-        return parse(text);
+        return parse(test, text);
     }
     let bytes = fs::read(test).map_err(|error| {
         BadInput::new(format!("{test}: {error}; it is no bundled test either (see `lazytlb litmus --list`)"))
     })?;
-    parse(&text_of(bytes, test)?)
+    parse(test, &text_of(bytes, test)?)
+}
+
+/// The test that a text is, by the name that it was asked for.
+fn parse(asked_as: &str, text: &str) -> Result<Test, BadInput> {
+    let litmus = Litmus::parse(text).map_err(|error| BadInput::new(error.in_file(asked_as)))?;
+    Ok(Test { asked_as: asked_as.to_owned(), litmus })
 }
 
 /// The text of a file that has one.
