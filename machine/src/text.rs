@@ -52,6 +52,9 @@ pub struct Line<'a> {
     pub text: &'a str,
 }
 
+/// The first line of every litmus test.
+pub const MAGIC: &str = "lazytlb-litmus 1";
+
 /// A place that may turn out to be wrong when all has been read.
 #[derive(Clone, Default, Debug)]
 pub struct Place {
@@ -72,6 +75,33 @@ impl<'a> Line<'a> {
     /// The lines of a text.
     pub fn all(text: &'a str) -> impl Iterator<Item = Line<'a>> {
         text.lines().enumerate().map(|(index, text)| Line { number: index + 1, text })
+    }
+
+    /// The lines of a litmus test: the first one, which says that it is one, and those behind it.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn of_litmus(text: &'a str) -> Result<(Line<'a>, impl Iterator<Item = Line<'a>>), TextError> {
+        let mut lines = Line::all(text);
+        let first = lines.next().unwrap_or(Line { number: 1, text: "" });
+        if first.text.trim_end() != MAGIC {
+            return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
+        }
+        Ok((first, lines))
+    }
+
+    /// A known bug, behind `bug`: its number, and its title of one word or more. `code` is the line without its comment.
+    ///
+    /// # Errors
+    /// If either is missing.
+    pub fn bug(&self, code: &str, words: &[Word<'_>]) -> Result<(String, String), TextError> {
+        let missing = |what: &str| self.error(self.end(code), format!("expected {what} after `bug`"));
+        let [number, title @ ..] = words else { return Err(missing("a number and a title")) };
+        if title.is_empty() {
+            return Err(missing("a title"));
+        }
+        let title: Vec<&str> = title.iter().map(|word| word.text).collect();
+        Ok((number.text.to_owned(), title.join(" ")))
     }
 
     /// A place in it.

@@ -11,7 +11,6 @@ use crate::program::{InInterrupt, Program, Source, Statement};
 use crate::rules::{DEEPEST, Rule};
 use crate::world::MOST_INTERRUPTS;
 
-pub(super) const MAGIC: &str = "lazytlb-litmus 1";
 /// More than any search could come to the end of.
 const MOST_TASKS: usize = 6;
 /// Likewise.
@@ -55,11 +54,7 @@ impl Litmus {
     /// # Errors
     /// With line and column, if it is none.
     pub fn parse(text: &str) -> Result<Litmus, TextError> {
-        let mut lines = Line::all(text);
-        let first = lines.next().unwrap_or(Line { number: 1, text: "" });
-        if first.text.trim_end() != MAGIC {
-            return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
-        }
+        let (first, lines) = Line::of_litmus(text)?;
         let litmus = Litmus {
             about: String::new(),
             program: Program::default(),
@@ -182,14 +177,7 @@ impl Reader {
                 let [mutant] = *rest else { return Err(missing("one mutant")) };
                 self.litmus.mutant = Some(line.parse_one(mutant, str::parse::<Mutant>)?);
             }
-            "bug" => {
-                let [number, title @ ..] = rest else { return Err(missing("a number and a title")) };
-                if title.is_empty() {
-                    return Err(missing("a title"));
-                }
-                let title: Vec<&str> = title.iter().map(|word| word.text).collect();
-                self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
-            }
+            "bug" => self.litmus.bug = Some(line.bug(code, rest)?),
             _ => {
                 let known = "name, lazy-mmu, cpus, waiting, preemptions, pte, page, map, spinlock, guard, check, at-most, mutant, bug, or task";
                 return Err(line.error(key.column, format!("`{}` is not known here; expected {known}", key.text)));

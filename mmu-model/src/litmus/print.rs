@@ -2,10 +2,9 @@
 
 use core::fmt;
 
-use lazytlb_machine::text::{write_columns, write_line as line};
+use lazytlb_machine::text::{MAGIC, write_columns, write_line as line};
 
 use super::Litmus;
-use super::parse::MAGIC;
 
 /// The whole test: what is printed is read as an equal one.
 impl fmt::Display for Litmus {

@@ -12,7 +12,6 @@ use crate::program::{InInterrupt, Program, Roam, Source, Statement, TaskDecl};
 use crate::strategies::Rules;
 use crate::well_formed::Misuse;
 
-pub(super) const MAGIC: &str = "lazytlb-litmus 1";
 /// More than any search could come to the end of.
 const MOST_MMS: usize = 16;
 /// Likewise; a task is a bit in a word.
@@ -62,11 +61,7 @@ impl Litmus {
     /// # Errors
     /// With line and column, if it is none.
     pub fn parse(text: &str) -> Result<Litmus, LitmusError> {
-        let mut lines = Line::all(text);
-        let first = lines.next().unwrap_or(Line { number: 1, text: "" });
-        if first.text.trim_end() != MAGIC {
-            return Err(first.error(1, format!("not a litmus test of this version: expected `{MAGIC}`")));
-        }
+        let (first, lines) = Line::of_litmus(text)?;
         let places = Places { last: first.place(1), ..Places::default() };
         let litmus = Litmus::of(Program::default());
         let mut reader = Reader { litmus, columns: 0, in_header: true, said: Vec::new(), places };
@@ -180,14 +175,7 @@ impl Reader {
                 self.litmus.mutant = Some(line.parse_one(mutant, str::parse)?);
                 self.places.mutant = line.place(mutant.column);
             }
-            "bug" => {
-                let [number, title @ ..] = &rest[..] else { return Err(missing("a number and a title")) };
-                if title.is_empty() {
-                    return Err(missing("a title"));
-                }
-                let title: Vec<&str> = title.iter().map(|word| word.text).collect();
-                self.litmus.bug = Some((number.text.to_owned(), title.join(" ")));
-            }
+            "bug" => self.litmus.bug = Some(line.bug(code, &rest)?),
             "roam" => {
                 self.litmus.program.roam = Some(Roam { execs: execs(line, &rest)? });
                 self.places.roam = line.place(key.column);

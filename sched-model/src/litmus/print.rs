@@ -2,9 +2,8 @@
 
 use core::fmt;
 
-use lazytlb_machine::text::{write_columns, write_line as line};
+use lazytlb_machine::text::{MAGIC, write_columns, write_line as line};
 
-use super::parse::MAGIC;
 use super::{Litmus, Slow};
 use crate::kernel::{KernelInterrupt, KernelStatement};
 use crate::program::{InInterrupt, Program, Roam, Source, Statement};
