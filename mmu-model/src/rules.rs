@@ -165,13 +165,18 @@ impl Books {
         let context = if in_interrupt { IN_INTERRUPT } else { 0 };
         open.poke(open.peek() << 8 | what as usize | context);
         all.poke(all.peek() << 8 | usize::from(given));
-        if !in_interrupt {
-            match what {
-                Opened::Section if self.pauses[task].peek() > 0 => {}
-                Opened::Section => self.sections[task].poke(self.sections[task].peek() + 1),
-                Opened::Pause => self.pauses[task].poke(self.pauses[task].peek() + 1),
-            }
-        }
+        self.counts(task, what, in_interrupt, |count| count + 1);
+    }
+
+    /// One more of them counts, or one less; none in an interrupt, and no section in a pause.
+    fn counts(&self, task: usize, what: Opened, in_interrupt: bool, change: impl Fn(usize) -> usize) {
+        let count = match what {
+            _ if in_interrupt => return,
+            Opened::Section if self.pauses[task].peek() > 0 => return,
+            Opened::Section => &self.sections[task],
+            Opened::Pause => &self.pauses[task],
+        };
+        count.poke(change(count.peek()));
     }
 
     /// It ends. Returns what its end needs.
@@ -187,13 +192,7 @@ impl Books {
         }
         open.poke(open.peek() >> 8);
         all.poke(all.peek() >> 8);
-        if !in_interrupt {
-            match what {
-                Opened::Section if self.pauses[task].peek() > 0 => {}
-                Opened::Section => self.sections[task].poke(self.sections[task].peek().saturating_sub(1)),
-                Opened::Pause => self.pauses[task].poke(self.pauses[task].peek().saturating_sub(1)),
-            }
-        }
+        self.counts(task, what, in_interrupt, |count| count.saturating_sub(1));
         given
     }
 

@@ -177,7 +177,7 @@ impl World {
                 state.resume(&*self.arch, pause);
             }
             Statement::Flush => {
-                if LabMmu.is_in_interrupt() || !books.wants_it_on(task) {
+                if in_interrupt || !books.wants_it_on(task) {
                     return;
                 }
                 self.arch.arch_flush_lazy_mmu_mode();
@@ -189,26 +189,12 @@ impl World {
             Statement::Look(entry) => {
                 books.hand[task].poke(hardware.page_of(self.arch.get(entry)).map_or(0, |page| page + 1));
             }
-            Statement::SetIfNone(entry, page) => {
-                if books.hand[task].peek() == 0 {
-                    books.installed[page].poke(1);
-                    self.set(task, entry, hardware.value_of(page));
-                } else {
-                    books.hand[task].poke(page + 1);
-                }
-            }
+            Statement::SetIfNone(entry, page) => self.install(task, entry, page, books.hand[task].peek() == 0),
             Statement::Protect(entry, page) => {
                 let value = hardware.value_of(page);
                 self.change(task, entry, value, || self.arch.protect(entry, value));
             }
-            Statement::Install(entry, page) => {
-                if self.arch.get(entry) == 0 {
-                    books.installed[page].poke(1);
-                    self.set(task, entry, hardware.value_of(page));
-                } else {
-                    books.hand[task].poke(page + 1);
-                }
-            }
+            Statement::Install(entry, page) => self.install(task, entry, page, self.arch.get(entry) == 0),
             Statement::Remove(entry) => {
                 let old = self.arch.get(entry);
                 if let Some(page) = hardware.page_of(old) {
@@ -252,18 +238,8 @@ impl World {
                 self.locks[lock].store(0, Release);
                 Machine::with(Machine::preempt_enable);
             }
-            Statement::Sleep => {
-                if books.wants_it_on(task) {
-                    broken(Rule::R8);
-                }
-                self.might_sleep(task);
-            }
-            Statement::SleepInArch => {
-                if books.wants_it_on(task) && self.kernel.arch != Arch::Arm64 {
-                    broken(Rule::R8);
-                }
-                self.might_sleep(task);
-            }
+            Statement::Sleep => self.might_sleep(task, false),
+            Statement::SleepInArch => self.might_sleep(task, self.kernel.arch == Arch::Arm64),
             Statement::BhDisable => self.kernel.bh[task].poke(self.kernel.bh[task].peek() + 1),
             Statement::BhEnable => {
                 self.kernel.bh[task].poke(self.kernel.bh[task].peek() - 1);
@@ -278,10 +254,20 @@ impl World {
                 Machine::with(|machine| machine.raise(machine.this_cpu(), vector as u8, false));
             }
         }
-        if matches!(statement, Statement::Enable | Statement::EnableWithPtes(..) | Statement::Disable)
-            || matches!(statement, Statement::Pause | Statement::Resume)
-        {
+        use Statement::{Disable, Enable, EnableWithPtes, Pause, Resume};
+        if matches!(statement, Enable | EnableWithPtes(..) | Disable | Pause | Resume) {
             self.check_mode(task);
+        }
+    }
+
+    /// An entry is set to map a page if it maps none, as far as the task knows; else the task keeps the page in its hand.
+    fn install(&self, task: usize, entry: usize, page: usize, is_none: bool) {
+        let Kernel { books, hardware, .. } = &self.kernel;
+        if is_none {
+            books.installed[page].poke(1);
+            self.set(task, entry, hardware.value_of(page));
+        } else {
+            books.hand[task].poke(page + 1);
         }
     }
 
@@ -310,9 +296,9 @@ impl World {
         }
     }
 
-    /// Nothing may sleep in an interrupt, with preemption off, or with bottom halves disabled.
-    fn might_sleep(&self, task: usize) {
-        if self.kernel.bh[task].peek() > 0 {
+    /// Nothing may sleep in an interrupt, with preemption off, or with bottom halves disabled; and in a section only what is allowed to.
+    fn might_sleep(&self, task: usize, in_section: bool) {
+        if self.kernel.bh[task].peek() > 0 || (!in_section && self.kernel.books.wants_it_on(task)) {
             broken(Rule::R8);
         }
         Machine::with(|machine| machine.might_sleep_by("R8: "));
