@@ -138,6 +138,28 @@ impl<M: Memory> Pte<M> {
         // SAFETY: the caller's word.
         unsafe { self.ptep.as_ref() }.swap(value, Relaxed)
     }
+
+    /// Makes of the entry what `change` says, in one step: nothing is lost that hardware writes into it meanwhile, its accessed and
+    /// dirty bits. Returns what it held; stores nothing if that is to stay.
+    ///
+    /// # Safety
+    /// The entry is there.
+    #[track_caller]
+    pub unsafe fn update(self, change: impl Fn(usize) -> usize) -> usize {
+        // SAFETY: the caller's word.
+        let word = unsafe { self.ptep.as_ref() };
+        let mut old = word.load(Relaxed);
+        loop {
+            let new = change(old);
+            if new == old {
+                return old;
+            }
+            match word.compare_exchange(old, new, Relaxed, Relaxed) {
+                Ok(_) => return old,
+                Err(now) => old = now,
+            }
+        }
+    }
 }
 
 /// How entries are read and changed under a back end, by the kernel's names.
@@ -177,6 +199,14 @@ pub trait PteAccess: LazyMmuArch {
     #[track_caller]
     unsafe fn set_pte(&self, pte: Pte<Self::Kernel>, value: usize);
 
+    /// Takes something away from an entry, and returns what it held: `change` gives less than it gets, or the same. Where hardware
+    /// writes accessed and dirty bits into entries it is one step, so that none of them is lost between the read and the store.
+    ///
+    /// # Safety
+    /// See [`PteAccess`].
+    #[track_caller]
+    unsafe fn pte_update(&self, pte: Pte<Self::Kernel>, change: impl Fn(usize) -> usize) -> usize;
+
     /// Clears an entry and returns what it held.
     ///
     /// # Safety
@@ -184,10 +214,7 @@ pub trait PteAccess: LazyMmuArch {
     #[track_caller]
     unsafe fn ptep_get_and_clear(&self, pte: Pte<Self::Kernel>) -> usize {
         // SAFETY: the caller's promise.
-        let old = unsafe { self.ptep_get(pte) };
-        // SAFETY: as above.
-        unsafe { self.set_pte(pte, Self::Kernel::PTE_NONE) };
-        old
+        unsafe { self.pte_update(pte, |_| Self::Kernel::PTE_NONE) }
     }
 
     /// As [`ptep_get_and_clear`](Self::ptep_get_and_clear), of an address space that goes as a whole: the caller flushes all of it in the end,
@@ -208,14 +235,8 @@ pub trait PteAccess: LazyMmuArch {
     #[track_caller]
     unsafe fn ptep_test_and_clear_young(&self, pte: Pte<Self::Kernel>) -> bool {
         // SAFETY: the caller's promise.
-        let value = unsafe { self.ptep_get(pte) };
-        let old = Self::Kernel::pte_mkold(value);
-        if old == value {
-            return false;
-        }
-        // SAFETY: as above.
-        unsafe { self.set_pte(pte, old) };
-        true
+        let value = unsafe { self.pte_update(pte, Self::Kernel::pte_mkold) };
+        Self::Kernel::pte_mkold(value) != value
     }
 
     /// Write-protects an entry.
@@ -225,12 +246,7 @@ pub trait PteAccess: LazyMmuArch {
     #[track_caller]
     unsafe fn ptep_set_wrprotect(&self, pte: Pte<Self::Kernel>) {
         // SAFETY: the caller's promise.
-        let value = unsafe { self.ptep_get(pte) };
-        let read_only = Self::Kernel::pte_wrprotect(value);
-        if read_only != value {
-            // SAFETY: as above.
-            unsafe { self.set_pte(pte, read_only) };
-        }
+        unsafe { self.pte_update(pte, Self::Kernel::pte_wrprotect) };
     }
 
     /// Begins to change an entry's protection: returns what it holds, which the hardware does not change until the commit.

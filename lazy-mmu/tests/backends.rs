@@ -4,7 +4,7 @@ use lazytlb_lazy_mmu::backends::xen::{Form, SwitchState, X1, X2, X3, X4, X5};
 use lazytlb_lazy_mmu::backends::{Arm64, MmuKernel, PowerpcHash, Pte, PteAccess, S390, Sparc64, Xen};
 use lazytlb_lazy_mmu::{LazyMmuArch, LazyMmuState};
 use lazytlb_toy_mmu::Op::{self, Barriers, HashFlush, Hypercall, Ipte, TlbFlush, TsbFlush};
-use lazytlb_toy_mmu::{BATCH, QUEUE, TABLE, ToyMmu, WRITE, YOUNG};
+use lazytlb_toy_mmu::{BATCH, DIRTY, QUEUE, TABLE, ToyMmu, WRITE, YOUNG};
 use proptest::prelude::*;
 
 type Powerpc = PowerpcHash<ToyMmu, BATCH>;
@@ -396,6 +396,37 @@ fn accessors_change_what_they_say() {
     all(Sparc64(ToyMmu) as Sparc);
     all(XenPv::<X5>::new(ToyMmu));
     all(S390(ToyMmu) as Z);
+}
+
+#[test]
+fn xen_changes_protection_in_the_queue_and_keeps_what_hardware_sets_meanwhile() {
+    let task = Task::new(XenPv::<X5>::new(ToyMmu));
+    let pte = ToyMmu.pte(1);
+    task.set(1, 1 | WRITE);
+    task.enable();
+    // SAFETY: the machine's tables stay, here and below.
+    let value = unsafe { task.arch.ptep_modify_prot_start(pte) };
+    // SAFETY: as above.
+    unsafe { pte.store(value | DIRTY) };
+    // SAFETY: as above.
+    unsafe { task.arch.ptep_modify_prot_commit(pte, value & !WRITE) };
+    assert_eq!(raw(1), 1 | WRITE | DIRTY, "queued");
+    task.disable();
+    assert_eq!(raw(1), 1 | DIRTY);
+}
+
+#[test]
+fn xen_takes_away_at_once_what_is_taken_by_an_instruction() {
+    let task = Task::new(XenPv::<X5>::new(ToyMmu));
+    task.set(1, 1 | YOUNG | WRITE).set(2, 1).enable().set(2, 2);
+    task.ops();
+    // SAFETY: the machine's tables stay, here and below.
+    unsafe { task.arch.ptep_set_wrprotect(ToyMmu.pte(1)) };
+    // SAFETY: as above.
+    assert_eq!(unsafe { task.arch.ptep_get_and_clear(ToyMmu.pte(2)) }, 1, "and so it does not see what is queued");
+    assert_eq!((raw(1), raw(2), task.ops()), (1 | YOUNG, 0, vec![]));
+    task.disable();
+    assert_eq!(raw(2), 2, "nor does what is queued see it");
 }
 
 /// A call of a random program.

@@ -195,7 +195,8 @@ impl XenKernel<QUEUE> for BareMmu {
     unsafe fn multicall(self, queue: &XenCpu<Self, QUEUE>) {
         self.hypercall();
         for operation in queue.operations() {
-            if let Operation::Update(ptep, value) = operation {
+            // No bits are set here, so none are there to be kept.
+            if let Operation::Update(ptep, value) | Operation::UpdatePreservingBits(ptep, value) = operation {
                 // SAFETY: the caller's entries.
                 unsafe { ptep.as_ref() }.store(value, Relaxed);
             }

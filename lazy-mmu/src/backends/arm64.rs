@@ -72,4 +72,10 @@ impl<K: Arm64Kernel> PteAccess for Arm64<K> {
             self.queue_pte_barriers();
         }
     }
+
+    /// No barrier: who takes something away flushes.
+    unsafe fn pte_update(&self, pte: Pte<K>, change: impl Fn(usize) -> usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { pte.update(change) }
+    }
 }

@@ -121,4 +121,14 @@ impl<K: HashKernel<N>, const N: usize> PteAccess for PowerpcHash<K, N> {
             self.hpte_need_flush(pte.mm, pte.addr, old);
         }
     }
+
+    unsafe fn pte_update(&self, pte: Pte<K>, change: impl Fn(usize) -> usize) -> usize {
+        let changes = |value: usize| change(value) != value;
+        // SAFETY: the caller's promise.
+        let old = unsafe { pte.update(|old| if changes(old) { K::unhashed(change(old)) } else { old }) };
+        if changes(old) && K::is_hashed(old) {
+            self.hpte_need_flush(pte.mm, pte.addr, old);
+        }
+        old
+    }
 }

@@ -313,4 +313,16 @@ impl<K: S390Kernel<N>, const N: usize> PteAccess for S390<K, N> {
         // SAFETY: as above.
         unsafe { pte.store(value) };
     }
+
+    /// As a read and a store: s390's hardware writes nothing into entries, and what it knows of accesses is kept elsewhere.
+    unsafe fn pte_update(&self, pte: Pte<K>, change: impl Fn(usize) -> usize) -> usize {
+        // SAFETY: the caller's promise.
+        let old = unsafe { self.ptep_get(pte) };
+        let new = change(old);
+        if new != old {
+            // SAFETY: as above.
+            unsafe { self.set_pte(pte, new) };
+        }
+        old
+    }
 }

@@ -65,6 +65,13 @@ impl<K: SparcKernel<N>, const N: usize> Sparc64<K, N> {
         self.0.preempt_enable();
     }
 
+    /// An entry has changed that held `old`.
+    fn has_changed(&self, pte: Pte<K>, old: usize) {
+        if pte.mm != 0 && K::pte_present(old) {
+            self.tlb_batch_add(pte.mm, pte.addr, K::is_exec(old));
+        }
+    }
+
     /// Invalidates what is in a batch (`flush_tlb_pending`).
     fn flush_tlb_pending(&self, batch: &TlbBatch<K, N>) {
         let addrs = || batch.entries(batch.len()).map(|[addr]| addr & !1);
@@ -106,8 +113,15 @@ impl<K: SparcKernel<N>, const N: usize> PteAccess for Sparc64<K, N> {
     unsafe fn set_pte(&self, pte: Pte<K>, value: usize) {
         // SAFETY: the caller's promise.
         let old = unsafe { pte.swap(value) };
-        if pte.mm != 0 && K::pte_present(old) {
-            self.tlb_batch_add(pte.mm, pte.addr, K::is_exec(old));
+        self.has_changed(pte, old);
+    }
+
+    unsafe fn pte_update(&self, pte: Pte<K>, change: impl Fn(usize) -> usize) -> usize {
+        // SAFETY: the caller's promise.
+        let old = unsafe { pte.update(&change) };
+        if change(old) != old {
+            self.has_changed(pte, old);
         }
+        old
     }
 }

@@ -19,6 +19,8 @@ use crate::state::LazyMmuState;
 pub enum Operation<T> {
     /// Stores a value into an entry.
     Update(NonNull<T>, usize),
+    /// The same, but accessed and dirty bits that are set in the entry by then stay (`MMU_PT_UPDATE_PRESERVE_AD`).
+    UpdatePreservingBits(NonNull<T>, usize),
     /// Takes an address out of the TLBs.
     FlushAddr(usize),
     /// Takes everything out of the TLBs.
@@ -43,6 +45,9 @@ const MODE_NONE: usize = 0;
 const MODE_MMU: usize = 1;
 /// A context switch uses it, for descriptors and registers.
 const MODE_CPU: usize = 2;
+
+/// In the lowest bit of an entry's address, as Xen itself has it: the update keeps accessed and dirty bits.
+const PRESERVE_BITS: usize = 1;
 
 /// In the place of an entry's value, where there is no entry: the operation is a flush of the address beside it.
 const FLUSH_ALL: usize = usize::MAX;
@@ -97,6 +102,9 @@ impl<M: Memory, const N: usize> XenCpu<M, N> {
         let count = self.count.get();
         let (entry, value) = match operation {
             Operation::Update(ptep, value) => (ptep.as_ptr(), value),
+            Operation::UpdatePreservingBits(ptep, value) => {
+                (ptep.as_ptr().map_addr(|addr| addr | PRESERVE_BITS), value)
+            }
             Operation::FlushAddr(addr) => (null_mut(), addr),
             Operation::FlushAll => (null_mut(), FLUSH_ALL),
         };
@@ -108,10 +116,14 @@ impl<M: Memory, const N: usize> XenCpu<M, N> {
     /// What is queued, in order.
     pub fn operations(&self) -> impl Iterator<Item = Operation<M::AtomicUsize>> + '_ {
         let queued = self.entries.iter().zip(&self.values).take(self.len());
-        queued.map(|(entry, value)| match (NonNull::new(entry.get()), value.get()) {
-            (Some(ptep), value) => Operation::Update(ptep, value),
-            (None, FLUSH_ALL) => Operation::FlushAll,
-            (None, addr) => Operation::FlushAddr(addr),
+        queued.map(|(entry, value)| {
+            let (tagged, value) = (entry.get(), value.get());
+            match NonNull::new(tagged.map_addr(|addr| addr & !PRESERVE_BITS)) {
+                Some(ptep) if ptep.as_ptr() != tagged => Operation::UpdatePreservingBits(ptep, value),
+                Some(ptep) => Operation::Update(ptep, value),
+                None if value == FLUSH_ALL => Operation::FlushAll,
+                None => Operation::FlushAddr(value),
+            }
         })
     }
 }
@@ -405,9 +417,21 @@ impl<K: XenKernel<N>, F: Form, const N: usize> PteAccess for Xen<K, F, N> {
         }
     }
 
+    /// By instructions of the guest's own, which Xen lets through one by one: at once, past the queue, as all of x86 does that is
+    /// neither `set_pte` nor the end of a transaction.
+    unsafe fn pte_update(&self, pte: Pte<K>, change: impl Fn(usize) -> usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { pte.update(change) }
+    }
+
     /// A plain read: the commit keeps what the hardware sets meanwhile.
     unsafe fn ptep_modify_prot_start(&self, pte: Pte<K>) -> usize {
         // SAFETY: the caller's promise.
         unsafe { pte.load() }
+    }
+
+    /// Always by the queue.
+    unsafe fn ptep_modify_prot_commit(&self, pte: Pte<K>, value: usize) {
+        self.queue(Operation::UpdatePreservingBits(pte.ptep, value));
     }
 }

@@ -23,6 +23,8 @@ use lazytlb_lazy_mmu::backends::{MmuKernel, Pte};
 pub const YOUNG: usize = 1 << 1;
 /// The page may be written.
 pub const WRITE: usize = 1 << 2;
+/// A bit of an entry: the page was written, as hardware tells.
+pub const DIRTY: usize = 1 << 3;
 
 /// How many entries a batch of powerpc's and sparc64's holds.
 pub const BATCH: usize = 192;
@@ -291,6 +293,11 @@ impl XenKernel<QUEUE> for ToyMmu {
             match operation {
                 // SAFETY: the caller's entries.
                 Operation::Update(ptep, value) => unsafe { ptep.as_ref() }.store(value, Relaxed),
+                Operation::UpdatePreservingBits(ptep, value) => {
+                    // SAFETY: as above.
+                    let entry = unsafe { ptep.as_ref() };
+                    entry.store(value | entry.load(Relaxed) & (YOUNG | DIRTY), Relaxed);
+                }
                 Operation::FlushAddr(_) => self.did(Op::TlbFlush(1)),
                 Operation::FlushAll => self.did(Op::TlbFlush(usize::MAX)),
             }
