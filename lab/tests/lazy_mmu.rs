@@ -193,7 +193,10 @@ fn help_lists_the_calls_and_impossible_switches_are_warned_of() {
     }
     let script = "enable\nswitch\n";
     let warnings = |backend: &str| json(script, &["--backend", backend])[1]["warnings"].as_array().unwrap().len();
-    assert_eq!(["powerpc-hash", "sparc64", "s390", "arm64", "xen-x4"].map(warnings), [1, 1, 1, 0, 0]);
+    assert_eq!(
+        ["powerpc-hash", "sparc64", "s390", "arm64", "xen-x4", "powerpc-radix"].map(warnings),
+        [1, 1, 1, 0, 0, 0]
+    );
 }
 
 #[test]
@@ -228,7 +231,7 @@ fn back_ends_defer_and_read_as_they_do() {
         let rows = json(script, &["--backend", backend]);
         (rows[2]["value"].clone(), rows[4]["value"].clone())
     };
-    for backend in ["none", "arm64", "powerpc-hash", "sparc64", "s390"] {
+    for backend in ["none", "arm64", "powerpc-hash", "powerpc-radix", "sparc64", "s390"] {
         assert_eq!(read(backend), (1.into(), 1.into()), "{backend}");
     }
     for backend in ["xen-x1", "xen-x2", "xen-x3", "xen-x4", "xen-x5"] {

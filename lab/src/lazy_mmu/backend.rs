@@ -41,6 +41,8 @@ pub(super) enum Name {
     Arm64,
     /// Invalidations in the hash table and the TLBs, 192 at a time.
     PowerpcHash,
+    /// Nothing: the same kernel on a machine without a hash table.
+    PowerpcRadix,
     /// Invalidations in the TSB and the TLBs, 192 at a time.
     Sparc64,
     /// Stores and flushes, 32 at a time; as it was to Linux 6.19, but for 2023 to 2025.
@@ -64,7 +66,10 @@ impl Name {
         match self {
             Name::None => Box::new(Nothing),
             Name::Arm64 => Box::new(Plain(Arm64(ToyMmu))),
-            Name::PowerpcHash => Box::new(Plain(PowerpcHash::<ToyMmu, BATCH>(ToyMmu))),
+            Name::PowerpcHash | Name::PowerpcRadix => {
+                ToyMmu.set_radix(self == Name::PowerpcRadix);
+                Box::new(Plain(PowerpcHash::<ToyMmu, BATCH>(ToyMmu)))
+            }
             Name::Sparc64 => Box::new(Plain(Sparc64::<ToyMmu, BATCH>(ToyMmu))),
             Name::XenX1 => Box::new(Xen::<ToyMmu, X1, QUEUE>::new(ToyMmu)),
             Name::XenX2 => Box::new(Xen::<ToyMmu, X2, QUEUE>::new(ToyMmu)),
