@@ -379,10 +379,10 @@ impl Machine {
 
     /// Runs `f` as one step of hardware, an agent's or that of the running task's CPU, which is no choice of its own: it
     /// may look at words by [`look`](Self::look) and write its own by [`SimLocal::poke`](crate::SimLocal::poke).
-    pub fn agent_step(&self, f: impl FnOnce()) {
+    pub fn agent_step<R>(&self, f: impl FnOnce() -> R) -> R {
         self.point(Next::Yield);
         self.state.borrow_mut().observe(sort::HINT, 0);
-        f();
+        f()
     }
 
     /// Reads a word as part of the step that is under way, from memory and without asking whether it may be read.
@@ -395,6 +395,7 @@ impl Machine {
             let who = state.who();
             state.summary.read(index, who);
             state.observe_word(sort::LOAD, index, self.arena.read(index), &self.arena);
+            state.watch(index);
         }
         word.peek()
     }

@@ -8,6 +8,7 @@ use lazytlb_lazy_mmu::{LazyMmuArch, Warning};
 use lazytlb_machine::{Machine, SimLocal};
 
 use crate::calls::{Named, Switched};
+use crate::hardware::bits;
 use crate::kernel::{BATCH, Kernel, LabMmu, QUEUE, TABLE, locals, this_cpu, this_task};
 use crate::names::{Arch, Mutant};
 use crate::rules::{Rule, broken};
@@ -83,6 +84,10 @@ impl PteAccess for Nothing {
     unsafe fn set_pte(&self, pte: Pte<LabMmu>, value: usize) {
         // SAFETY: the caller's promise.
         unsafe { pte.store(value) };
+    }
+    unsafe fn pte_update(&self, pte: Pte<LabMmu>, change: impl Fn(usize) -> usize) -> usize {
+        // SAFETY: as above.
+        unsafe { pte.update(change) }
     }
 }
 
@@ -180,7 +185,9 @@ impl<F: Form> BackEnd for Xen<LabMmu, F, QUEUE> {
 pub(crate) trait DynBackEnd: LazyMmuArch<Ptes = Named> {
     fn set(&self, entry: usize, value: usize);
     fn clear_full(&self, entry: usize);
-    fn protect(&self, entry: usize, value: usize);
+    /// An entry's transaction: it holds `frame` then, and the bits that it had.
+    fn protect(&self, entry: usize, frame: usize);
+    fn age(&self, entry: usize);
     fn get(&self, entry: usize) -> usize;
     fn flush_tlb(&self);
     fn switch_out(&self, prev: usize);
@@ -253,11 +260,15 @@ impl<B: BackEnd> DynBackEnd for Watched<B> {
         // SAFETY: the entries stay.
         unsafe { self.arch.ptep_get_and_clear_full(LabMmu.pte(entry)) };
     }
-    fn protect(&self, entry: usize, value: usize) {
+    fn protect(&self, entry: usize, frame: usize) {
         // SAFETY: the entries stay.
-        unsafe { self.arch.ptep_modify_prot_start(LabMmu.pte(entry)) };
+        let old = unsafe { self.arch.ptep_modify_prot_start(LabMmu.pte(entry)) };
         // SAFETY: as above.
-        unsafe { self.arch.ptep_modify_prot_commit(LabMmu.pte(entry), value) };
+        unsafe { self.arch.ptep_modify_prot_commit(LabMmu.pte(entry), frame | bits(old)) };
+    }
+    fn age(&self, entry: usize) {
+        // SAFETY: the entries stay.
+        unsafe { self.arch.ptep_test_and_clear_young(LabMmu.pte(entry)) };
     }
     fn get(&self, entry: usize) -> usize {
         // SAFETY: the entries stay.

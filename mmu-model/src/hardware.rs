@@ -2,6 +2,9 @@
 //!
 //! A TLB has a translation from its first use until it is invalidated. Nothing is ever dropped by itself: hardware may, but what is gone
 //! cannot be stale.
+//!
+//! x86 and arm64 write into entries by which they translate: that the page was accessed, and that it was written. They do so here in programs
+//! that have to do with these bits.
 
 use core::panic::Location;
 use core::ptr::NonNull;
@@ -10,6 +13,7 @@ use lazytlb_core::memory::{AtomicInt, AtomicWord, Memory, Ordering::*};
 use lazytlb_machine::{Cache, Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 
 use crate::kernel::{LabMmu, TABLE, locals, placed, shared, this_cpu, this_task};
+use crate::names::Arch;
 use crate::program::{InInterrupt, Program, Statement};
 use crate::rules::{Rule, broken, broken_at};
 
@@ -18,6 +22,21 @@ pub(crate) type Page = SimWord<usize>;
 
 /// The interrupt by which a CPU asks another to read its batch: nobody can keep it out, as on sparc64.
 pub(crate) const CROSS_CALL: u8 = 0;
+
+/// A bit of an entry: it was used since the bit was cleared.
+pub(crate) const ACCESSED: usize = 1;
+/// A bit of an entry: the page was written through it.
+pub(crate) const DIRTY: usize = 2;
+
+/// The bits of an entry that hardware writes.
+pub(crate) fn bits(value: usize) -> usize {
+    value & (ACCESSED | DIRTY)
+}
+
+/// What an entry holds beside them: where its page is.
+pub(crate) fn frame(value: usize) -> usize {
+    value & !(ACCESSED | DIRTY)
+}
 
 /// The hardware of all CPUs.
 pub(crate) struct Hardware {
@@ -28,6 +47,8 @@ pub(crate) struct Hardware {
     tlb: &'static [SimWord<usize>],
     /// Whether anybody uses translations.
     translates: bool,
+    /// Whether their use is written into entries.
+    writes_bits: bool,
     /// The pages.
     pub(crate) pages: Vec<NonNull<Page>>,
     /// The entries behind whose change each task owes a barrier, a bit each.
@@ -43,53 +64,65 @@ pub(crate) struct Hardware {
 }
 
 impl Hardware {
-    pub(crate) fn place(machine: &Machine, program: &Program, tasks: usize) -> Hardware {
+    pub(crate) fn place(machine: &Machine, program: &Program, arch: Arch, tasks: usize) -> Hardware {
         let entries = placed(machine.place_slice("pte", ObjectKind::Table, TABLE, |_| AtomicWord::new(0)));
         let cache: Cache<Page> =
             machine.create_cache("page", ObjectKind::Frame, program.pages.len().max(1), |_| AtomicWord::new(0));
         let pages: Vec<_> = program.pages.iter().map(|_| machine.alloc_at_setup(cache)).collect();
-        for &(entry, page) in &program.mapped {
-            let entry: &SimWord<usize> = &entries[entry];
-            entry.poke(pages[page].as_ptr().expose_provenance());
-        }
+        let statements = || program.scripts.iter().flatten();
         let translates = |statement: &Statement| {
-            matches!(statement, Statement::Touch(_) | Statement::Interrupt(_, InInterrupt::Touch(_)))
+            use Statement::{Interrupt, Touch, TouchRetrying};
+            matches!(statement, Touch(_) | TouchRetrying(_) | Interrupt(_, InInterrupt::Touch(_)))
         };
-        Hardware {
+        let is_of_bits = |statement: &Statement| {
+            use Statement::{Age, AgeByStore, Protect, ProtectByStore};
+            matches!(statement, Protect(..) | ProtectByStore(..) | Age(_) | AgeByStore(_))
+        };
+        let hardware = Hardware {
             cpus: program.cpus,
             entries,
             tlb: shared(machine, "tlb", program.cpus * TABLE),
-            translates: program.scripts.iter().flatten().any(translates),
+            translates: statements().any(translates),
+            writes_bits: arch.writes_bits() && statements().any(is_of_bits),
             pages,
             unbarriered: locals(machine, "unbarriered", tasks),
             calls: shared(machine, "cross_call", program.cpus * program.cpus),
             wrote: shared(machine, "wrote", TABLE),
             counts: program.at_most.is_some(),
             asked: &shared(machine, "asked", 1)[0],
+        };
+        for &(entry, page) in &program.mapped {
+            hardware.entries[entry].poke(hardware.value_of(page));
         }
+        hardware
     }
 
-    /// What an entry holds that maps a page.
-    pub(crate) fn value_of(&self, page: usize) -> usize {
+    /// Where a page is.
+    pub(crate) fn frame_of(&self, page: usize) -> usize {
         self.pages[page].as_ptr().expose_provenance()
+    }
+
+    /// What the kernel stores into an entry that is to map a page: it is young, and not written.
+    pub(crate) fn value_of(&self, page: usize) -> usize {
+        self.frame_of(page) | ACCESSED
     }
 
     /// The page that an entry of this value maps.
     pub(crate) fn page_of(&self, value: usize) -> Option<usize> {
-        self.pages.iter().position(|page| page.as_ptr().addr() == value)
+        self.pages.iter().position(|page| page.as_ptr().addr() == frame(value))
     }
 
-    /// What an entry holds; a look, and no step.
+    /// What an entry holds beside bits; a look, and no step.
     pub(crate) fn look_at(&self, entry: usize) -> usize {
-        Machine::with(|machine| machine.inspect(|| self.entries[entry].load(Relaxed)))
+        frame(Machine::with(|machine| machine.inspect(|| self.entries[entry].load(Relaxed))))
     }
 
     /// Whether an entry leads to a page, or will, or a translation does; a look, and no step.
-    pub(crate) fn leads_to(&self, value: usize) -> bool {
-        let words = self.entries.iter().chain(self.tlb);
-        let leads =
-            Machine::with(|machine| machine.inspect(|| words.map(|word| word.load(Relaxed)).any(|word| word == value)));
-        leads || (0..TABLE).any(|entry| LabMmu.kernel().books.stored(entry) == value)
+    pub(crate) fn leads_to(&self, page: usize) -> bool {
+        let leads = |value: usize| frame(value) == self.frame_of(page);
+        let mut words = self.entries.iter().chain(self.tlb);
+        Machine::with(|machine| machine.inspect(|| words.any(|word| leads(word.load(Relaxed)))))
+            || (0..TABLE).any(|entry| leads(LabMmu.kernel().books.stored(entry)))
     }
 
     /// A task owes a barrier behind what it has stored into an entry.
@@ -187,22 +220,42 @@ impl Hardware {
     #[track_caller]
     pub(crate) fn touch(&self, entry: usize) {
         let at = Location::caller();
-        Machine::with(|machine| machine.agent_step(|| self.access(machine, entry, at)));
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                if !self.access(machine, entry, at) {
+                    machine.fail(Kind::Assertion, "an access faults: nothing is mapped there");
+                }
+            });
+        });
     }
 
-    fn access(&self, machine: &Machine, entry: usize, at: &'static Location<'static>) {
+    /// The same, and again as long as it faults.
+    #[track_caller]
+    pub(crate) fn touch_retrying(&self, entry: usize) {
+        let at = Location::caller();
+        Sim.spin_until(|| {
+            Machine::with(|machine| machine.agent_step(|| self.access(machine, entry, at))).then_some(())
+        });
+    }
+
+    /// Says whether something is mapped there.
+    fn access(&self, machine: &Machine, entry: usize, at: &'static Location<'static>) -> bool {
         let (task, cpu) = (this_task(), this_cpu());
         let tlb = &self.tlb[cpu * TABLE + entry];
         let cached = machine.look(tlb);
-        let value = if cached == 0 { machine.look(&self.entries[entry]) } else { cached };
+        // A translation that has written nothing yet is looked up anew by the first write.
+        let walks = cached == 0 || (self.writes_bits && cached & DIRTY == 0);
+        let mut value = if walks { machine.look(&self.entries[entry]) } else { cached };
         let books = &LabMmu.kernel().books;
         let is_pending = value == 0 && books.is_of(task, entry) && books.stored(entry) != 0;
         if is_pending || (cached == 0 && self.unbarriered[task].peek() & 1 << entry != 0) {
             broken_at(Rule::R12, &raw const self.entries[entry]);
         }
-        let Some(page) = self.page_of(value) else {
-            return machine.fail(Kind::Assertion, "an access faults: nothing is mapped there");
-        };
+        let Some(page) = self.page_of(value) else { return false };
+        if self.writes_bits && walks && bits(value) != ACCESSED | DIRTY {
+            value |= ACCESSED | DIRTY;
+            machine.put(&self.entries[entry], value);
+        }
         machine.put(tlb, value);
         let page = self.pages[page];
         // SAFETY: in the arena, allocated or not.
@@ -210,7 +263,7 @@ impl Hardware {
         let there = machine.look(word);
         if !machine.is_live(page.as_ptr()) {
             let name = machine.name_of_ptr(page.as_ptr());
-            if cached == 0 {
+            if walks {
                 machine.report_rule("use-after-free", "Access through an entry to page", page.as_ptr(), at);
                 machine.fail(Kind::Dereferences, format!("cpu{cpu} accesses {name}, which is freed, and still mapped"));
             } else {
@@ -220,6 +273,12 @@ impl Hardware {
         }
         machine.put(word, there | 1 << task);
         self.wrote[entry].poke(self.wrote[entry].peek() | 1 << task);
+        true
+    }
+
+    /// Whether an entry knows of what was written through it; when nothing runs.
+    pub(crate) fn knows_of_writes(&self, entry: usize) -> bool {
+        !self.writes_bits || self.wrote(entry) == 0 || self.entries[entry].peek() & DIRTY != 0
     }
 
     /// The tasks that have written through an entry, a bit each.

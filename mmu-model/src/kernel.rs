@@ -14,7 +14,7 @@ use lazytlb_lazy_mmu::backends::{MmuKernel, Pte};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 
 use crate::calls::Calls;
-use crate::hardware::Hardware;
+use crate::hardware::{ACCESSED, Hardware, bits};
 use crate::names::{Arch, Mutant};
 use crate::program::Program;
 use crate::rules::{Books, Rule, broken};
@@ -91,7 +91,7 @@ impl Kernel {
             xen: XenCpu::default(),
             cache: PteCache::default(),
         };
-        let hardware = Hardware::place(machine, program, tasks);
+        let hardware = Hardware::place(machine, program, arch, tasks);
         let books = Books::place(machine, program, tasks, &hardware);
         Kernel {
             arch,
@@ -229,7 +229,7 @@ impl MmuKernel for LabMmu {
         value != 0
     }
     fn pte_mkold(value: usize) -> usize {
-        value
+        value & !ACCESSED
     }
     fn pte_wrprotect(value: usize) -> usize {
         value
@@ -310,6 +310,11 @@ impl XenKernel<QUEUE> for LabMmu {
             match operation {
                 // SAFETY: the caller's entries.
                 Operation::Update(ptep, value) => unsafe { self.mmu_update(ptep, value) },
+                Operation::UpdatePreservingBits(ptep, value) => {
+                    let pte = Pte::<Self> { mm: 0, addr: 0, ptep };
+                    // SAFETY: as above.
+                    unsafe { pte.update(|now| value | bits(now)) };
+                }
                 Operation::FlushAddr(addr) => self.hardware().flush_tlb([addr]),
                 Operation::FlushAll => self.hardware().flush_tlb(0..TABLE),
             }

@@ -40,11 +40,13 @@
 //! | `clear PTE full` | the same, where the whole address space goes |
 //! | `look PTE`, `set PTE PAGE if-none` | takes the page that it maps in its hand, if any; sets it if the hand is empty, else takes this page |
 //! | `protect PTE PAGE` | changes it by a transaction: reads and clears it, then stores (ptep_modify_prot_start, ptep_modify_prot_commit) |
+//! | `age PTE` | makes it old: clears its accessed bit (ptep_test_and_clear_young) |
+//! | `protect PTE PAGE by-store`, `age PTE by-store` | the same by a read and a plain store: what hardware sets in between is lost |
 //! | `install PTE PAGE` | maps the page if the entry maps none; takes the page in its hand otherwise |
 //! | `remove PTE` | clears the entry, and takes the page that it mapped in its hand |
 //! | `free` | frees the page in its hand, if there is one |
 //! | `read PTE`, `read PTE raw`, `read PTE lockless` | by the accessor; past it; as who walks tables without a lock |
-//! | `touch PTE` | writes through the entry's translation |
+//! | `touch PTE`, `touch PTE retrying` | writes through the entry's translation; where it maps nothing, as soon as it does |
 //! | `flush-tlb` | takes all translations out of the TLBs, as the architecture does |
 //! | `lock LOCK`, `unlock LOCK` | a spinlock, with preemption off |
 //! | `sleep`, `sleep in-arch` | may sleep here; in code of the architecture's own |

@@ -100,6 +100,14 @@ impl Api {
     }
 }
 
+impl Arch {
+    /// Whether its hardware writes into entries that a page was accessed, and written. On the others the kernel does, when an access
+    /// faults that the bits do not allow, or it is kept elsewhere.
+    pub(crate) fn writes_bits(self) -> bool {
+        !matches!(self, Arch::PowerpcHash | Arch::PowerpcRadix | Arch::Sparc64 | Arch::S390)
+    }
+}
+
 names! {
     /// A planted bug: of a back end, or of the kernel around it.
     Mutant, "mutant" {

@@ -27,6 +27,12 @@ pub enum Statement {
     SetIfNone(usize, usize),
     /// An entry is changed to map a page by a transaction: it is read and cleared, then stored.
     Protect(usize, usize),
+    /// The same by a read and a store, which may lose what hardware writes into the entry in between.
+    ProtectByStore(usize, usize),
+    /// An entry is made old: its accessed bit is cleared.
+    Age(usize),
+    /// The same by a read and a store.
+    AgeByStore(usize),
     /// An entry is set to map a page if it maps none; else the page is in the task's hand.
     Install(usize, usize),
     /// An entry is cleared, and the page that it mapped is in the task's hand.
@@ -41,6 +47,8 @@ pub enum Statement {
     ReadLockless(usize),
     /// The task writes through an entry's translation.
     Touch(usize),
+    /// The same; where nothing is mapped the access faults, and is done again when something is.
+    TouchRetrying(usize),
     /// All translations are taken out of the TLBs.
     FlushTlb,
     /// A spinlock is taken; preemption is off while it is held.
@@ -124,6 +132,19 @@ impl Program {
         (0..self.tasks.len()).filter(|task| !self.waiting.contains(task))
     }
 
+    /// Whether an entry maps the same page all the time, so that what it tells of the page is of all that was written through it.
+    pub(crate) fn keeps_its_page(&self, entry: usize) -> bool {
+        use Statement::*;
+        let Some(&(_, mapped)) = self.mapped.iter().find(|(one, _)| *one == entry) else { return false };
+        self.scripts.iter().flatten().all(|statement| match *statement {
+            Clear(one) | ClearFull(one) | Remove(one) => one != entry,
+            Set(one, _) | SetIfNone(one, _) | Install(one, _) => one != entry,
+            Protect(one, page) | ProtectByStore(one, page) => one != entry || page == mapped,
+            Interrupt(_, InInterrupt::Section(one, _) | InInterrupt::Set(one, _)) => one != entry,
+            _ => true,
+        })
+    }
+
     /// The number of a CPU's idle task.
     pub fn idle(&self, cpu: usize) -> usize {
         self.tasks.len() + cpu
@@ -156,6 +177,9 @@ impl Program {
             Look(at) => format!("look {}", pte(at)),
             SetIfNone(at, to) => format!("set {} {} if-none", pte(at), page(to)),
             Protect(at, to) => format!("protect {} {}", pte(at), page(to)),
+            ProtectByStore(at, to) => format!("protect {} {} by-store", pte(at), page(to)),
+            Age(at) => format!("age {}", pte(at)),
+            AgeByStore(at) => format!("age {} by-store", pte(at)),
             Install(at, to) => format!("install {} {}", pte(at), page(to)),
             Remove(at) => format!("remove {}", pte(at)),
             Free => "free".into(),
@@ -163,6 +187,7 @@ impl Program {
             ReadRaw(at) => format!("read {} raw", pte(at)),
             ReadLockless(at) => format!("read {} lockless", pte(at)),
             Touch(at) => format!("touch {}", pte(at)),
+            TouchRetrying(at) => format!("touch {} retrying", pte(at)),
             FlushTlb => "flush-tlb".into(),
             Lock(one) => format!("lock {}", lock(one)),
             Unlock(one) => format!("unlock {}", lock(one)),

@@ -112,7 +112,7 @@ pub(crate) struct Books {
     open: &'static [SimLocal<usize>],
     /// What enable and pause gave for it, likewise.
     given: &'static [SimLocal<usize>],
-    /// What somebody has stored into each entry last.
+    /// What somebody has stored into each entry last, but for bits.
     stored: &'static [SimWord<usize>],
     /// Who it was: one more than the task, 0 for nobody.
     writers: &'static [SimWord<usize>],
@@ -150,7 +150,7 @@ impl Books {
             installed: locals(machine, "installed", program.pages.len()),
         };
         for &(entry, page) in &program.mapped {
-            books.stored[entry].poke(hardware.value_of(page));
+            books.stored[entry].poke(hardware.frame_of(page));
         }
         books
     }

@@ -4,10 +4,12 @@ use core::panic::Location;
 use std::rc::Rc;
 
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, LocalWord, Memory, Ordering::*};
+use lazytlb_lazy_mmu::backends::MmuKernel;
 use lazytlb_machine::{Kind, Machine, Sim, SimLocal, SimWord};
 
 use crate::backend::{self, DynBackEnd};
 use crate::calls::{self, Calls};
+use crate::hardware::{bits, frame};
 use crate::kernel::{Kernel, LabMmu, TABLE, locals, shared, this_cpu, this_task};
 use crate::model::Setting;
 use crate::names::{Arch, Mutant};
@@ -191,9 +193,15 @@ impl World {
             }
             Statement::SetIfNone(entry, page) => self.install(task, entry, page, books.hand[task].peek() == 0),
             Statement::Protect(entry, page) => {
-                let value = hardware.value_of(page);
-                self.change(task, entry, value, || self.arch.protect(entry, value));
+                let frame = hardware.frame_of(page);
+                self.change(task, entry, frame, || self.arch.protect(entry, frame));
             }
+            Statement::ProtectByStore(entry, page) => {
+                let frame = hardware.frame_of(page);
+                self.set(task, entry, frame | bits(self.arch.get(entry)));
+            }
+            Statement::Age(entry) => self.change(task, entry, books.stored(entry), || self.arch.age(entry)),
+            Statement::AgeByStore(entry) => self.set(task, entry, LabMmu::pte_mkold(self.arch.get(entry))),
             Statement::Install(entry, page) => self.install(task, entry, page, self.arch.get(entry) == 0),
             Statement::Remove(entry) => {
                 let old = self.arch.get(entry);
@@ -205,7 +213,7 @@ impl World {
             Statement::Free => {
                 if let Some(page) = books.hand[task].peek().checked_sub(1) {
                     books.hand[task].poke(0);
-                    if hardware.leads_to(hardware.value_of(page)) {
+                    if hardware.leads_to(page) {
                         broken_at(Rule::R11, hardware.pages[page].as_ptr());
                     }
                     Machine::with(|machine| machine.free(hardware.pages[page], Location::caller()));
@@ -223,6 +231,7 @@ impl World {
                 hardware.entries[entry].load(Relaxed);
             }
             Statement::Touch(entry) => hardware.touch(entry),
+            Statement::TouchRetrying(entry) => hardware.touch_retrying(entry),
             Statement::FlushTlb => {
                 books.asks_for_a_flush(task, hardware);
                 self.arch.flush_tlb();
@@ -289,7 +298,7 @@ impl World {
         }
         books.begins_to_change(entry);
         change();
-        books.has_changed(task, entry, value);
+        books.has_changed(task, entry, frame(value));
         books.changed[task].poke(books.changed[task].peek() | 1 << entry);
         if self.kernel.arch == Arch::Arm64 && self.kernel.tasks[task].pending.peek() != 0 {
             hardware.owes_a_barrier(task, entry);
@@ -310,7 +319,7 @@ impl World {
 
     /// Who has changed an entry reads what it has stored.
     fn check_read(&self, task: usize, entry: usize, value: usize) {
-        if self.kernel.books.is_of(task, entry) && value != self.kernel.books.stored(entry) {
+        if self.kernel.books.is_of(task, entry) && frame(value) != self.kernel.books.stored(entry) {
             broken_at(Rule::R9, &raw const self.kernel.hardware.entries[entry]);
         }
     }
@@ -408,7 +417,7 @@ impl World {
     fn set_in_interrupt(&self, task: usize, entry: usize, page: usize) {
         let value = self.kernel.hardware.value_of(page);
         self.set(task, entry, value);
-        if self.kernel.hardware.look_at(entry) != value {
+        if self.kernel.hardware.look_at(entry) != frame(value) {
             broken_at(Rule::R7, &raw const self.kernel.hardware.entries[entry]);
         }
     }
@@ -497,10 +506,10 @@ impl World {
         if !is_empty {
             machine.fail(Kind::Invariant, Rule::R6.to_string());
         }
-        let is_mapped = |value: usize| hardware.entries.iter().any(|entry| entry.peek() == value);
+        let is_mapped = |page: usize| hardware.entries.iter().any(|entry| hardware.page_of(entry.peek()) == Some(page));
         let in_hand = |page: usize| books.hand.iter().any(|hand| hand.peek() == page + 1);
         for page in (0..program.pages.len()).filter(|&page| books.installed[page].peek() != 0) {
-            let is_lost = !is_mapped(hardware.value_of(page)) && !in_hand(page);
+            let is_lost = !is_mapped(page) && !in_hand(page);
             if is_lost && machine.is_live(hardware.pages[page].as_ptr()) {
                 let name = &program.pages[page];
                 machine.fail(Kind::Leak, format!("page {name} is lost: nothing maps it, and nobody frees it"));
@@ -512,6 +521,10 @@ impl World {
             let there = unsafe { hardware.pages[page].as_ref() }.peek();
             if hardware.wrote(entry) & !there != 0 {
                 machine.fail(Kind::Assertion, format!("what a task has written through {name} is gone"));
+            }
+            if program.keeps_its_page(entry) && !hardware.knows_of_writes(entry) {
+                let message = format!("{name}'s dirty bit is lost: so is what was written, when the page is reclaimed");
+                machine.fail(Kind::Assertion, message);
             }
         }
         if let Some(at_most) = program.at_most.filter(|&at_most| hardware.asked() > at_most) {
@@ -535,7 +548,7 @@ impl World {
             facts.push(format!("{name}: enabled {sections}, paused {pauses}, the mode is {on}"));
         }
         for (entry, name) in program.ptes.iter().enumerate() {
-            let (there, stored) = (hardware.entries[entry].peek(), books.stored_at_end(entry));
+            let (there, stored) = (frame(hardware.entries[entry].peek()), books.stored_at_end(entry));
             let waits = if there == stored { String::new() } else { format!("; {} waits", name_of(stored)) };
             facts.push(format!("{name} maps {}{waits}", name_of(there)));
         }
@@ -558,13 +571,16 @@ fn name_of(statement: Statement) -> &'static str {
         Statement::Look(_) => "ptep_get",
         Statement::SetIfNone(..) => "set_pte",
         Statement::Protect(..) => "modify_prot",
+        Statement::ProtectByStore(..) => "set_pte",
+        Statement::Age(_) => "ptep_test_and_clear_young",
+        Statement::AgeByStore(_) => "set_pte",
         Statement::Install(..) => "populate",
         Statement::Remove(_) => "depopulate",
         Statement::Free => "free_page",
         Statement::Read(_) => "ptep_get",
         Statement::ReadRaw(_) => "raw read",
         Statement::ReadLockless(_) => "ptep_get_lockless",
-        Statement::Touch(_) => "memset",
+        Statement::Touch(_) | Statement::TouchRetrying(_) => "memset",
         Statement::FlushTlb => "flush_tlb",
         Statement::Lock(_) => "spin_lock",
         Statement::Unlock(_) => "spin_unlock",

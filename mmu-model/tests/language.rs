@@ -16,7 +16,7 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Words that mean something somewhere.
-const WORDS: [&str; 38] = [
+const WORDS: [&str; 41] = [
     "enable",
     "disable",
     "pause",
@@ -25,6 +25,8 @@ const WORDS: [&str; 38] = [
     "set",
     "clear",
     "protect",
+    "by-store",
+    "age",
     "install",
     "remove",
     "free",
@@ -32,6 +34,7 @@ const WORDS: [&str; 38] = [
     "raw",
     "lockless",
     "touch",
+    "retrying",
     "flush-tlb",
     "lock",
     "unlock",
@@ -97,6 +100,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("task a\nenable P\n", "8:9: expected nothing, or two entries"),
         ("task a\nenable Q P\n", "8:10: the last entry comes before the first"),
         ("task a\nset P B\n", "8:7: there is no page `B`"),
+        ("task a\nage P A\n", "8:7: `A` is not known behind `age`"),
         ("task a\nread P twice\n", "8:8: `twice` is not known behind `read`"),
         ("task a\ndisable now\n", "8:9: `now` is not known behind `disable`"),
         ("task a\nmunmap\n", "8:1: unknown statement `munmap`"),

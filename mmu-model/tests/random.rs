@@ -14,6 +14,8 @@ enum Part {
     Change(Option<usize>),
     /// Its entry is changed by a transaction, and read.
     Protect(usize),
+    /// Its entry is made old.
+    Age,
     /// A section that names its entry, or not.
     Section(bool, Vec<Part>),
     Pause(Vec<Part>),
@@ -32,6 +34,7 @@ fn parts() -> impl Strategy<Value = Vec<Part>> {
     let leaf = prop_oneof![
         4 => prop::option::of(0..2usize).prop_map(Part::Change),
         1 => (0..2usize).prop_map(Part::Protect),
+        1 => Just(Part::Age),
         1 => Just(Part::Flush),
         1 => Just(Part::FlushTlb),
         1 => Just(Part::Touch),
@@ -54,6 +57,7 @@ fn write(script: &mut Vec<Statement>, entry: usize, parts: &[Part], in_section: 
             Part::Change(Some(page)) => script.push(Statement::Set(entry, *page)),
             Part::Change(None) => script.push(Statement::Clear(entry)),
             Part::Protect(page) => script.push(Statement::Protect(entry, *page)),
+            Part::Age => script.push(Statement::Age(entry)),
             Part::Section(named, parts) => {
                 script.push(if *named { Statement::EnableWithPtes(entry, entry) } else { Statement::Enable });
                 write(script, entry, parts, true);

@@ -23,8 +23,8 @@ const MOST_PREEMPTIONS: usize = 100;
 /// Lines of the header that say all in one.
 const ONCE: [&str; 7] = ["name", "cpus", "waiting", "preemptions", "at-most", "mutant", "bug"];
 
-const STATEMENTS: &str = "enable, disable, pause, resume, flush, set, clear, look, protect, install, remove, free, read, touch, flush-tlb, lock, \
-    unlock, sleep, bh-disable, bh-enable, syscall-exit, irq, softirq";
+const STATEMENTS: &str = "enable, disable, pause, resume, flush, set, clear, look, protect, age, install, remove, free, read, touch, flush-tlb, \
+    lock, unlock, sleep, bh-disable, bh-enable, syscall-exit, irq, softirq";
 
 /// What has been read so far.
 struct Reader {
@@ -276,6 +276,7 @@ impl Reader {
             ("clear", [at, Word { text: "full", .. }]) => ClearFull(pte(at)?),
             ("look", [at]) => Look(pte(at)?),
             ("protect", [at, to]) => Protect(pte(at)?, page(to)?),
+            ("protect", [at, to, Word { text: "by-store", .. }]) => ProtectByStore(pte(at)?, page(to)?),
             ("set" | "install" | "protect", _) => {
                 return Err(line.error(line.end(cell), "expected an entry and a page"));
             }
@@ -286,7 +287,10 @@ impl Reader {
             ("read", [at, Word { text: "raw", .. }]) => ReadRaw(pte(at)?),
             ("read", [at, Word { text: "lockless", .. }]) => ReadLockless(pte(at)?),
             ("touch", [at]) => Touch(pte(at)?),
-            ("clear" | "look" | "remove" | "read" | "touch", _) => {
+            ("touch", [at, Word { text: "retrying", .. }]) => TouchRetrying(pte(at)?),
+            ("age", [at]) => Age(pte(at)?),
+            ("age", [at, Word { text: "by-store", .. }]) => AgeByStore(pte(at)?),
+            ("clear" | "look" | "remove" | "read" | "touch" | "age", _) => {
                 return Err(line.takes_one(cell, key, rest, "one entry"));
             }
             ("flush-tlb", []) => FlushTlb,
