@@ -84,7 +84,7 @@ impl<W: LocalWord<u8>, const VERSION: u32> Generation for Flagged<W, VERSION> {
         }
         let before = self.nesting_level.get();
         Self::check_count(arch, before != 0, Warning::DisableUnderflow);
-        check(arch, before == 0 || self.active.get() != 0, Warning::Paused);
+        check(arch, self.active.get() != 0, Warning::Paused);
         self.nesting_level.set(before.wrapping_sub(1));
         if before == 1 {
             self.active.set(0);
