@@ -10,10 +10,13 @@
 //! # }
 //! ```
 //!
-//! What does not compile: to end a section twice or never, to cross a pause with a section, to sleep in one (if what sleeps takes a
-//! `&mut` [`MaySleep`]), to send one to another task. What is left is reported when the guard ends, and mended: a guard that was
-//! forgotten (`core::mem::forget`), raw calls inside that do not pair, an end of a pair inside an interrupt and the other
-//! outside.
+//! What does not compile, once a [`MaySleep`] or an [`Anywhere`] is there: to end a section twice, to cross a pause with a section, to sleep in one
+//! (if what sleeps takes a `&mut` [`MaySleep`]), to send one to another task. What these two are made with is a promise, and `unsafe`:
+//! a second one for the same task, used while guards of the first are there, could cross them.
+//!
+//! What is left is reported when the guard ends. A guard that was forgotten (`core::mem::forget`) is ended then. Raw calls inside that do not
+//! pair, and an end inside an interrupt while the other is outside, are not mended: nobody knows which of the calls was wrong.
+//! In `async` code nothing keeps a section from being held over an `.await`; its future is not `Send` then, which is all that can be said.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -179,8 +182,12 @@ begins! {
 }
 
 impl<'a, A: LazyMmuArch + ?Sized, W: LocalWord<u8>> Anywhere<'a, A, W> {
-    /// On the state of the current task. Context: any.
-    pub fn new(state: &'a LazyMmuState<W>, arch: &'a A) -> Self {
+    /// States that this is the innermost code of the current task that has to do with the mode. Context: any.
+    ///
+    /// # Safety
+    /// `state` is the current task's. As long as this value and what begins by it are there, no other guard of the task is used or dropped, nor
+    /// another such value: so a function may make one for itself that is gone when it returns, and an interrupt handler likewise.
+    pub unsafe fn assume(state: &'a LazyMmuState<W>, arch: &'a A) -> Self {
         Anywhere { calls: Calls::new(state, arch) }
     }
 }

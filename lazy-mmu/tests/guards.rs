@@ -81,7 +81,8 @@ fn raw_calls_that_do_not_pair_are_noticed() {
 fn the_ends_of_a_section_lie_in_the_same_context() {
     let (state, arch) = (LazyMmuState::new(), Recorder::default());
     // It begins outside and ends inside: Linux says nothing, and leaves the mode on (T8).
-    let mut task = Anywhere::new(&state, &arch);
+    // SAFETY: there is no other.
+    let mut task = unsafe { Anywhere::assume(&state, &arch) };
     let section = task.enable();
     arch.in_interrupt.set(true);
     drop(section);
@@ -106,7 +107,8 @@ fn an_interrupt_in_a_section_opens_its_own() {
     let section = task.enable();
     arch.in_interrupt.set(true);
     {
-        let mut handler = Anywhere::new(&state, &arch);
+        // SAFETY: it is gone when the handler returns.
+        let mut handler = unsafe { Anywhere::assume(&state, &arch) };
         let mut own = handler.enable();
         drop(own.pause());
         assert!(!state.is_lazy_mmu_mode_active(&arch));
@@ -121,6 +123,7 @@ fn an_interrupt_in_a_section_opens_its_own() {
 fn an_architecture_can_be_chosen_at_run_time() {
     let (state, arch) = (LazyMmuState::new(), Recorder::default());
     let chosen: &dyn LazyMmuArch<Ptes = u32> = &arch;
-    drop(Anywhere::new(&state, chosen).enable());
+    // SAFETY: there is no other.
+    drop(unsafe { Anywhere::assume(&state, chosen) }.enable());
     assert_eq!(arch.seen(), "enter leave");
 }
