@@ -429,6 +429,19 @@ fn xen_takes_away_at_once_what_is_taken_by_an_instruction() {
     assert_eq!(raw(2), 2, "nor does what is queued see it");
 }
 
+#[test]
+fn sparc64_batches_nothing_of_an_address_space_that_goes_as_a_whole() {
+    let task = Task::new(Sparc64(ToyMmu) as Sparc);
+    task.set_all(0..3, 1);
+    task.enable();
+    for addr in 0..3 {
+        // SAFETY: the machine's tables stay.
+        assert_eq!(unsafe { task.arch.ptep_get_and_clear_full(ToyMmu.pte(addr)) }, 1);
+    }
+    task.disable();
+    assert_eq!(task.ops(), []);
+}
+
 /// A call of a random program.
 #[derive(Clone, Copy, Debug)]
 enum Call {

@@ -116,6 +116,12 @@ impl<K: SparcKernel<N>, const N: usize> PteAccess for Sparc64<K, N> {
         self.has_changed(pte, old);
     }
 
+    /// Nothing is batched of an address space that goes as a whole: its context goes.
+    unsafe fn ptep_get_and_clear_full(&self, pte: Pte<K>) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { pte.swap(K::PTE_NONE) }
+    }
+
     unsafe fn pte_update(&self, pte: Pte<K>, change: impl Fn(usize) -> usize) -> usize {
         // SAFETY: the caller's promise.
         let old = unsafe { pte.update(&change) };
