@@ -55,12 +55,13 @@ fn made(generation: &'static str, case: &Case, outcome: Outcome) -> Made {
 
 /// One word for a cell of the table.
 fn verdict(outcome: &Outcome) -> &'static str {
-    let is_wrong = outcome.faults().next().is_some();
+    let has = |one: Fault| outcome.faults().any(|fault| fault == one);
     match outcome {
         _ if outcome.bugs > 0 => "stops",
         _ if outcome.warnings > 0 => "warns",
-        _ if outcome.faults().any(|fault| fault == Fault::LeftOn) => "STAYS ON",
-        _ if is_wrong => "WRONG",
+        _ if has(Fault::LeftOn) => "STAYS ON",
+        _ if has(Fault::NotInForce) => "WRONG",
+        _ if has(Fault::EnteredTwice) || has(Fault::NotEntered) => "unpaired",
         _ if outcome.unbatched > 0 => "slow",
         _ => "right",
     }
@@ -69,8 +70,9 @@ fn verdict(outcome: &Outcome) -> &'static str {
 const LEGEND: &str = "\
 e enable, h enable with a hint, d disable, p pause, r resume, + and - the ends of an interrupt.
 right: callbacks pair, what is changed is in force behind each disable and in each pause, and the mode is off in the end.
-slow: right, but the mode is off where a section is open. warns, stops: a debug build of the kernel says so, or stops.
-WRONG: callbacks do not pair, or something is not in force. STAYS ON: in the end the mode is on; both without a word.
+slow: right, but the mode is off where a section is open. unpaired: callbacks do not pair, without a word. Where an architecture lets that be
+(arm64, powerpc) it is right, or slow; Xen stops the machine. warns, stops: a debug build of the kernel says so, or stops.
+WRONG: something is not in force. STAYS ON: in the end the mode is on; both without a word.
 From T8 to T14, and in T16, the program itself is wrong.
 ";
 

@@ -263,7 +263,8 @@ forms! {
 /// leave nothing behind on the CPU. In an interrupt an update goes out at once, and a flush takes the interrupted section's
 /// queue with it.
 ///
-/// *What breaks:* reading an entry that was changed in the section. It holds the old value, for everybody.
+/// *What breaks:* reading an entry that was changed in the section. It holds the old value, for everybody. And an interrupt that changes an
+/// entry for which an update is queued: its own change is in force at once, and the older one comes behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct Xen<K, F, const N: usize>(pub K, PhantomData<F>);
 
