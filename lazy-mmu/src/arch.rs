@@ -16,7 +16,8 @@ use core::fmt;
 /// that may come twice (Xen since 7.1-rc4), no state besides the counters.
 ///
 /// Nothing here is unsafe to call or to get wrong: whether the mode is on decides when a change of a page table takes effect, and
-/// the functions that change page tables have the obligations.
+/// the functions that change page tables have the obligations. A hint through which an architecture stores is unsafe to make
+/// ([`PteRange`](crate::backends::s390::PteRange)).
 ///
 /// Context of all callbacks: that of the call of the generic layer that makes them, never an interrupt.
 pub trait LazyMmuArch {

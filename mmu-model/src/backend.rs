@@ -47,6 +47,12 @@ pub(crate) trait BackEnd: PteAccess<Kernel = LabMmu> {
         true
     }
 
+    /// Whether the invalidation of an entry waits on a CPU, whose new value is in force.
+    fn is_to_invalidate(&self, kernel: &Kernel, cpu: usize, entry: usize) -> bool {
+        let _ = (kernel, cpu, entry);
+        false
+    }
+
     /// Whether an entry of a section's is one that only the accessors may read.
     fn is_poisoned(&self, entry: usize) -> bool {
         let _ = entry;
@@ -113,6 +119,10 @@ impl BackEnd for PowerpcHash<LabMmu, BATCH> {
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool {
         kernel.cpus[cpu].hash.is_empty()
     }
+    fn is_to_invalidate(&self, kernel: &Kernel, cpu: usize, entry: usize) -> bool {
+        let batch = &kernel.cpus[cpu].hash;
+        batch.entries(batch.len()).any(|[addr, _]| addr == entry)
+    }
 }
 
 impl BackEnd for Sparc64<LabMmu, BATCH> {
@@ -125,12 +135,17 @@ impl BackEnd for Sparc64<LabMmu, BATCH> {
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool {
         kernel.cpus[cpu].tlb.is_empty()
     }
+    fn is_to_invalidate(&self, kernel: &Kernel, cpu: usize, entry: usize) -> bool {
+        let batch = &kernel.cpus[cpu].tlb;
+        batch.entries(batch.len()).any(|[addr]| addr / 2 == entry)
+    }
 }
 
 impl BackEnd for S390<LabMmu, TABLE> {
     fn ptes(&self, (first, last): Named) -> PteRange<LabMmu> {
         let Pte { mm, addr, ptep } = LabMmu.pte(first);
-        PteRange { mm, addr, end: addr + (last + 1 - first), ptep }
+        // SAFETY: the entries stay, and stand in one slice. (A program that names some of another mm's breaks R17.)
+        unsafe { PteRange::new(mm, addr..addr + (last + 1 - first), ptep) }
     }
     /// What waits in the cache is invalidated when it is stored, so a flush before it is in force owes it nothing.
     fn flush_tlb(&self) {
@@ -145,7 +160,7 @@ impl BackEnd for S390<LabMmu, TABLE> {
         let entries = if LabMmu.has(Mutant::HalfGranules) { entry & !1..(entry | 1) + 1 } else { entry..entry + 1 };
         let is_named = |cpu: usize| {
             let named = Machine::with(|machine| machine.inspect(|| kernel.cpus[cpu].cache.ptes()));
-            named.is_some_and(|named| entries.clone().any(|entry| (named.addr..named.end).contains(&entry)))
+            named.is_some_and(|named| entries.clone().any(|entry| named.addrs().contains(&entry)))
         };
         if LabMmu.has(Mutant::PoisonForAll) { (0..kernel.cpus.len()).any(is_named) } else { is_named(this_cpu()) }
     }
@@ -184,16 +199,18 @@ impl<F: Form> BackEnd for Xen<LabMmu, F, QUEUE> {
 /// A back end, whichever it is.
 pub(crate) trait DynBackEnd: LazyMmuArch<Ptes = Named> {
     fn set(&self, entry: usize, value: usize);
-    fn clear_full(&self, entry: usize);
+    /// Returns what it has read, as do the next two.
+    fn clear_full(&self, entry: usize) -> usize;
     /// An entry's transaction: it holds `frame` then, and the bits that it had.
-    fn protect(&self, entry: usize, frame: usize);
-    fn age(&self, entry: usize);
+    fn protect(&self, entry: usize, frame: usize) -> usize;
+    fn age(&self, entry: usize) -> usize;
     fn get(&self, entry: usize) -> usize;
     fn flush_tlb(&self);
     fn switch_out(&self, prev: usize);
     fn switch_in(&self, next: usize);
     fn new_task(&self, task: usize);
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool;
+    fn is_to_invalidate(&self, kernel: &Kernel, cpu: usize, entry: usize) -> bool;
     fn is_poisoned(&self, entry: usize) -> bool;
     /// Whether the architecture is in the mode for a task, by its callbacks.
     fn is_entered(&self, task: usize) -> bool;
@@ -256,19 +273,21 @@ impl<B: BackEnd> DynBackEnd for Watched<B> {
         // SAFETY: the entries stay.
         unsafe { self.arch.set_pte(LabMmu.pte(entry), value) };
     }
-    fn clear_full(&self, entry: usize) {
+    fn clear_full(&self, entry: usize) -> usize {
         // SAFETY: the entries stay.
-        unsafe { self.arch.ptep_get_and_clear_full(LabMmu.pte(entry)) };
+        unsafe { self.arch.ptep_get_and_clear_full(LabMmu.pte(entry)) }
     }
-    fn protect(&self, entry: usize, frame: usize) {
+    fn protect(&self, entry: usize, frame: usize) -> usize {
         // SAFETY: the entries stay.
         let old = unsafe { self.arch.ptep_modify_prot_start(LabMmu.pte(entry)) };
         // SAFETY: as above.
         unsafe { self.arch.ptep_modify_prot_commit(LabMmu.pte(entry), frame | bits(old)) };
+        old
     }
-    fn age(&self, entry: usize) {
+    fn age(&self, entry: usize) -> usize {
+        // As ptep_test_and_clear_young does, which tells of the accessed bit only.
         // SAFETY: the entries stay.
-        unsafe { self.arch.ptep_test_and_clear_young(LabMmu.pte(entry)) };
+        unsafe { self.arch.pte_update(LabMmu.pte(entry), LabMmu::pte_mkold) }
     }
     fn get(&self, entry: usize) -> usize {
         // SAFETY: the entries stay.
@@ -288,6 +307,9 @@ impl<B: BackEnd> DynBackEnd for Watched<B> {
     }
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool {
         self.arch.is_empty(kernel, cpu)
+    }
+    fn is_to_invalidate(&self, kernel: &Kernel, cpu: usize, entry: usize) -> bool {
+        self.arch.is_to_invalidate(kernel, cpu, entry)
     }
     fn is_poisoned(&self, entry: usize) -> bool {
         self.arch.is_poisoned(entry)

@@ -55,8 +55,6 @@ pub(crate) struct Hardware {
     unbarriered: &'static [SimLocal<usize>],
     /// For each CPU, and each other that asks it to read its batch: one more than how much is in it; 0 if nobody asks.
     calls: &'static [SimWord<usize>],
-    /// The tasks that have written through each entry, a bit each.
-    wrote: &'static [SimWord<usize>],
     /// Whether anybody wants to know how often it was asked.
     counts: bool,
     /// How often it was asked for barriers, or to invalidate entries in memory.
@@ -87,7 +85,6 @@ impl Hardware {
             pages,
             unbarriered: locals(machine, "unbarriered", tasks),
             calls: shared(machine, "cross_call", program.cpus * program.cpus),
-            wrote: shared(machine, "wrote", TABLE),
             counts: program.at_most.is_some(),
             asked: &shared(machine, "asked", 1)[0],
         };
@@ -153,7 +150,10 @@ impl Hardware {
 
     /// The same, asked for by the kernel, and not by the back end behind a change.
     pub(crate) fn flush_tlb(&self, entries: impl IntoIterator<Item = usize>) {
-        if let Some(entry) = LabMmu.kernel().books.flushed_too_early(this_task(), self) {
+        // What waits on a CPU is of whom it has come from.
+        let kernel = LabMmu.kernel();
+        let task = kernel.leaving[this_cpu()].peek().checked_sub(1).unwrap_or_else(this_task);
+        if let Some(entry) = kernel.books.flushed_too_early(task, self) {
             broken_at(Rule::R13, &raw const self.entries[entry]);
         }
         self.invalidate(entries);
@@ -272,17 +272,12 @@ impl Hardware {
             }
         }
         machine.put(word, there | 1 << task);
-        self.wrote[entry].poke(self.wrote[entry].peek() | 1 << task);
+        machine.put(&books.wrote[entry], machine.look(&books.wrote[entry]) | 1 << task);
         true
     }
 
-    /// Whether an entry knows of what was written through it; when nothing runs.
-    pub(crate) fn knows_of_writes(&self, entry: usize) -> bool {
-        !self.writes_bits || self.wrote(entry) == 0 || self.entries[entry].peek() & DIRTY != 0
-    }
-
-    /// The tasks that have written through an entry, a bit each.
-    pub(crate) fn wrote(&self, entry: usize) -> usize {
-        self.wrote[entry].peek()
+    /// Whether an entry says that its page was written, where hardware would have it say so; when nothing runs.
+    pub(crate) fn is_dirty(&self, entry: usize) -> bool {
+        !self.writes_bits || self.entries[entry].peek() & DIRTY != 0
     }
 }

@@ -71,6 +71,8 @@ pub(crate) struct Kernel {
     pub(crate) in_flush_hook: Cell<bool>,
     /// The table that each entry is in.
     tables: Vec<usize>,
+    /// The task that each CPU is on its way from, while the back end's hook runs on the other's stack; one more, 0 if it is on none.
+    pub(crate) leaving: &'static [SimLocal<usize>],
     /// How often each task has disabled bottom halves.
     pub(crate) bh: &'static [SimLocal<usize>],
 }
@@ -103,6 +105,7 @@ impl Kernel {
             books,
             in_flush_hook: Cell::new(false),
             tables: program.tables.clone(),
+            leaving: locals(machine, "leaving", program.cpus),
             bh: locals(machine, "bh_disabled", tasks),
         }
     }

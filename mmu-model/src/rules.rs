@@ -120,8 +120,14 @@ pub(crate) struct Books {
     changing: &'static [SimWord<usize>],
     /// Whether several were at once: nobody can say what it ought to hold. 1 if so.
     contested: &'static [SimWord<usize>],
-    /// For each task, what each entry ought to hold when its next flush of the TLBs is done; one more, 0 if nothing was asked.
+    /// How many flushes of the TLBs each task has asked for that are still to come.
+    flushes: &'static [SimLocal<usize>],
+    /// For each task, what each entry ought to hold when a flush is done that the task has asked for; one more, 0 if nothing was asked.
     at_flush: &'static [SimLocal<usize>],
+    /// How many flushes are still to come until then, that one included.
+    until_flush: &'static [SimLocal<usize>],
+    /// The tasks that have written through each entry since it was last cleared, or set after that; a bit each.
+    pub(crate) wrote: &'static [SimWord<usize>],
     /// The entries that each task has changed and not unlocked since, a bit each.
     pub(crate) changed: &'static [SimLocal<usize>],
     /// The locks that it holds, likewise.
@@ -143,7 +149,10 @@ impl Books {
             writers: shared(machine, "writer", TABLE),
             changing: shared(machine, "changing", TABLE),
             contested: shared(machine, "contested", TABLE),
+            flushes: locals(machine, "flushes", tasks),
             at_flush: locals(machine, "at_flush", tasks * TABLE),
+            until_flush: locals(machine, "until_flush", tasks * TABLE),
+            wrote: shared(machine, "wrote", TABLE),
             changed: locals(machine, "changed", tasks),
             locked: locals(machine, "locked", tasks),
             hand: locals(machine, "hand", tasks),
@@ -206,8 +215,9 @@ impl Books {
         self.open[task].peek() == 0
     }
 
-    /// Somebody begins to change an entry. A step of its own: others look at it.
-    pub(crate) fn begins_to_change(&self, entry: usize) {
+    /// Somebody begins to change an entry. A step of its own: others look at it. Returns what the entry ought to hold, if the task was the
+    /// last to store into it, and nobody else is about to.
+    pub(crate) fn begins_to_change(&self, task: usize, entry: usize) -> Option<usize> {
         Machine::with(|machine| {
             machine.agent_step(|| {
                 let others = machine.look(&self.changing[entry]);
@@ -215,46 +225,64 @@ impl Books {
                 if others > 0 {
                     machine.put(&self.contested[entry], 1);
                 }
-            });
-        });
+                let is_own = others == 0 && machine.look(&self.writers[entry]) == task + 1;
+                is_own.then(|| machine.look(&self.stored[entry]))
+            })
+        })
     }
 
-    /// A task, or an interrupt of its, has changed an entry. A step of its own.
-    pub(crate) fn has_changed(&self, task: usize, entry: usize, value: usize) {
+    /// A task, or an interrupt of its, has changed an entry. A step of its own. Says whether nobody else has meanwhile.
+    pub(crate) fn has_changed(&self, task: usize, entry: usize, value: usize) -> bool {
         Machine::with(|machine| {
             machine.agent_step(|| {
                 let others = machine.look(&self.changing[entry]) - 1;
                 let contested = machine.look(&self.contested[entry]) != 0;
                 machine.put(&self.changing[entry], others);
+                // What was written into a page that is taken away is to go; what another page overwrites is lost.
+                if value == 0 || machine.look(&self.stored[entry]) == 0 {
+                    machine.put(&self.wrote[entry], 0);
+                }
                 machine.put(&self.stored[entry], value);
                 machine.put(&self.writers[entry], if contested { 0 } else { task + 1 });
                 if others == 0 && contested {
                     machine.put(&self.contested[entry], 0);
                 }
-            });
-        });
+                !contested
+            })
+        })
     }
 
     /// A task asks for the TLBs to be flushed, behind all that it has stored.
     pub(crate) fn asks_for_a_flush(&self, task: usize, hardware: &Hardware) {
+        let flushes = self.flushes[task].peek() + 1;
+        self.flushes[task].poke(flushes);
         for entry in 0..TABLE {
             let asked = &self.at_flush[task * TABLE + entry];
             // What an earlier flush waits for comes before what this one does.
             if asked.peek() == 0 && self.deferred(task, hardware, core::iter::once(entry)).is_some() {
                 asked.poke(1 + self.stored(entry));
+                self.until_flush[task * TABLE + entry].poke(flushes);
             }
         }
     }
 
     /// The TLBs are about to be flushed for a task. Returns an entry that does not hold what it ought to, if there is one. No step.
     pub(crate) fn flushed_too_early(&self, task: usize, hardware: &Hardware) -> Option<usize> {
-        let asked = (0..TABLE).filter(|&entry| {
-            let asked = &self.at_flush[task * TABLE + entry];
+        self.flushes[task].poke(self.flushes[task].peek().saturating_sub(1));
+        let too_early = (0..TABLE).filter(|&entry| {
+            let (asked, until) = (&self.at_flush[task * TABLE + entry], &self.until_flush[task * TABLE + entry]);
             let value = asked.peek();
+            if value == 0 {
+                return false;
+            }
+            until.poke(until.peek() - 1);
+            if until.peek() > 0 {
+                return false;
+            }
             asked.poke(0);
-            value != 0 && hardware.look_at(entry) != value - 1
+            hardware.look_at(entry) != value - 1
         });
-        asked.last()
+        too_early.last()
     }
 
     /// What an entry ought to hold, once all is in force. No step.

@@ -187,24 +187,25 @@ impl World {
             }
             Statement::Set(entry, page) => self.set(task, entry, hardware.value_of(page)),
             Statement::Clear(entry) => self.set(task, entry, 0),
-            Statement::ClearFull(entry) => self.change(task, entry, 0, || self.arch.clear_full(entry)),
+            Statement::ClearFull(entry) => self.change(task, entry, 0, || Some(self.arch.clear_full(entry))),
             Statement::Look(entry) => {
-                books.hand[task].poke(hardware.page_of(self.arch.get(entry)).map_or(0, |page| page + 1));
+                books.hand[task].poke(hardware.page_of(self.read(task, entry)).map_or(0, |page| page + 1));
             }
             Statement::SetIfNone(entry, page) => self.install(task, entry, page, books.hand[task].peek() == 0),
             Statement::Protect(entry, page) => {
                 let frame = hardware.frame_of(page);
-                self.change(task, entry, frame, || self.arch.protect(entry, frame));
+                self.change(task, entry, frame, || Some(self.arch.protect(entry, frame)));
+                self.owes_a_barrier(task, entry);
             }
             Statement::ProtectByStore(entry, page) => {
                 let frame = hardware.frame_of(page);
-                self.set(task, entry, frame | bits(self.arch.get(entry)));
+                self.set(task, entry, frame | bits(self.read(task, entry)));
             }
-            Statement::Age(entry) => self.change(task, entry, books.stored(entry), || self.arch.age(entry)),
-            Statement::AgeByStore(entry) => self.set(task, entry, LabMmu::pte_mkold(self.arch.get(entry))),
-            Statement::Install(entry, page) => self.install(task, entry, page, self.arch.get(entry) == 0),
+            Statement::Age(entry) => self.change(task, entry, books.stored(entry), || Some(self.arch.age(entry))),
+            Statement::AgeByStore(entry) => self.set(task, entry, LabMmu::pte_mkold(self.read(task, entry))),
+            Statement::Install(entry, page) => self.install(task, entry, page, self.read(task, entry) == 0),
             Statement::Remove(entry) => {
-                let old = self.arch.get(entry);
+                let old = self.read(task, entry);
                 if let Some(page) = hardware.page_of(old) {
                     self.set(task, entry, 0);
                     books.hand[task].poke(page + 1);
@@ -219,7 +220,7 @@ impl World {
                     Machine::with(|machine| machine.free(hardware.pages[page], Location::caller()));
                 }
             }
-            Statement::Read(entry) => self.read(task, entry),
+            Statement::Read(entry) => drop(self.read(task, entry)),
             Statement::ReadRaw(entry) => {
                 let value = hardware.entries[entry].load(Relaxed);
                 self.check_read(task, entry, value);
@@ -287,22 +288,37 @@ impl World {
 
     /// An entry is changed, by a task or in an interrupt of its.
     fn set(&self, task: usize, entry: usize, value: usize) {
-        self.change(task, entry, value, || self.arch.set(entry, value));
+        self.change(task, entry, value, || {
+            self.arch.set(entry, value);
+            None
+        });
+        if frame(value) != 0 {
+            self.owes_a_barrier(task, entry);
+        }
     }
 
-    fn change(&self, task: usize, entry: usize, value: usize, change: impl FnOnce()) {
+    /// arm64: an entry of the kernel's is valid now, and its barrier waits if the mode is on.
+    fn owes_a_barrier(&self, task: usize, entry: usize) {
+        let is_lazy = || Machine::with(|machine| machine.inspect(|| LabMmu.is_lazy_mmu_mode_active()));
+        if self.kernel.arch == Arch::Arm64 && is_lazy() {
+            self.kernel.hardware.owes_a_barrier(task, entry);
+        }
+    }
+
+    /// An entry is changed. `change` returns what it has read on its way, if it has: who has changed the entry before must read that.
+    fn change(&self, task: usize, entry: usize, value: usize, change: impl FnOnce() -> Option<usize>) {
         let Kernel { books, hardware, .. } = &self.kernel;
         let is_held = |lock: usize| books.locked[task].peek() & 1 << lock != 0;
         if self.program.guarded && !self.program.guards[entry].is_some_and(is_held) {
             broken_at(Rule::R10, &raw const hardware.entries[entry]);
         }
-        books.begins_to_change(entry);
-        change();
-        books.has_changed(task, entry, frame(value));
-        books.changed[task].poke(books.changed[task].peek() | 1 << entry);
-        if self.kernel.arch == Arch::Arm64 && self.kernel.tasks[task].pending.peek() != 0 {
-            hardware.owes_a_barrier(task, entry);
+        let own = books.begins_to_change(task, entry);
+        let read = change().filter(|&read| own.is_some_and(|stored| frame(read) != stored));
+        let was_alone = books.has_changed(task, entry, frame(value));
+        if read.is_some() && was_alone {
+            broken_at(Rule::R9, &raw const hardware.entries[entry]);
         }
+        books.changed[task].poke(books.changed[task].peek() | 1 << entry);
     }
 
     /// Nothing may sleep in an interrupt, with preemption off, or with bottom halves disabled; and in a section only what is allowed to.
@@ -313,8 +329,11 @@ impl World {
         Machine::with(|machine| machine.might_sleep_by("R8: "));
     }
 
-    fn read(&self, task: usize, entry: usize) {
-        self.check_read(task, entry, self.arch.get(entry));
+    /// An entry is read by the accessor.
+    fn read(&self, task: usize, entry: usize) -> usize {
+        let value = self.arch.get(entry);
+        self.check_read(task, entry, value);
+        value
     }
 
     /// Who has changed an entry reads what it has stored.
@@ -353,8 +372,7 @@ impl World {
         let entries = || (0..self.program.ptes.len()).filter(guards).filter(|entry| changed & 1 << entry != 0);
         books.changed[task].poke(entries().fold(changed, |mask, entry| mask & !(1 << entry)));
         let deferred = books.deferred(task, hardware, entries());
-        let waits = deferred.or_else(|| entries().next().filter(|_| !self.nothing_waits()));
-        if let Some(entry) = waits {
+        if let Some(entry) = deferred.or_else(|| entries().find(|&entry| self.is_to_invalidate(entry))) {
             broken_at(Rule::R10, &raw const hardware.entries[entry]);
         }
     }
@@ -365,6 +383,12 @@ impl World {
         if counts != (0, 0) || !self.kernel.books.is_closed(task) {
             broken(Rule::R1);
         }
+    }
+
+    /// Whether the invalidation of an entry waits on this CPU. Not a step.
+    fn is_to_invalidate(&self, entry: usize) -> bool {
+        let here = |machine: &Machine| self.arch.is_to_invalidate(&self.kernel, machine.this_cpu(), entry);
+        Machine::with(|machine| machine.inspect(|| here(machine)))
     }
 
     /// Whether nothing waits on this CPU. Not a step.
@@ -405,7 +429,7 @@ impl World {
                 state.disable(&*self.arch, section);
             }
             InInterrupt::Set(entry, page) => self.set_in_interrupt(task, entry, page),
-            InInterrupt::Read(entry) => self.read(task, entry),
+            InInterrupt::Read(entry) => drop(self.read(task, entry)),
             InInterrupt::Touch(entry) => hardware.touch(entry),
             InInterrupt::Sleep => Machine::with(|machine| machine.might_sleep_by("R8: ")),
         }
@@ -484,11 +508,14 @@ impl World {
 
     /// The first thing on a stack that a CPU has come to. Interrupts are on when it returns.
     fn finish_switch(&self) {
+        let left = self.left[this_cpu()].get() - 1;
+        let leaving = &self.kernel.leaving[this_cpu()];
+        leaving.poke(left + 1);
         self.arch.switch_in(this_task());
+        leaving.poke(0);
         if !self.nothing_waits() {
             broken(Rule::R6);
         }
-        let left = self.left[this_cpu()].get() - 1;
         if left < self.program.tasks.len() && self.over.load(Relaxed) & 1 << left == 0 {
             self.waiting.fetch_or(1 << left, Release);
         }
@@ -519,10 +546,11 @@ impl World {
             let Some(page) = hardware.page_of(hardware.entries[entry].peek()) else { continue };
             // SAFETY: in the arena; what is freed was found before.
             let there = unsafe { hardware.pages[page].as_ref() }.peek();
-            if hardware.wrote(entry) & !there != 0 {
+            let wrote = books.wrote[entry].peek();
+            if wrote & !there != 0 {
                 machine.fail(Kind::Assertion, format!("what a task has written through {name} is gone"));
             }
-            if program.keeps_its_page(entry) && !hardware.knows_of_writes(entry) {
+            if wrote != 0 && program.keeps_its_page(entry) && !hardware.is_dirty(entry) {
                 let message = format!("{name}'s dirty bit is lost: so is what was written, when the page is reclaimed");
                 machine.fail(Kind::Assertion, message);
             }

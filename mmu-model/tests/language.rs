@@ -101,6 +101,8 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("task a\nenable Q P\n", "8:10: the last entry comes before the first"),
         ("task a\nset P B\n", "8:7: there is no page `B`"),
         ("task a\nage P A\n", "8:7: `A` is not known behind `age`"),
+        ("task a\nset P A by-store\n", "8:9: `by-store` is not known behind `set`"),
+        ("task a\nset P\n", "8:6: expected an entry and a page"),
         ("task a\nread P twice\n", "8:8: `twice` is not known behind `read`"),
         ("task a\ndisable now\n", "8:9: `now` is not known behind `disable`"),
         ("task a\nmunmap\n", "8:1: unknown statement `munmap`"),

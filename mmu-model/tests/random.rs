@@ -1,8 +1,9 @@
-//! Random programs that pair their calls, on one CPU and on two, over all interleavings: nothing is found wherever it is claimed so.
+//! Random programs that pair their calls, on one CPU and on two: nothing is found wherever it is claimed so, in the first 3,000 executions of an
+//! exhaustive search. Small programs have no more.
 
 use core::time::Duration;
 
-use lazytlb_machine::{Kind, Limits, Reduction, Search};
+use lazytlb_machine::{Limits, Reduction, Search};
 use lazytlb_mmu_model::program::{InInterrupt, Source};
 use lazytlb_mmu_model::{Api, Arch, Model, Program, Setting, Statement};
 use proptest::prelude::*;
@@ -12,8 +13,8 @@ use proptest::prelude::*;
 enum Part {
     /// Its entry is set to one of the pages, or cleared.
     Change(Option<usize>),
-    /// Its entry is changed by a transaction, and read.
-    Protect(usize),
+    /// Its entry is changed by a transaction.
+    Protect,
     /// Its entry is made old.
     Age,
     /// A section that names its entry, or not.
@@ -33,11 +34,11 @@ enum Part {
 fn parts() -> impl Strategy<Value = Vec<Part>> {
     let leaf = prop_oneof![
         4 => prop::option::of(0..2usize).prop_map(Part::Change),
-        1 => (0..2usize).prop_map(Part::Protect),
+        1 => Just(Part::Protect),
         1 => Just(Part::Age),
         1 => Just(Part::Flush),
         1 => Just(Part::FlushTlb),
-        1 => Just(Part::Touch),
+        2 => Just(Part::Touch),
         1 => (0..2usize).prop_map(Part::Locked),
         1 => any::<bool>().prop_map(Part::Interrupt),
     ];
@@ -50,22 +51,26 @@ fn parts() -> impl Strategy<Value = Vec<Part>> {
     prop::collection::vec(part, 0..3)
 }
 
-/// The statements of the task whose entry this is.
-fn write(script: &mut Vec<Statement>, entry: usize, parts: &[Part], in_section: bool) {
+/// The statements of the task whose entry this is. `mapped` is the page that the entry maps.
+fn write(script: &mut Vec<Statement>, entry: usize, parts: &[Part], in_section: bool, mapped: &mut Option<usize>) {
     for part in parts {
         match part {
-            Part::Change(Some(page)) => script.push(Statement::Set(entry, *page)),
-            Part::Change(None) => script.push(Statement::Clear(entry)),
-            Part::Protect(page) => script.push(Statement::Protect(entry, *page)),
-            Part::Age => script.push(Statement::Age(entry)),
+            Part::Change(page) => change(script, entry, *page, mapped),
+            // What reads an entry wants it in force.
+            Part::Protect => {
+                if let Some(page) = *mapped {
+                    script.extend([Statement::Flush, Statement::Protect(entry, page)]);
+                }
+            }
+            Part::Age => script.extend([Statement::Flush, Statement::Age(entry)]),
             Part::Section(named, parts) => {
                 script.push(if *named { Statement::EnableWithPtes(entry, entry) } else { Statement::Enable });
-                write(script, entry, parts, true);
+                write(script, entry, parts, true, mapped);
                 script.push(Statement::Disable);
             }
             Part::Pause(parts) => {
                 script.push(Statement::Pause);
-                write(script, entry, parts, false);
+                write(script, entry, parts, false, mapped);
                 // What is changed in a pause can be read at once.
                 script.push(Statement::ReadLockless(entry));
                 script.push(Statement::Resume);
@@ -77,21 +82,27 @@ fn write(script: &mut Vec<Statement>, entry: usize, parts: &[Part], in_section: 
             Part::FlushTlb => script.push(Statement::FlushTlb),
             // Neither belongs there: what waits may be needed, or left when the lock is released.
             Part::Touch | Part::Locked(_) if in_section => {}
-            Part::Touch => script.push(Statement::Touch(entry)),
-            Part::Locked(page) => script.extend([
-                Statement::Lock(entry),
-                Statement::EnableWithPtes(entry, entry),
-                Statement::Set(entry, *page),
-                Statement::Disable,
-                Statement::FlushTlb,
-                Statement::Unlock(entry),
-            ]),
+            Part::Touch => script.extend(mapped.map(|_| Statement::Touch(entry))),
+            Part::Locked(page) => {
+                script.extend([Statement::Lock(entry), Statement::EnableWithPtes(entry, entry)]);
+                change(script, entry, Some(*page), mapped);
+                script.extend([Statement::Disable, Statement::FlushTlb, Statement::Unlock(entry)]);
+            }
             Part::Interrupt(soft) => {
                 let source = if *soft { Source::Softirq } else { Source::Irq };
                 script.push(Statement::Interrupt(source, InInterrupt::Section(2 + entry, 1)));
             }
         }
     }
+}
+
+/// An entry is cleared if it maps something, and set: what was written into a page is to go before another comes to its place.
+fn change(script: &mut Vec<Statement>, entry: usize, page: Option<usize>, mapped: &mut Option<usize>) {
+    if mapped.is_some() || page.is_none() {
+        script.extend([Statement::Clear(entry), Statement::FlushTlb]);
+    }
+    script.extend(page.map(|page| Statement::Set(entry, page)));
+    *mapped = page;
 }
 
 /// How the tasks are placed.
@@ -112,7 +123,7 @@ fn placement() -> impl Strategy<Value = Placement> {
 fn program(scripts: &[Vec<Part>; 2], placement: Placement) -> Program {
     let write = |(entry, parts): (usize, &Vec<Part>)| {
         let mut script = Vec::new();
-        write(&mut script, entry, parts, false);
+        write(&mut script, entry, parts, false, &mut None);
         script.push(Statement::SyscallExit);
         script
     };
@@ -154,9 +165,7 @@ proptest! {
         for &arch in Arch::ALL.iter().filter(|&&arch| Api::Merged.claims(arch)) {
             let limits = Limits { executions: 3_000, time: Duration::from_secs(600), stop_at_first: false };
             let model = Model::new(&program, &Setting::new(Api::Merged, arch));
-            let mut found = model.explore(Search::Exhaustive(Reduction::Full), limits, |_| {}).found;
-            // Who uses what nobody has mapped finds nothing.
-            found.retain(|found| found.verdict.kind != Kind::Assertion);
+            let found = model.explore(Search::Exhaustive(Reduction::Full), limits, |_| {}).found;
             prop_assert!(found.is_empty(), "{arch}: {:?}", found.iter().map(|found| &found.verdict).collect::<Vec<_>>());
         }
     }

@@ -363,7 +363,8 @@ impl BackEnd {
             BackEnd::Xen => change(&Xen::<_, X5, QUEUE>::new(BareMmu), entries, in_section.then_some(()), rounds),
             BackEnd::S390 => {
                 let Pte { mm, addr, ptep } = BareMmu.pte(0);
-                let named = PteRange { mm, addr, end: entries, ptep };
+                // SAFETY: they are a static table.
+                let named = unsafe { PteRange::new(mm, addr..entries, ptep) };
                 change(&S390::<_, TABLE>(BareMmu), entries, in_section.then_some(named), rounds)
             }
         };

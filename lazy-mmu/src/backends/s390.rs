@@ -6,6 +6,7 @@
 //! entries in a row, so a section that says which entries it will change collects them.
 
 use core::fmt;
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -76,7 +77,9 @@ impl<K: S390Kernel<N>, const N: usize> PteCache<K, N> {
     /// The entries that were named, if any were.
     pub fn ptes(&self) -> Option<PteRange<K>> {
         let ptep = NonNull::new(self.ptep.get())?;
-        Some(PteRange { mm: self.mm.get(), addr: self.addr.get(), end: self.end.get(), ptep })
+        let addrs = self.addr.get()..self.end.get();
+        // SAFETY: of these words a range was made before, and its entries are there until the section ends.
+        Some(unsafe { PteRange::new(self.mm.get(), addrs, ptep) })
     }
 
     /// Whether nothing waits to be stored.
@@ -123,16 +126,28 @@ impl<K: S390Kernel<N>, const N: usize> PteCache<K, N> {
     }
 }
 
-/// Entries of one mm, all in one table.
+/// Entries of one mm, all in one table: what a section says that it will change.
 pub struct PteRange<M: Memory> {
-    /// The mm.
-    pub mm: usize,
-    /// The address that the first one maps.
-    pub addr: usize,
-    /// The address behind what the last one maps.
-    pub end: usize,
-    /// The first one.
-    pub ptep: NonNull<M::AtomicUsize>,
+    mm: usize,
+    addr: usize,
+    end: usize,
+    ptep: NonNull<M::AtomicUsize>,
+}
+
+impl<M: Memory> PteRange<M> {
+    /// The entries that map these addresses of an mm ([`Pte::mm`]), the first of which is this. An empty range names none.
+    ///
+    /// # Safety
+    /// They are there, one behind the other in one table, until the section ends that names them. The end of the section stores
+    /// through this pointer, and invalidates these addresses.
+    pub unsafe fn new(mm: usize, addrs: Range<usize>, ptep: NonNull<M::AtomicUsize>) -> Self {
+        PteRange { mm, addr: addrs.start, end: addrs.end, ptep }
+    }
+
+    /// The addresses that they map.
+    pub fn addrs(&self) -> Range<usize> {
+        self.addr..self.end
+    }
 }
 
 impl<M: Memory> Clone for PteRange<M> {
@@ -155,7 +170,7 @@ impl<K: MmuKernel> PteRange<K> {
     where
         K: S390Kernel<N>,
     {
-        ((self.end - self.addr) / K::PAGE_SIZE).min(N)
+        (self.addrs().len() / K::PAGE_SIZE).min(N)
     }
 }
 
@@ -203,7 +218,7 @@ impl<K: S390Kernel<N>, const N: usize> S390<K, N> {
     fn enter(&self, ptes: Option<PteRange<K>>) {
         self.0.preempt_disable();
         let cache = self.0.pte_cache();
-        cache.sections.set(cache.sections.get() + 1);
+        cache.sections.set(cache.sections.get().wrapping_add(1));
         cache.name(ptes);
     }
 

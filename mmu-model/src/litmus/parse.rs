@@ -277,6 +277,9 @@ impl Reader {
             ("look", [at]) => Look(pte(at)?),
             ("protect", [at, to]) => Protect(pte(at)?, page(to)?),
             ("protect", [at, to, Word { text: "by-store", .. }]) => ProtectByStore(pte(at)?, page(to)?),
+            ("set" | "install" | "protect", [_, _, extra, ..]) => {
+                return Err(line.error(extra.column, format!("`{}` is not known behind `{}`", extra.text, key.text)));
+            }
             ("set" | "install" | "protect", _) => {
                 return Err(line.error(line.end(cell), "expected an entry and a page"));
             }

@@ -112,7 +112,8 @@ impl ToyMmu {
     pub fn range(self, addrs: std::ops::Range<usize>) -> Option<PteRange<ToyMmu>> {
         let in_one = !addrs.is_empty() && addrs.start / TABLE == (addrs.end - 1) / TABLE;
         let Pte { mm, addr, ptep } = self.pte(addrs.start);
-        in_one.then_some(PteRange { mm, addr, end: addrs.end, ptep })
+        // SAFETY: they are in one table, and the machine's tables stay.
+        in_one.then(|| unsafe { PteRange::new(mm, addr..addrs.end, ptep) })
     }
 
     /// Says whether the current task has the mode on: the machine knows nothing of the generic layer.
