@@ -67,14 +67,35 @@ fn verdict(outcome: &Outcome) -> &'static str {
     }
 }
 
-const LEGEND: &str = "\
+/// What the calls are called, and which programs are wrong themselves.
+const CALLS: &str = "\
 e enable, h enable with a hint, d disable, p pause, r resume, + and - the ends of an interrupt.
-right: callbacks pair, what is changed is in force behind each disable and in each pause, and the mode is off in the end.
-slow: right, but the mode is off where a section is open. unpaired: callbacks do not pair, without a word. Where an architecture lets that be
-(arm64, powerpc) it is right, or slow; Xen stops the machine. warns, stops: a debug build of the kernel says so, or stops.
-WRONG: something is not in force. STAYS ON: in the end the mode is on; both without a word.
 From T8 to T14, and in T16, the program itself is wrong.
 ";
+
+/// What the words of the table mean.
+const WORDS: [(&str, &str); 7] = [
+    (
+        "right",
+        "callbacks pair, what is changed is in force behind each disable and in each pause, and the mode is off in the end.",
+    ),
+    ("slow", "right, but the mode is off where a section is open."),
+    ("warns", "a debug build of the kernel says that something is wrong."),
+    ("stops", "it says so and stops."),
+    (
+        "unpaired",
+        "callbacks do not pair, without a word: right, or slow, where an architecture lets them be (arm64); Xen stops the machine.",
+    ),
+    ("WRONG", "something is not in force, without a word."),
+    ("STAYS ON", "in the end the mode is on, without a word."),
+];
+
+/// The meaning of those words that the table has.
+fn legend(made: &[Vec<Made>]) -> String {
+    let is_there = |word: &str| made.iter().flatten().any(|made| made.verdict == word);
+    let words = WORDS.iter().filter(|(word, _)| is_there(word));
+    words.map(|(word, meaning)| format!("{word}: {meaning}\n")).collect()
+}
 
 /// Prints the table.
 pub(super) fn run(json: bool) -> Result<bool> {
@@ -83,7 +104,7 @@ pub(super) fn run(json: bool) -> Result<bool> {
     if json {
         crate::print_json(&made.into_iter().flatten().collect::<Vec<_>>())?;
     } else {
-        crate::print(&format!("{}\n\n{LEGEND}", table(&made)))?;
+        crate::print(&format!("{}\n\n{CALLS}{}", table(&made), legend(&made)))?;
     }
     Ok(true)
 }

@@ -202,7 +202,9 @@ impl MmuKernel for ToyMmu {
         self.machine().preempt_count.set(self.preempt_count() - 1);
     }
     fn warn(self, warning: Warning) {
-        self.machine().warnings.borrow_mut().push(warning.to_string());
+        if !self.is_stopped() {
+            self.machine().warnings.borrow_mut().push(warning.to_string());
+        }
     }
     fn bug(self, warning: Warning) {
         self.machine().warnings.borrow_mut().push(format!("BUG: {warning}"));
