@@ -25,6 +25,8 @@
 //!
 //! [`lazy_mmu`] is another matter: the mode in which page-table changes are batched, for whoever writes to page tables.
 //!
+//! [`mmu_notifier`] is a third: who else translates by an address space's tables is told before they change.
+//!
 //! Start with [`core::platform`], which says what to implement, then
 //! [`Switcher`], which is the switch path to call.
 
@@ -41,5 +43,6 @@ pub use lazytlb_core::{
 pub use lazytlb_epoch::{self as epoch, EpochPinned, EpochQs};
 pub use lazytlb_hazard::{self as hazard, GeneralHazard, HazardConvert, HazardDeadline, HazardIpi};
 pub use lazytlb_lazy_mmu as lazy_mmu;
+pub use lazytlb_mmu_notifier as mmu_notifier;
 pub use lazytlb_refcount::{self as refcount, Refcount, RefcountDeferred, RefcountPerCpu};
 pub use lazytlb_shootdown::{self as shootdown, LazyFix, Shootdown, ShootdownBatched, UsersOnly};

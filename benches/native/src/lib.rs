@@ -6,6 +6,7 @@
 //! shared counter cannot be seen here.
 
 pub mod mmu;
+pub mod notifier;
 
 use core::hint::black_box;
 use core::marker::PhantomData;

@@ -1,0 +1,459 @@
+//! The chain of an address space: subscribing, unsubscribing, the end of the address space, and the calls that take no pair.
+//!
+//! Source: `mm/mmu_notifier.c` of Linux 6.5 and of 2026 (Arcangeli 2008, cddb8a5c14aa; Gunthorpe 2019, 99cb252f5e68), with what was mended since:
+//! release before unlinking (3ad3d901bbcf), unlinking that may come twice (d34883d4e35c).
+
+use core::fmt;
+use core::num::NonZero;
+use core::ptr::{NonNull, null_mut};
+
+use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, LocalWord, Ordering::*};
+
+use crate::interval::Intervals;
+use crate::kernel::{NotifierKernel, SpinLock, Warning, locked};
+use crate::subscriber::Node;
+use crate::walks::{ChainId, Walks};
+
+/// Somebody subscribes: who changes page tables without a lock that registration takes sees the list, or nothing of it.
+pub const SUBSCRIBED: Label = Label::new("notifier.subscribed");
+
+/// In [`Chain::subscribed`]: somebody is, or was, in the list.
+const LIST: usize = 1;
+/// Likewise: in the tree.
+pub(crate) const INTERVALS: usize = 2;
+
+/// Who is to be told of changes of one address space's page tables.
+///
+/// It stands in the mm, and is gone with it. On a line of its own: what everybody reads is written when somebody subscribes.
+#[repr(align(64))]
+pub struct Chain<K: NotifierKernel> {
+    /// Whether anybody ever was in the list, or in the tree: all that a change costs where nobody was.
+    subscribed: K::AtomicUsize,
+    first: K::AtomicPtr<Node<K>>,
+    pub(crate) lock: K::Lock,
+    pub(crate) intervals: Intervals<K>,
+}
+
+impl<K: NotifierKernel> Default for Chain<K> {
+    fn default() -> Self {
+        Chain {
+            subscribed: AtomicWord::new(0),
+            first: AtomicWord::new(null_mut()),
+            lock: SpinLock::new(),
+            intervals: Intervals::default(),
+        }
+    }
+}
+
+impl<K: NotifierKernel> fmt::Debug for Chain<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let subscribed = self.subscribed.load(Relaxed);
+        let (list, intervals) = (subscribed & LIST != 0, subscribed & INTERVALS != 0);
+        write!(f, "subscribers: {list}, interval subscribers: {intervals}")
+    }
+}
+
+/// An address space whose mmap lock the caller holds for writing, with all that anybody could begin an invalidation with.
+///
+/// # Safety
+/// Between [`mm_take_all_locks`](Self::mm_take_all_locks) and [`mm_drop_all_locks`](Self::mm_drop_all_locks) nobody else is between the start and the
+/// end of an invalidation of this address space: every lock is taken that is enough to begin one. In Linux these are the mmap lock, each VMA's
+/// since they exist (6.4, e611b0a9), and those of the reverse maps of all files and anonymous memory.
+pub unsafe trait MmapWrite<K: NotifierKernel> {
+    /// The address space.
+    fn mm(&self) -> &K::Mm;
+
+    /// Its chain.
+    fn chain(&self) -> &Chain<K>;
+
+    /// How many users it has (`mm_users`).
+    fn mm_users(&self) -> usize;
+
+    /// Takes the other locks. Context: may sleep.
+    ///
+    /// # Errors
+    /// If a signal came first; then none is held.
+    fn mm_take_all_locks(&mut self) -> Result<(), Interrupted>;
+
+    /// Releases them.
+    fn mm_drop_all_locks(&mut self);
+}
+
+/// A signal came while locks were taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interrupted;
+
+/// Why somebody could not subscribe. Nothing has changed then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The address space has no users any more, and is about to go.
+    NoUsers,
+    /// A signal came first.
+    Interrupted,
+    /// The subscriber is subscribed already.
+    Registered,
+    /// It has been got too often.
+    Overflow,
+    /// The interval has no addresses, or some behind the last one.
+    NoInterval,
+}
+
+impl From<Interrupted> for RegisterError {
+    fn from(_: Interrupted) -> Self {
+        RegisterError::Interrupted
+    }
+}
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RegisterError::NoUsers => "the address space has no users any more",
+            RegisterError::Interrupted => "a signal came before all locks were taken",
+            RegisterError::Registered => "it is subscribed already",
+            RegisterError::Overflow => "it has been got too often",
+            RegisterError::NoInterval => "the interval has no addresses, or some behind the last one",
+        })
+    }
+}
+
+impl core::error::Error for RegisterError {}
+
+/// Why somebody could not unsubscribe. Nothing has changed then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum UnregisterError {
+    /// It was asked for in a callback: it would wait for its own caller.
+    InCallback,
+    /// The subscriber is not subscribed here.
+    NotRegistered,
+}
+
+impl fmt::Display for UnregisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UnregisterError::InCallback => "unsubscribing in a callback waits for itself",
+            UnregisterError::NotRegistered => "it is not subscribed here",
+        })
+    }
+}
+
+impl core::error::Error for UnregisterError {}
+
+impl<K: NotifierKernel> Chain<K> {
+    /// Whether nobody is subscribed, nor was since the address space began: one load. Relaxed would do for who holds a lock that registration
+    /// takes; who walks by others' leave pairs with [`SUBSCRIBED`].
+    #[inline]
+    pub fn is_unused(&self) -> bool {
+        self.subscribed.load(Acquire) == 0
+    }
+
+    /// Whether there are, or were, interval subscribers.
+    pub(crate) fn has_intervals(&self) -> bool {
+        self.subscribed.load(Acquire) & INTERVALS != 0
+    }
+
+    /// The chain, to a scheme of walks.
+    fn id(&self) -> ChainId {
+        ChainId(NonZero::new(core::ptr::from_ref(self).expose_provenance()).expect("a reference is not null"))
+    }
+
+    /// Runs `f` in a walk, if there is anybody in the list.
+    pub(crate) fn walk(&self, kernel: K, f: impl FnOnce()) {
+        if !self.first.load(Relaxed).is_null() {
+            self.in_walk(kernel, f);
+        }
+    }
+
+    /// Runs `f` in a walk: what it finds of the list stays meanwhile.
+    pub(crate) fn in_walk<R>(&self, kernel: K, f: impl FnOnce() -> R) -> R {
+        let walk = kernel.walks().begin(kernel, self.id());
+        let result = in_callback(kernel, f);
+        kernel.walks().end(kernel, self.id(), walk);
+        result
+    }
+
+    /// Goes through the list, the newest subscriber first, until `f` says that it is enough. Context: in a walk.
+    pub(crate) fn each(&self, mut f: impl FnMut(&Node<K>) -> Goes) {
+        let mut next = self.first.load(Acquire);
+        while let Some(node) = NonNull::new(next) {
+            // SAFETY: found in the list, in a walk: it stays until the walk ends.
+            let node = unsafe { node.as_ref() };
+            if f(node) == Goes::Home {
+                return;
+            }
+            next = node.next.load(Acquire);
+        }
+    }
+
+    /// All locks are held meanwhile by which an invalidation could be going on.
+    pub(crate) fn exclusively<R>(
+        &self,
+        kernel: K,
+        mmap: &mut impl MmapWrite<K>,
+        f: impl FnOnce() -> Result<R, RegisterError>,
+    ) -> Result<R, RegisterError> {
+        kernel.might_sleep();
+        if mmap.mm_users() == 0 {
+            return Err(RegisterError::NoUsers);
+        }
+        mmap.mm_take_all_locks()?;
+        let result = locked(kernel, &self.lock, f);
+        mmap.mm_drop_all_locks();
+        result
+    }
+
+    /// Says that somebody is subscribed. Context: all locks held.
+    pub(crate) fn subscribe(&self, how: usize) {
+        self.subscribed.fetch_or(how, Release.at(SUBSCRIBED));
+    }
+
+    /// Subscribes (Linux `mmu_notifier_register`). Whoever is told of a start is told of its end from now on.
+    ///
+    /// Context: may sleep; the mmap lock is held for writing.
+    ///
+    /// # Errors
+    /// See [`RegisterError`].
+    ///
+    /// # Safety
+    /// The node stays where it is until [`unregister`](Self::unregister) has returned, or the kernel is told to free it
+    /// ([`put`](Self::put)). Until then the caller owns a reference to the mm's struct.
+    pub unsafe fn register(
+        &self,
+        kernel: K,
+        mmap: &mut impl MmapWrite<K>,
+        node: &Node<K>,
+    ) -> Result<(), RegisterError> {
+        let mm = core::ptr::from_ref(mmap.mm()).cast_mut();
+        self.exclusively(kernel, mmap, || {
+            if !node.mm.load(Relaxed).is_null() {
+                return Err(RegisterError::Registered);
+            }
+            node.mm.store(mm, Relaxed);
+            node.users.store(1, Relaxed);
+            self.link(node);
+            self.subscribe(LIST);
+            Ok(())
+        })
+    }
+
+    /// Puts a node at the head of the list. Context: the lock held.
+    fn link(&self, node: &Node<K>) {
+        let first = self.first.load(Relaxed);
+        node.next.store(first, Relaxed);
+        if let Some(first) = NonNull::new(first) {
+            // SAFETY: in the list.
+            unsafe { first.as_ref() }.pprev.store(core::ptr::from_ref(&node.next).cast_mut(), Relaxed);
+        }
+        node.pprev.store(core::ptr::from_ref(&self.first).cast_mut(), Relaxed);
+        // Whoever finds it finds what was written into it.
+        self.first.store(core::ptr::from_ref(node).cast_mut(), Release);
+    }
+
+    /// Takes it out, if it is in: whoever stands on it finds the rest of the list. Context: the lock held.
+    fn unlink(node: &Node<K>) {
+        let Some(pprev) = NonNull::new(node.pprev.load(Relaxed)) else { return };
+        let next = node.next.load(Relaxed);
+        // SAFETY: the word of a node in the list, or of the chain.
+        unsafe { pprev.as_ref() }.store(next, Release);
+        if let Some(next) = NonNull::new(next) {
+            // SAFETY: in the list.
+            unsafe { next.as_ref() }.pprev.store(pprev.as_ptr(), Relaxed);
+        }
+        node.pprev.store(null_mut(), Relaxed);
+    }
+
+    /// Unsubscribes, and waits until no callback runs (Linux `mmu_notifier_unregister`). The subscriber is released first, if the end of
+    /// the address space has not come before.
+    ///
+    /// Context: may sleep, with no lock held that a callback takes.
+    ///
+    /// # Errors
+    /// See [`UnregisterError`].
+    ///
+    /// # Safety
+    /// Nobody else unsubscribes this node at the same time, and `mm` is the chain's.
+    pub unsafe fn unregister(&self, kernel: K, mm: &K::Mm, node: &Node<K>) -> Result<(), UnregisterError> {
+        kernel.might_sleep();
+        if kernel.walk_depth().get() != 0 {
+            return Err(UnregisterError::InCallback);
+        }
+        if !core::ptr::eq(node.mm.load(Relaxed), mm) {
+            return Err(UnregisterError::NotRegistered);
+        }
+        // Released before it is unlinked: who does not find it may free pages (3ad3d901bbcf).
+        if node.is_linked() {
+            self.in_walk(kernel, || node.subscriber().release(mm));
+            locked(kernel, &self.lock, || Self::unlink(node));
+        }
+        self.synchronize(kernel);
+        node.mm.store(null_mut(), Relaxed);
+        Ok(())
+    }
+
+    /// Waits until no callback runs that ran when this was called (Linux `mmu_notifier_synchronize`, which waits for all address spaces').
+    ///
+    /// Context: may sleep, not in a callback.
+    pub fn synchronize(&self, kernel: K) {
+        kernel.might_sleep();
+        kernel.walks().synchronize(kernel, self.id());
+    }
+
+    /// Finds a subscriber and takes one more user of it (the first half of Linux `mmu_notifier_get`); who finds none registers one. Context: the mmap
+    /// lock held for writing.
+    ///
+    /// # Errors
+    /// If it has too many.
+    pub fn get<'a>(
+        &'a self,
+        kernel: K,
+        mut is_it: impl FnMut(&Node<K>) -> bool,
+    ) -> Result<Option<&'a Node<K>>, RegisterError> {
+        locked(kernel, &self.lock, || {
+            let mut next = self.first.load(Relaxed);
+            while let Some(node) = NonNull::new(next) {
+                // SAFETY: in the list, whose lock is held.
+                let node: &'a Node<K> = unsafe { node.as_ref() };
+                if is_it(node) {
+                    let users = node.users.load(Relaxed);
+                    if users == isize::MAX.unsigned_abs() {
+                        return Err(RegisterError::Overflow);
+                    }
+                    node.users.store(users + 1, Relaxed);
+                    return Ok(Some(node));
+                }
+                next = node.next.load(Relaxed);
+            }
+            Ok(None)
+        })
+    }
+
+    /// Gives back a user (Linux `mmu_notifier_put`). Says whether it was the last one: then the node is in no list, and is freed, and the
+    /// reference to the mm dropped, when [`synchronize`](Self::synchronize) has returned, by a worker if the caller cannot wait. No release is called: the owner
+    /// has dropped all translations before.
+    ///
+    /// Context: any in which the lock may be taken; a callback will do.
+    ///
+    /// # Safety
+    /// The caller owns a user, by [`get`](Self::get) or [`register`](Self::register).
+    #[must_use = "the last one's node is to be freed"]
+    pub unsafe fn put(&self, kernel: K, node: &Node<K>) -> bool {
+        locked(kernel, &self.lock, || {
+            let users = node.users.load(Relaxed) - 1;
+            node.users.store(users, Relaxed);
+            if users == 0 {
+                Self::unlink(node);
+            }
+            users == 0
+        })
+    }
+
+    /// The address space goes: everybody is told, and nobody is subscribed behind it but interval subscribers, who take themselves out
+    /// (Linux `__mmu_notifier_release`).
+    ///
+    /// Context: may sleep; `mm_users` is zero, nothing is unmapped yet, and the caller holds a reference to the struct.
+    pub fn release(&self, kernel: K, mm: &K::Mm) {
+        if self.is_unused() {
+            return;
+        }
+        self.release_intervals(kernel);
+        if self.first.load(Relaxed).is_null() {
+            return;
+        }
+        self.in_walk(kernel, || {
+            self.each(|node| {
+                node.subscriber().release(mm);
+                Goes::On
+            });
+            // Whoever unsubscribes meanwhile has released, too, or waits below.
+            locked(kernel, &self.lock, || {
+                while let Some(node) = NonNull::new(self.first.load(Relaxed)) {
+                    // SAFETY: in the list, whose lock is held.
+                    Self::unlink(unsafe { node.as_ref() });
+                }
+            });
+        });
+        // A release that an unregister has begun is over before pages are freed.
+        self.synchronize(kernel);
+    }
+
+    /// The mm's struct is freed (Linux `mmu_notifier_subscriptions_destroy`).
+    pub fn destroy(&self, kernel: K) {
+        if !self.first.load(Relaxed).is_null() || !self.intervals.is_empty() {
+            kernel.warn(Warning::NotEmpty);
+        }
+    }
+
+    /// Clears accessed bits everywhere, and flushes (Linux `mmu_notifier_clear_flush_young`); says whether any was set. Context: must not sleep.
+    pub fn clear_flush_young(&self, kernel: K, mm: &K::Mm, start: usize, end: usize) -> bool {
+        self.any(kernel, |node| node.subscriber().clear_flush_young(mm, start, end))
+    }
+
+    /// The same without a flush (Linux `mmu_notifier_clear_young`). Context: must not sleep.
+    pub fn clear_young(&self, kernel: K, mm: &K::Mm, start: usize, end: usize) -> bool {
+        self.any(kernel, |node| node.subscriber().clear_young(mm, start, end))
+    }
+
+    /// Calls everybody, and says whether anybody said yes.
+    fn any(&self, kernel: K, f: impl Fn(&Node<K>) -> bool) -> bool {
+        let mut young = false;
+        if !self.is_unused() {
+            self.walk(kernel, || {
+                self.each(|node| {
+                    young |= f(node);
+                    Goes::On
+                });
+            });
+        }
+        young
+    }
+
+    /// Whether an address was accessed by anybody (Linux `mmu_notifier_test_young`). Context: must not sleep.
+    pub fn test_young(&self, kernel: K, mm: &K::Mm, addr: usize) -> bool {
+        let mut young = false;
+        if !self.is_unused() {
+            self.walk(kernel, || {
+                self.each(|node| {
+                    young = node.subscriber().test_young(mm, addr);
+                    if young { Goes::Home } else { Goes::On }
+                });
+            });
+        }
+        young
+    }
+
+    /// The CPU's TLBs are flushed of addresses of users: so are those that walk the same tables (Linux
+    /// `mmu_notifier_arch_invalidate_secondary_tlbs`). Behind the change, before a page or a table is freed; also where permissions only grow, if the
+    /// architecture flushes then.
+    ///
+    /// Context: never sleeps; page-table locks may be held. An empty range is nothing to flush.
+    pub fn arch_invalidate_secondary_tlbs(&self, kernel: K, mm: &K::Mm, start: usize, end: usize) {
+        if self.is_unused() || start >= end {
+            return;
+        }
+        self.walk(kernel, || {
+            self.each(|node| {
+                if let Some(one) = node.shared_tables() {
+                    one.arch_invalidate_secondary_tlbs(mm, start, end);
+                }
+                Goes::On
+            });
+        });
+    }
+}
+
+/// Runs callbacks: whatever would wait for them is refused meanwhile.
+pub(crate) fn in_callback<K: NotifierKernel, R>(kernel: K, f: impl FnOnce() -> R) -> R {
+    let depth = kernel.walk_depth();
+    depth.set(depth.get() + 1);
+    let result = f();
+    depth.set(depth.get() - 1);
+    result
+}
+
+/// Whether a walk goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Goes {
+    On,
+    Home,
+}

@@ -1,0 +1,177 @@
+//! Pairs: a change of page tables has a start and an end.
+
+use core::fmt;
+
+use crate::chain::{Chain, Goes};
+use crate::kernel::{NotifierKernel, Warning};
+use crate::range::{Invalidation, Range, WouldBlock};
+use crate::subscriber::Node;
+
+impl<K: NotifierKernel> Chain<K> {
+    /// Page tables are about to change: when this returns nobody else translates by the range
+    /// (Linux `mmu_notifier_invalidate_range_start`). [`invalidate_range_end`](Self::invalidate_range_end) must follow.
+    ///
+    /// Context: may sleep.
+    #[inline]
+    pub fn invalidate_range_start(&self, kernel: K, mm: &K::Mm, range: &Range) {
+        kernel.might_sleep();
+        if !self.is_unused() {
+            self.start_blockable(kernel, mm, range);
+        }
+    }
+
+    /// What may block is refused by nobody who is listened to.
+    fn start_blockable(&self, kernel: K, mm: &K::Mm, range: &Range) {
+        let started = self.start(kernel, mm, Invalidation::new(range, true));
+        debug_assert!(started.is_ok(), "a refusal is warned of");
+    }
+
+    /// The same where the caller must not wait (Linux `mmu_notifier_invalidate_range_start_nonblock`; the OOM reaper).
+    ///
+    /// Context: a lock may be held that others wait for to get memory; no spinlock.
+    ///
+    /// # Errors
+    /// If somebody would have to sleep. Whoever was told of the start has been told of its end then: nothing may be changed, and no end follows.
+    #[inline]
+    pub fn invalidate_range_start_nonblock(&self, kernel: K, mm: &K::Mm, range: &Range) -> Result<(), WouldBlock> {
+        if self.is_unused() { Ok(()) } else { self.start(kernel, mm, Invalidation::new(range, false)) }
+    }
+
+    /// Page tables have changed, and pages may be freed (Linux `mmu_notifier_invalidate_range_end`).
+    ///
+    /// Context: as the start; `blockable` says which of the two it was.
+    #[inline]
+    pub fn invalidate_range_end(&self, kernel: K, mm: &K::Mm, range: &Range, blockable: bool) {
+        if !self.is_unused() {
+            self.end(kernel, mm, Invalidation::new(range, blockable));
+        }
+    }
+
+    // Not inlined, so that callers have a load and a branch where nobody is subscribed, and little around them.
+    #[inline(never)]
+    fn start(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) -> Result<(), WouldBlock> {
+        if self.has_intervals() {
+            self.start_intervals(kernel, invalidation)?;
+        }
+        let started = self.start_list(kernel, mm, invalidation);
+        // The intervals have started, and nobody ends them if the caller is refused. (Linux leaves them so, as of 2026: whoever unsubscribes then
+        // waits for ever.)
+        if started.is_err() && self.has_intervals() {
+            self.end_intervals(kernel);
+        }
+        started
+    }
+
+    /// Tells the list. If somebody refuses, all the others are told of the start and then of the end: whoever is found by the second pass was there in the
+    /// first, since nobody subscribes meanwhile.
+    fn start_list(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) -> Result<(), WouldBlock> {
+        let mut started = Ok(());
+        let start = |node: &Node<K>| {
+            if let Some(one) = node.mirror() {
+                one.invalidate_range_start(mm, invalidation);
+            }
+            node.refusing().map_or(Ok(()), |one| one.invalidate_range_start(mm, invalidation))
+        };
+        self.walk(kernel, || {
+            self.each(|node| {
+                let result = without_blocking(kernel, invalidation, || start(node));
+                if result.is_err() && invalidation.is_blockable() {
+                    kernel.warn(Warning::RefusedBlockable);
+                } else {
+                    started = started.and(result);
+                }
+                Goes::On
+            });
+            if started.is_err() {
+                self.end_each(kernel, mm, invalidation);
+            }
+        });
+        started
+    }
+
+    #[inline(never)]
+    fn end(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) {
+        if self.has_intervals() {
+            self.end_intervals(kernel);
+        }
+        self.walk(kernel, || self.end_each(kernel, mm, invalidation));
+    }
+
+    /// Tells the list of an end. Context: in a walk.
+    fn end_each(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) {
+        self.each(|node| {
+            if let Some(one) = node.mirror() {
+                without_blocking(kernel, invalidation, || one.invalidate_range_end(mm, invalidation));
+            }
+            Goes::On
+        });
+    }
+}
+
+/// Runs a callback, which must not sleep if the invalidation may not block.
+pub(crate) fn without_blocking<K: NotifierKernel, R>(
+    kernel: K,
+    invalidation: Invalidation<'_>,
+    f: impl FnOnce() -> R,
+) -> R {
+    if invalidation.is_blockable() {
+        return f();
+    }
+    kernel.non_block_start();
+    let result = f();
+    kernel.non_block_end();
+    result
+}
+
+/// An invalidation from its start, until dropped: pairs cannot be forgotten on an error's way out.
+#[must_use = "the invalidation ends where this is dropped"]
+pub struct RangeGuard<'a, K: NotifierKernel> {
+    kernel: K,
+    chain: &'a Chain<K>,
+    mm: &'a K::Mm,
+    range: &'a Range,
+    blockable: bool,
+    /// Whether nobody was subscribed when it began: then nobody is told of its end, who has not been told of its start.
+    unused: bool,
+}
+
+impl<K: NotifierKernel> fmt::Debug for RangeGuard<'_, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.range)
+    }
+}
+
+impl<'a, K: NotifierKernel> RangeGuard<'a, K> {
+    /// Begins ([`Chain::invalidate_range_start`]). Context: may sleep.
+    #[inline]
+    pub fn start(kernel: K, chain: &'a Chain<K>, mm: &'a K::Mm, range: &'a Range) -> Self {
+        kernel.might_sleep();
+        let unused = chain.is_unused();
+        if !unused {
+            chain.start_blockable(kernel, mm, range);
+        }
+        RangeGuard { kernel, chain, mm, range, blockable: true, unused }
+    }
+
+    /// Begins, if nobody would have to sleep ([`Chain::invalidate_range_start_nonblock`]).
+    ///
+    /// # Errors
+    /// If somebody would.
+    #[inline]
+    pub fn try_start(kernel: K, chain: &'a Chain<K>, mm: &'a K::Mm, range: &'a Range) -> Result<Self, WouldBlock> {
+        let unused = chain.is_unused();
+        if !unused {
+            chain.start(kernel, mm, Invalidation::new(range, false))?;
+        }
+        Ok(RangeGuard { kernel, chain, mm, range, blockable: false, unused })
+    }
+}
+
+impl<K: NotifierKernel> Drop for RangeGuard<'_, K> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.unused {
+            self.chain.end(self.kernel, self.mm, Invalidation::new(self.range, self.blockable));
+        }
+    }
+}

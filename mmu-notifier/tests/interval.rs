@@ -1,0 +1,318 @@
+//! Interval subscribers: sequences, who comes and goes meanwhile, two passes. C24 to C35 of the conformance suite.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::thread;
+
+use lazytlb_mmu_notifier::{
+    Event, Finish, IntervalNode, Invalidated, Invalidating, Invalidation, MmuIntervalNotifier, Range, RangeGuard,
+    RegisterError, UnregisterError, Warning, WouldBlock,
+};
+use lazytlb_toy_notifier::{ByHazards, Log, Recorder, Toy, ToyMm, refusing, sleep, warnings};
+
+type Mm = ToyMm<ByHazards>;
+type K = Toy<ByHazards>;
+
+fn kernel() -> K {
+    Toy::new()
+}
+
+/// A subscriber that writes down what it is told.
+struct Interval {
+    name: &'static str,
+    log: &'static Log,
+    /// It refuses what must not block.
+    refuses: bool,
+    /// It has this for a second pass.
+    finish: Option<Finish<K>>,
+}
+
+impl MmuIntervalNotifier<K> for Interval {
+    fn invalidate<'a>(&self, invalidating: Invalidating<'a, K>) -> Result<Invalidated<'a, K>, WouldBlock> {
+        let invalidation = invalidating.invalidation();
+        if invalidation.is_blockable() {
+            sleep();
+        } else if self.refuses {
+            self.log.push(format!("{}:refuses", self.name));
+            return Err(WouldBlock);
+        }
+        self.log.push(format!("{}:{:?}", self.name, invalidation.range().event()));
+        let invalidated = invalidating.set_seq();
+        match &self.finish {
+            // SAFETY: it is there, and one invalidation goes on at a time here.
+            Some(finish) => Ok(unsafe { invalidated.and_finish(NonNull::from(finish)) }),
+            None => Ok(invalidated),
+        }
+    }
+
+    fn finish(&self, _: Invalidation<'_>, finish: NonNull<Finish<K>>) {
+        assert!(self.finish.as_ref().is_some_and(|own| std::ptr::eq(own, finish.as_ptr())));
+        self.log.push(format!("{}:finish", self.name));
+    }
+}
+
+/// Subscribers stay for ever.
+struct Subscribed {
+    mm: &'static Mm,
+    node: &'static IntervalNode<K>,
+}
+
+impl Subscribed {
+    fn new(mm: &'static Mm, interval: Interval, addrs: std::ops::Range<usize>) -> Self {
+        let one = Subscribed::idle(mm, interval);
+        one.insert(addrs.start, addrs.end - addrs.start).unwrap();
+        one
+    }
+
+    fn idle(mm: &'static Mm, interval: Interval) -> Self {
+        let interval: &'static Interval = Box::leak(Box::new(interval));
+        // SAFETY: it stays, and is made of what threads can share.
+        let node = Box::leak(Box::new(unsafe { IntervalNode::new(NonNull::from(interval)) }));
+        Subscribed { mm, node }
+    }
+
+    fn insert(&self, start: usize, length: usize) -> Result<(), RegisterError> {
+        // SAFETY: node and mm stay.
+        unsafe { self.mm.chain.insert_interval(kernel(), &mut self.mm.mmap_write_lock(), self.node, start, length) }
+    }
+
+    fn remove(&self) -> Result<(), UnregisterError> {
+        // SAFETY: nobody else does.
+        unsafe { self.mm.chain.remove_interval(kernel(), self.mm, self.node) }
+    }
+
+    fn read_begin(&self) -> usize {
+        self.mm.chain.read_begin(kernel(), self.node)
+    }
+}
+
+fn mm() -> &'static Mm {
+    Box::leak(Box::new(Mm::new()))
+}
+
+fn named(name: &'static str, log: &'static Log) -> Interval {
+    Interval { name, log, refuses: false, finish: None }
+}
+
+fn range(addrs: std::ops::Range<usize>) -> Range {
+    Range::new(addrs, Event::Clear).unwrap()
+}
+
+fn start<'a>(mm: &'static Mm, range: &'a Range) -> RangeGuard<'a, K> {
+    RangeGuard::start(kernel(), &mm.chain, mm, range)
+}
+
+#[test]
+fn who_overlaps_is_told_in_order() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let all = [
+        Subscribed::new(mm, named("b", log), 20..30),
+        Subscribed::new(mm, named("a", log), 10..21),
+        Subscribed::new(mm, named("c", log), 30..40),
+    ];
+    for (addrs, told) in
+        [(0..10, ""), (9..11, "a:Clear"), (20..21, "a:Clear b:Clear"), (29..31, "b:Clear c:Clear"), (40..99, "")]
+    {
+        drop(start(mm, &range(addrs)));
+        assert_eq!(log.take(), told);
+    }
+    all.iter().for_each(|one| one.remove().unwrap());
+    mm.chain.destroy(kernel());
+    assert_eq!(warnings(), []);
+}
+
+#[test]
+fn c13_a_reader_begins_anew_if_it_was_met_and_only_then() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let one = Subscribed::new(mm, named("a", log), 10..20);
+    let seq = one.read_begin();
+    assert!(!one.node.read_retry(seq), "nothing has come");
+    drop(start(mm, &range(30..40)));
+    assert!(!one.node.read_retry(seq), "nothing of this interval");
+    drop(start(mm, &range(15..16)));
+    assert!(one.node.read_retry(seq) && one.node.check_retry(seq), "all of it while this one was on its way");
+    let seq = one.read_begin();
+    assert!(!one.node.read_retry(seq));
+    one.remove().unwrap();
+}
+
+#[test]
+fn a_reader_waits_for_what_has_met_it() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let one = Subscribed::new(mm, named("a", log), 10..20);
+    let (range, over) = (range(10..11), AtomicBool::new(false));
+    let guard = start(mm, &range);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let seq = one.read_begin();
+            assert!(over.load(SeqCst), "it was let through before the end");
+            assert!(!one.node.read_retry(seq));
+        });
+        thread::yield_now();
+        over.store(true, SeqCst);
+        drop(guard);
+        reader.join().unwrap();
+    });
+    one.remove().unwrap();
+}
+
+#[test]
+fn c24_what_the_list_refuses_leaves_no_interval_begun() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let one = Subscribed::new(mm, named("a", log), 10..20);
+    let refuses = Recorder { refuses: true, ..Recorder::new("l", log) };
+    let node = refusing(&refuses);
+    // SAFETY: unsubscribed below.
+    unsafe { mm.chain.register(kernel(), &mut mm.mmap_write_lock(), &node) }.unwrap();
+    let range = range(10..11);
+    assert!(RangeGuard::try_start(kernel(), &mm.chain, mm, &range).is_err());
+    assert_eq!(log.take(), "a:Clear l:refuses");
+    // It would wait for ever, if anything were still going on.
+    let seq = one.read_begin();
+    assert!(!one.node.read_retry(seq));
+    // SAFETY: nobody else does.
+    unsafe { mm.chain.unregister(kernel(), mm, &node) }.unwrap();
+    one.remove().unwrap();
+}
+
+#[test]
+fn c25_who_has_begun_finishes_though_another_refuses() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let with_finish = |name| Interval { finish: Some(Finish::default()), ..named(name, log) };
+    let all = [
+        Subscribed::new(mm, with_finish("a"), 10..20),
+        Subscribed::new(mm, with_finish("b"), 11..20),
+        Subscribed::new(mm, Interval { refuses: true, ..named("c", log) }, 12..20),
+        Subscribed::new(mm, with_finish("d"), 13..20),
+    ];
+    let range = range(10..20);
+    assert!(RangeGuard::try_start(kernel(), &mm.chain, mm, &range).is_err());
+    assert_eq!(log.take(), "a:Clear b:Clear c:refuses a:finish b:finish");
+    drop(start(mm, &range));
+    assert_eq!(log.take(), "a:Clear b:Clear c:Clear d:Clear a:finish b:finish d:finish", "C33: both passes, in order");
+    all.iter().for_each(|one| one.remove().unwrap());
+    assert_eq!(warnings(), []);
+}
+
+#[test]
+fn c26_who_refuses_what_may_block_is_warned_of() {
+    struct Never;
+    impl MmuIntervalNotifier<K> for Never {
+        fn invalidate<'a>(&self, _: Invalidating<'a, K>) -> Result<Invalidated<'a, K>, WouldBlock> {
+            Err(WouldBlock)
+        }
+    }
+    let mm = mm();
+    // SAFETY: a constant.
+    let node = unsafe { IntervalNode::new(NonNull::from(&Never)) };
+    // SAFETY: removed below.
+    unsafe { mm.chain.insert_interval(kernel(), &mut mm.mmap_write_lock(), &node, 1, 1) }.unwrap();
+    drop(start(mm, &range(1..2)));
+    assert_eq!(warnings(), [Warning::RefusedBlockable]);
+    // SAFETY: nobody else does.
+    unsafe { mm.chain.remove_interval(kernel(), mm, &node) }.unwrap();
+}
+
+#[test]
+fn c27_who_comes_in_the_middle_is_presumed_hit() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let first = Subscribed::new(mm, named("a", log), 10..20);
+    let (elsewhere, here) = (range(90..99), range(10..11));
+
+    // Something goes on, and has met nobody: the newcomer makes the number odd, and is told of what comes from now on.
+    let outer = start(mm, &elsewhere);
+    let even = Subscribed::new(mm, named("b", log), 10..20);
+    drop(start(mm, &here));
+    assert_eq!(log.take(), "a:Clear b:Clear");
+    // Now it is odd: the next one comes when all is over, and is not told until then.
+    let odd = Subscribed::new(mm, named("c", log), 10..20);
+    drop(start(mm, &here));
+    assert_eq!(log.take(), "a:Clear b:Clear");
+    thread::scope(|scope| {
+        let readers = [&even, &odd].map(|one| scope.spawn(|| one.read_begin()));
+        thread::yield_now();
+        assert!(readers.iter().all(|reader| !reader.is_finished()), "they wait");
+        drop(outer);
+        for (reader, one) in readers.into_iter().zip([&even, &odd]) {
+            assert!(!one.node.read_retry(reader.join().unwrap()));
+        }
+    });
+    drop(start(mm, &here));
+    assert_eq!(log.take(), "a:Clear b:Clear c:Clear");
+    [&first, &even, &odd].iter().for_each(|one| one.remove().unwrap());
+}
+
+#[test]
+fn c28_who_goes_waits_only_if_it_may_be_called() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let (inside, here) = (Subscribed::new(mm, named("a", log), 10..20), range(10..11));
+    let guard = start(mm, &here);
+    let waiting = Subscribed::new(mm, named("b", log), 10..20);
+    waiting.remove().unwrap();
+    thread::scope(|scope| {
+        let removes = scope.spawn(|| inside.remove());
+        thread::yield_now();
+        assert!(!removes.is_finished(), "it is in the tree, and somebody goes through that");
+        drop(guard);
+        removes.join().unwrap().unwrap();
+    });
+    log.take();
+    drop(start(mm, &here));
+    assert_eq!(log.take(), "");
+    assert_eq!(inside.remove(), Err(UnregisterError::NotRegistered));
+    inside.insert(10, 1).unwrap();
+    inside.remove().unwrap();
+}
+
+#[test]
+fn c29_several_come_and_go_in_any_order() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let here = range(10..11);
+    let goes = Subscribed::new(mm, named("goes", log), 10..20);
+    let guard = start(mm, &here);
+    let comes: Vec<Subscribed> = ["a", "b", "c", "d"].map(|name| Subscribed::new(mm, named(name, log), 10..20)).into();
+    // From the middle, the head and the end of those who wait.
+    [1, 3, 0].iter().for_each(|&index| comes[index].remove().unwrap());
+    thread::scope(|scope| {
+        let removes = scope.spawn(|| goes.remove());
+        thread::yield_now();
+        drop(guard);
+        removes.join().unwrap().unwrap();
+    });
+    log.take();
+    drop(start(mm, &here));
+    assert_eq!(log.take(), "c:Clear");
+    comes[2].remove().unwrap();
+    mm.chain.destroy(kernel());
+    assert_eq!(warnings(), []);
+}
+
+#[test]
+fn c30_intervals_at_the_ends_of_all_addresses() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let one = Subscribed::idle(mm, named("a", log));
+    assert_eq!(one.insert(10, 0), Err(RegisterError::NoInterval));
+    assert_eq!(one.insert(usize::MAX, 2), Err(RegisterError::NoInterval));
+    one.insert(usize::MAX, 1).unwrap();
+    assert_eq!(one.insert(1, 1), Err(RegisterError::Registered));
+    mm.chain.release(kernel(), mm);
+    assert_eq!(log.take(), "a:Release");
+    one.remove().unwrap();
+    one.insert(0, usize::MAX).unwrap();
+    drop(start(mm, &range(0..1)));
+    drop(start(mm, &range(usize::MAX - 2..usize::MAX)));
+    assert_eq!(log.take(), "a:Clear a:Clear");
+    one.remove().unwrap();
+}
+
+#[test]
+fn c35_the_end_is_told_once_and_who_was_told_can_still_go() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let one = Subscribed::new(mm, named("a", log), 10..20);
+    mm.users.store(0, Relaxed);
+    mm.chain.release(kernel(), mm);
+    assert_eq!(log.take(), "a:Release");
+    let late = Subscribed::idle(mm, named("b", log));
+    assert_eq!(late.insert(1, 1), Err(RegisterError::NoUsers));
+    one.remove().unwrap();
+}
