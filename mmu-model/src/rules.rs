@@ -232,18 +232,21 @@ impl Books {
     }
 
     /// A task, or an interrupt of its, has changed an entry. A step of its own. Says whether nobody else has meanwhile.
-    pub(crate) fn has_changed(&self, task: usize, entry: usize, value: usize) -> bool {
+    /// `None` if it maps what it has mapped.
+    pub(crate) fn has_changed(&self, task: usize, entry: usize, value: Option<usize>) -> bool {
         Machine::with(|machine| {
             machine.agent_step(|| {
                 let others = machine.look(&self.changing[entry]) - 1;
                 let contested = machine.look(&self.contested[entry]) != 0;
                 machine.put(&self.changing[entry], others);
                 // What was written into a page that is taken away is to go; what another page overwrites is lost.
-                if value == 0 || machine.look(&self.stored[entry]) == 0 {
+                if value.is_some_and(|value| value == 0 || machine.look(&self.stored[entry]) == 0) {
                     machine.put(&self.wrote[entry], 0);
                 }
-                machine.put(&self.stored[entry], value);
-                machine.put(&self.writers[entry], if contested { 0 } else { task + 1 });
+                if let Some(value) = value {
+                    machine.put(&self.stored[entry], value);
+                    machine.put(&self.writers[entry], if contested { 0 } else { task + 1 });
+                }
                 if others == 0 && contested {
                     machine.put(&self.contested[entry], 0);
                 }

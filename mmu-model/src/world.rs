@@ -187,21 +187,21 @@ impl World {
             }
             Statement::Set(entry, page) => self.set(task, entry, hardware.value_of(page)),
             Statement::Clear(entry) => self.set(task, entry, 0),
-            Statement::ClearFull(entry) => self.change(task, entry, 0, || Some(self.arch.clear_full(entry))),
+            Statement::ClearFull(entry) => self.change(task, entry, Some(0), || Some(self.arch.clear_full(entry))),
             Statement::Look(entry) => {
                 books.hand[task].poke(hardware.page_of(self.read(task, entry)).map_or(0, |page| page + 1));
             }
             Statement::SetIfNone(entry, page) => self.install(task, entry, page, books.hand[task].peek() == 0),
             Statement::Protect(entry, page) => {
                 let frame = hardware.frame_of(page);
-                self.change(task, entry, frame, || Some(self.arch.protect(entry, frame)));
+                self.change(task, entry, Some(frame), || Some(self.arch.protect(entry, frame)));
                 self.owes_a_barrier(task, entry);
             }
             Statement::ProtectByStore(entry, page) => {
                 let frame = hardware.frame_of(page);
                 self.set(task, entry, frame | bits(self.read(task, entry)));
             }
-            Statement::Age(entry) => self.change(task, entry, books.stored(entry), || Some(self.arch.age(entry))),
+            Statement::Age(entry) => self.change(task, entry, None, || Some(self.arch.age(entry))),
             Statement::AgeByStore(entry) => self.set(task, entry, LabMmu::pte_mkold(self.read(task, entry))),
             Statement::Install(entry, page) => self.install(task, entry, page, self.read(task, entry) == 0),
             Statement::Remove(entry) => {
@@ -288,7 +288,7 @@ impl World {
 
     /// An entry is changed, by a task or in an interrupt of its.
     fn set(&self, task: usize, entry: usize, value: usize) {
-        self.change(task, entry, value, || {
+        self.change(task, entry, Some(value), || {
             self.arch.set(entry, value);
             None
         });
@@ -306,7 +306,7 @@ impl World {
     }
 
     /// An entry is changed. `change` returns what it has read on its way, if it has: who has changed the entry before must read that.
-    fn change(&self, task: usize, entry: usize, value: usize, change: impl FnOnce() -> Option<usize>) {
+    fn change(&self, task: usize, entry: usize, value: Option<usize>, change: impl FnOnce() -> Option<usize>) {
         let Kernel { books, hardware, .. } = &self.kernel;
         let is_held = |lock: usize| books.locked[task].peek() & 1 << lock != 0;
         if self.program.guarded && !self.program.guards[entry].is_some_and(is_held) {
@@ -314,7 +314,7 @@ impl World {
         }
         let own = books.begins_to_change(task, entry);
         let read = change().filter(|&read| own.is_some_and(|stored| frame(read) != stored));
-        let was_alone = books.has_changed(task, entry, frame(value));
+        let was_alone = books.has_changed(task, entry, value.map(frame));
         if read.is_some() && was_alone {
             broken_at(Rule::R9, &raw const hardware.entries[entry]);
         }
