@@ -17,13 +17,16 @@ use crate::state::{Begun, LazyMmuState};
 /// Context of both: as for [`LazyMmuArch`]'s callbacks, while the mode is entered, or where it is about to be.
 pub trait ArchLevels: LazyMmuArch {
     /// What the mode was entered with: on s390 the entries that the hint named.
-    type Level: Copy;
+    type Level;
 
     /// What the mode is in. Nothing changes.
     fn arch_save_lazy_mmu_mode(&self) -> Self::Level;
 
     /// Enters the mode as it was when `level` was saved.
-    fn arch_restore_lazy_mmu_mode(&self, level: Self::Level);
+    ///
+    /// # Safety
+    /// What `level` remembers is still there.
+    unsafe fn arch_restore_lazy_mmu_mode(&self, level: Self::Level);
 }
 
 /// What a section of [`LazyMmuState::lazy_mmu_mode_enable_level`] has to put back when it ends.
@@ -68,7 +71,8 @@ impl<W: LocalWord<u8>> LazyMmuState<W> {
             Level::Outermost => self.lazy_mmu_mode_disable(arch),
             Level::Nested(outer) => self.disable(arch, |arch: &A| {
                 arch.arch_leave_lazy_mmu_mode();
-                arch.arch_restore_lazy_mmu_mode(outer);
+                // SAFETY: as who has made the hint has promised.
+                unsafe { arch.arch_restore_lazy_mmu_mode(outer) };
             }),
         }
     }
@@ -86,7 +90,8 @@ impl<W: LocalWord<u8>> LazyMmuState<W> {
             return;
         }
         self.resume(arch, |arch: &A| match paused.0 {
-            Some(level) => arch.arch_restore_lazy_mmu_mode(level),
+            // SAFETY: as who has made the hint has promised.
+            Some(level) => unsafe { arch.arch_restore_lazy_mmu_mode(level) },
             None => arch.arch_enter_lazy_mmu_mode(),
         });
     }

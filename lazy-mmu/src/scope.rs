@@ -147,6 +147,9 @@ macro_rules! begins {
 /// Proof that the current task may sleep as far as lazy MMU mode goes: what sleeps takes a `&mut` of it.
 pub struct MaySleep<'a, A: LazyMmuArch + ?Sized, W: LocalWord<u8> = NativeCounter> {
     calls: Calls<'a, A, W>,
+    /// The counters where nothing is open that may not be.
+    enable_count: u8,
+    pause_count: u8,
 }
 
 begins! {
@@ -158,15 +161,15 @@ impl<'a, A: LazyMmuArch + ?Sized, W: LocalWord<u8>> MaySleep<'a, A, W> {
     /// States that the current task is in no section: at the entry of a system call, in a kernel thread's function.
     ///
     /// # Safety
-    /// `state` is the current task's, no section and no pause is open, the caller may sleep, and there is no other such value
-    /// for this task.
+    /// `state` is the current task's, no section and no pause is open, and the caller may sleep. As long as this value is there, there is no
+    /// other such value for this task, and an [`Anywhere`] only as its own promise lets it be.
     pub unsafe fn assume(state: &'a LazyMmuState<W>, arch: &'a A) -> Self {
-        MaySleep { calls: Calls::new(state, arch) }
+        MaySleep { calls: Calls::new(state, arch), enable_count: 0, pause_count: 0 }
     }
 
     /// What sleeps calls this first (Linux `might_sleep`): a section that was forgotten is reported, and ended.
     pub fn might_sleep(&mut self) {
-        self.calls.end_forgotten(0, 0);
+        self.calls.end_forgotten(self.enable_count, self.pause_count);
     }
 }
 
@@ -185,8 +188,9 @@ impl<'a, A: LazyMmuArch + ?Sized, W: LocalWord<u8>> Anywhere<'a, A, W> {
     /// States that this is the innermost code of the current task that has to do with the mode. Context: any.
     ///
     /// # Safety
-    /// `state` is the current task's. As long as this value and what begins by it are there, no other guard of the task is used or dropped, nor
-    /// another such value: so a function may make one for itself that is gone when it returns, and an interrupt handler likewise.
+    /// `state` is the current task's. As long as this value and what begins by it are there, nothing else of the task's is used or dropped: no
+    /// other guard, no [`MaySleep`], no `Anywhere` that was there before. One that comes and goes meanwhile is no harm: so a function may make
+    /// one for itself that is gone when it returns, and an interrupt handler likewise.
     pub unsafe fn assume(state: &'a LazyMmuState<W>, arch: &'a A) -> Self {
         Anywhere { calls: Calls::new(state, arch) }
     }
@@ -222,6 +226,17 @@ pub struct Pause<'a, A: LazyMmuArch + ?Sized, W: LocalWord<u8> = NativeCounter> 
 begins! {
     /// Begins a section inside of this pause, which does nothing and ends first.
     Pause
+}
+
+impl<A: LazyMmuArch + ?Sized, W: LocalWord<u8>> Pause<'_, A, W> {
+    /// In a pause nothing is deferred, so the task may sleep as far as the mode goes.
+    ///
+    /// # Safety
+    /// The caller may sleep: it holds no lock that forbids it, and is in no interrupt.
+    pub unsafe fn may_sleep(&mut self) -> MaySleep<'_, A, W> {
+        let Begun { enable_count, pause_count, .. } = self.begun;
+        MaySleep { calls: self.calls, enable_count, pause_count }
+    }
 }
 
 impl<A: LazyMmuArch + ?Sized, W: LocalWord<u8>> Drop for Pause<'_, A, W> {

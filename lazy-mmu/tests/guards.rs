@@ -58,6 +58,24 @@ fn a_forgotten_section_is_ended_where_the_task_sleeps() {
 }
 
 #[test]
+fn a_task_may_sleep_in_a_pause() {
+    let (state, arch) = (LazyMmuState::new(), Recorder::default());
+    let mut task = may_sleep(&state, &arch);
+    let mut section = task.enable();
+    let mut pause = section.pause();
+    // SAFETY: a test may.
+    let mut inside = unsafe { pause.may_sleep() };
+    std::mem::forget(inside.pause());
+    assert_eq!(arch.seen(), "enter leave");
+    inside.might_sleep();
+    assert_eq!(arch.seen(), "Forgotten!", "and the pause itself is none of what was forgotten");
+    assert_eq!((state.enable_count(), state.pause_count()), (1, 1));
+    drop(pause);
+    drop(section);
+    assert_eq!(arch.seen(), "enter leave");
+}
+
+#[test]
 fn raw_calls_that_do_not_pair_are_noticed() {
     let (state, arch) = (LazyMmuState::new(), Recorder::default());
     let section_and = |calls: &dyn Fn()| {

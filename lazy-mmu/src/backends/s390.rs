@@ -74,8 +74,12 @@ impl<K: S390Kernel<N>, const N: usize> PteCache<K, N> {
         PteCache { sections, mm, addr, end, ptep, first, behind, slots }
     }
 
-    /// The entries that were named, if any were.
-    pub fn ptes(&self) -> Option<PteRange<K>> {
+    /// The addresses that the section has named, if it has named any.
+    pub fn addrs(&self) -> Option<Range<usize>> {
+        Some(self.ptes()?.addrs())
+    }
+
+    fn ptes(&self) -> Option<PteRange<K>> {
         let ptep = NonNull::new(self.ptep.get())?;
         let addrs = self.addr.get()..self.end.get();
         // SAFETY: of these words a range was made before, and its entries are there until the section ends.
@@ -138,8 +142,9 @@ impl<M: Memory> PteRange<M> {
     /// The entries that map these addresses of an mm ([`Pte::mm`]), the first of which is this. An empty range names none.
     ///
     /// # Safety
-    /// They are there, one behind the other in one table, until the section ends that names them. The end of the section stores
-    /// through this pointer, and invalidates these addresses.
+    /// They are there, one behind the other in one table, as long as this value or a copy of it can be given to a section, a
+    /// [`Level`](crate::levels::Level) or a pause remembers it, or a section is open that it was given to. The end of the section stores through
+    /// this pointer, and invalidates these addresses.
     pub unsafe fn new(mm: usize, addrs: Range<usize>, ptep: NonNull<M::AtomicUsize>) -> Self {
         PteRange { mm, addr: addrs.start, end: addrs.end, ptep }
     }
@@ -173,6 +178,10 @@ impl<K: MmuKernel> PteRange<K> {
         (self.addrs().len() / K::PAGE_SIZE).min(N)
     }
 }
+
+/// What a section has named, as a level remembers it. No hint: nothing else takes it.
+#[derive(Debug)]
+pub struct Named<M: Memory>(Option<PteRange<M>>);
 
 /// What such a machine has beside the common.
 pub trait S390Kernel<const N: usize>: MmuKernel {
@@ -286,14 +295,14 @@ impl<K: S390Kernel<N>, const N: usize> LazyMmuArch for S390<K, N> {
 }
 
 impl<K: S390Kernel<N>, const N: usize> ArchLevels for S390<K, N> {
-    type Level = Option<PteRange<K>>;
+    type Level = Named<K>;
 
-    fn arch_save_lazy_mmu_mode(&self) -> Option<PteRange<K>> {
-        self.0.pte_cache().ptes()
+    fn arch_save_lazy_mmu_mode(&self) -> Named<K> {
+        Named(self.0.pte_cache().ptes())
     }
 
-    fn arch_restore_lazy_mmu_mode(&self, level: Option<PteRange<K>>) {
-        self.enter(level);
+    unsafe fn arch_restore_lazy_mmu_mode(&self, level: Named<K>) {
+        self.enter(level.0);
     }
 }
 

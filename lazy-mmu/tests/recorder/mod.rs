@@ -61,7 +61,7 @@ impl ArchLevels for Recorder {
     fn arch_save_lazy_mmu_mode(&self) -> Option<u32> {
         self.level.get()
     }
-    fn arch_restore_lazy_mmu_mode(&self, level: Option<u32>) {
+    unsafe fn arch_restore_lazy_mmu_mode(&self, level: Option<u32>) {
         self.saw(level.map_or("restore".into(), |ptes| format!("restore({ptes})")));
         self.level.set(level);
     }
