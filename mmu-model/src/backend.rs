@@ -105,6 +105,10 @@ impl BackEnd for Nothing {
 
 impl BackEnd for Arm64<LabMmu> {
     fn ptes(&self, _: Named) {}
+    /// `__switch_to` has a barrier of its own.
+    fn switch_out(&self, prev: usize) {
+        LabMmu.kernel().books.store_barrier(prev);
+    }
 }
 
 impl BackEnd for PowerpcHash<LabMmu, BATCH> {
@@ -159,8 +163,8 @@ impl BackEnd for S390<LabMmu, TABLE> {
         let kernel = LabMmu.kernel();
         let entries = if LabMmu.has(Mutant::HalfGranules) { entry & !1..(entry | 1) + 1 } else { entry..entry + 1 };
         let is_named = |cpu: usize| {
-            let named = Machine::with(|machine| machine.inspect(|| kernel.cpus[cpu].cache.ptes()));
-            named.is_some_and(|named| entries.clone().any(|entry| named.addrs().contains(&entry)))
+            let named = Machine::with(|machine| machine.inspect(|| kernel.cpus[cpu].cache.addrs()));
+            named.is_some_and(|named| entries.clone().any(|entry| named.contains(&entry)))
         };
         if LabMmu.has(Mutant::PoisonForAll) { (0..kernel.cpus.len()).any(is_named) } else { is_named(this_cpu()) }
     }

@@ -10,9 +10,9 @@ use core::panic::Location;
 use core::ptr::NonNull;
 
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Memory, Ordering::*};
-use lazytlb_machine::{Cache, Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
+use lazytlb_machine::{Cache, Kind, Machine, ObjectKind, Sim, SimWord};
 
-use crate::kernel::{LabMmu, TABLE, locals, placed, shared, this_cpu, this_task};
+use crate::kernel::{LabMmu, TABLE, placed, shared, this_cpu, this_task};
 use crate::names::Arch;
 use crate::program::{InInterrupt, Program, Statement};
 use crate::rules::{Rule, broken, broken_at};
@@ -51,8 +51,6 @@ pub(crate) struct Hardware {
     writes_bits: bool,
     /// The pages.
     pub(crate) pages: Vec<NonNull<Page>>,
-    /// The entries behind whose change each task owes a barrier, a bit each.
-    unbarriered: &'static [SimLocal<usize>],
     /// For each CPU, and each other that asks it to read its batch: one more than how much is in it; 0 if nobody asks.
     calls: &'static [SimWord<usize>],
     /// Whether anybody wants to know how often it was asked.
@@ -62,7 +60,7 @@ pub(crate) struct Hardware {
 }
 
 impl Hardware {
-    pub(crate) fn place(machine: &Machine, program: &Program, arch: Arch, tasks: usize) -> Hardware {
+    pub(crate) fn place(machine: &Machine, program: &Program, arch: Arch) -> Hardware {
         let entries = placed(machine.place_slice("pte", ObjectKind::Table, TABLE, |_| AtomicWord::new(0)));
         let cache: Cache<Page> =
             machine.create_cache("page", ObjectKind::Frame, program.pages.len().max(1), |_| AtomicWord::new(0));
@@ -83,7 +81,6 @@ impl Hardware {
             translates: statements().any(translates),
             writes_bits: arch.writes_bits() && statements().any(is_of_bits),
             pages,
-            unbarriered: locals(machine, "unbarriered", tasks),
             calls: shared(machine, "cross_call", program.cpus * program.cpus),
             counts: program.at_most.is_some(),
             asked: &shared(machine, "asked", 1)[0],
@@ -120,16 +117,6 @@ impl Hardware {
         let mut words = self.entries.iter().chain(self.tlb);
         Machine::with(|machine| machine.inspect(|| words.any(|word| leads(word.load(Relaxed)))))
             || (0..TABLE).any(|entry| leads(LabMmu.kernel().books.stored(entry)))
-    }
-
-    /// A task owes a barrier behind what it has stored into an entry.
-    pub(crate) fn owes_a_barrier(&self, task: usize, entry: usize) {
-        self.unbarriered[task].poke(self.unbarriered[task].peek() | 1 << entry);
-    }
-
-    /// A task's barriers: what it has stored can be used.
-    pub(crate) fn barriers(&self, task: usize) {
-        self.unbarriered[task].poke(0);
     }
 
     /// Translations are dropped on all CPUs: one step.
@@ -222,24 +209,24 @@ impl Hardware {
         let at = Location::caller();
         Machine::with(|machine| {
             machine.agent_step(|| {
-                if !self.access(machine, entry, at) {
+                if !self.access(machine, entry, false, at) {
                     machine.fail(Kind::Assertion, "an access faults: nothing is mapped there");
                 }
             });
         });
     }
 
-    /// The same, and again as long as it faults.
+    /// The same, and again as long as it faults, as users do.
     #[track_caller]
     pub(crate) fn touch_retrying(&self, entry: usize) {
         let at = Location::caller();
         Sim.spin_until(|| {
-            Machine::with(|machine| machine.agent_step(|| self.access(machine, entry, at))).then_some(())
+            Machine::with(|machine| machine.agent_step(|| self.access(machine, entry, true, at))).then_some(())
         });
     }
 
     /// Says whether something is mapped there.
-    fn access(&self, machine: &Machine, entry: usize, at: &'static Location<'static>) -> bool {
+    fn access(&self, machine: &Machine, entry: usize, may_fault: bool, at: &'static Location<'static>) -> bool {
         let (task, cpu) = (this_task(), this_cpu());
         let tlb = &self.tlb[cpu * TABLE + entry];
         let cached = machine.look(tlb);
@@ -247,8 +234,12 @@ impl Hardware {
         let walks = cached == 0 || (self.writes_bits && cached & DIRTY == 0);
         let mut value = if walks { machine.look(&self.entries[entry]) } else { cached };
         let books = &LabMmu.kernel().books;
-        let is_pending = value == 0 && books.is_of(task, entry) && books.stored(entry) != 0;
-        if is_pending || (cached == 0 && self.unbarriered[task].peek() & 1 << entry != 0) {
+        let stored = books.stored(entry);
+        // Where something was mapped before, it may be used in an interrupt, and must not in the section that maps something else.
+        let in_section = books.wants_it_on(task) && !LabMmu.is_in_interrupt();
+        let is_old = stored != 0 && frame(value) != stored && (value == 0 || in_section);
+        let may_be_missed = cached == 0 && value != 0 && !may_fault;
+        if (is_old && books.is_of(task, entry)) || (may_be_missed && books.lacks_a_barrier(machine, task, entry)) {
             broken_at(Rule::R12, &raw const self.entries[entry]);
         }
         let Some(page) = self.page_of(value) else { return false };

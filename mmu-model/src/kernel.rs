@@ -93,7 +93,7 @@ impl Kernel {
             xen: XenCpu::default(),
             cache: PteCache::default(),
         };
-        let hardware = Hardware::place(machine, program, arch, tasks);
+        let hardware = Hardware::place(machine, program, arch);
         let books = Books::place(machine, program, tasks, &hardware);
         Kernel {
             arch,
@@ -245,7 +245,7 @@ impl Arm64Kernel for LabMmu {
     }
     fn emit_pte_barriers(self) {
         self.hardware().is_asked();
-        self.hardware().barriers(this_task());
+        self.kernel().books.barriers(this_task());
     }
     fn is_valid_kernel_pte(value: usize) -> bool {
         Self::pte_present(value)

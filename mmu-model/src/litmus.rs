@@ -46,7 +46,7 @@
 //! | `remove PTE` | clears the entry, and takes the page that it mapped in its hand |
 //! | `free` | frees the page in its hand, if there is one |
 //! | `read PTE`, `read PTE raw`, `read PTE lockless` | by the accessor; past it; as who walks tables without a lock |
-//! | `touch PTE`, `touch PTE retrying` | writes through the entry's translation; where it maps nothing, as soon as it does |
+//! | `touch PTE`, `touch PTE retrying` | writes through the entry's translation; as users do: where that faults, again |
 //! | `flush-tlb` | takes all translations out of the TLBs, as the architecture does |
 //! | `lock LOCK`, `unlock LOCK` | a spinlock, with preemption off |
 //! | `sleep`, `sleep in-arch` | may sleep here; in code of the architecture's own |

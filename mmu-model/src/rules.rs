@@ -102,6 +102,9 @@ pub(crate) enum Opened {
 /// Beside what is open: it was opened in an interrupt, or with bottom halves disabled.
 const IN_INTERRUPT: usize = 4;
 
+/// Beside who owes a barrier: a store barrier has come since. Others can use the entry, and the task itself needs its own.
+const IS_STORED: usize = 1 << 8;
+
 /// What tasks have asked for, and what entries ought to hold.
 pub(crate) struct Books {
     /// How many sections each task has open that count.
@@ -120,6 +123,8 @@ pub(crate) struct Books {
     changing: &'static [SimWord<usize>],
     /// Whether several were at once: nobody can say what it ought to hold. 1 if so.
     contested: &'static [SimWord<usize>],
+    /// Who owes a barrier behind what each entry holds; one more than the task, 0 for nobody. With [`IS_STORED`].
+    owed: &'static [SimWord<usize>],
     /// How many flushes of the TLBs each task has asked for that are still to come.
     flushes: &'static [SimLocal<usize>],
     /// For each task, what each entry ought to hold when a flush is done that the task has asked for; one more, 0 if nothing was asked.
@@ -149,6 +154,7 @@ impl Books {
             writers: shared(machine, "writer", TABLE),
             changing: shared(machine, "changing", TABLE),
             contested: shared(machine, "contested", TABLE),
+            owed: shared(machine, "barrier_owed", TABLE),
             flushes: locals(machine, "flushes", tasks),
             at_flush: locals(machine, "at_flush", tasks * TABLE),
             until_flush: locals(machine, "until_flush", tasks * TABLE),
@@ -216,12 +222,16 @@ impl Books {
     }
 
     /// Somebody begins to change an entry. A step of its own: others look at it. Returns what the entry ought to hold, if the task was the
-    /// last to store into it, and nobody else is about to.
-    pub(crate) fn begins_to_change(&self, task: usize, entry: usize) -> Option<usize> {
+    /// last to store into it, and nobody else is about to. `owes` says whether a barrier will be due behind the change; `None` if the
+    /// entry maps what it has mapped.
+    pub(crate) fn begins_to_change(&self, task: usize, entry: usize, owes: Option<bool>) -> Option<usize> {
         Machine::with(|machine| {
             machine.agent_step(|| {
                 let others = machine.look(&self.changing[entry]);
                 machine.put(&self.changing[entry], others + 1);
+                if let Some(owes) = owes {
+                    machine.put(&self.owed[entry], if owes { task + 1 } else { 0 });
+                }
                 if others > 0 {
                     machine.put(&self.contested[entry], 1);
                 }
@@ -229,6 +239,35 @@ impl Books {
                 is_own.then(|| machine.look(&self.stored[entry]))
             })
         })
+    }
+
+    /// All barriers that a task owes.
+    pub(crate) fn barriers(&self, task: usize) {
+        self.pays(task, |_| 0);
+    }
+
+    /// A switch away from a task is a store barrier.
+    pub(crate) fn store_barrier(&self, task: usize) {
+        self.pays(task, |owed| owed | IS_STORED);
+    }
+
+    fn pays(&self, task: usize, pay: impl Fn(usize) -> usize) {
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                for word in self.owed {
+                    let owed = machine.look(word);
+                    if owed & !IS_STORED == task + 1 {
+                        machine.put(word, pay(owed));
+                    }
+                }
+            });
+        });
+    }
+
+    /// Whether a task that uses an entry comes before the barrier behind what it holds. Part of a step.
+    pub(crate) fn lacks_a_barrier(&self, machine: &Machine, task: usize, entry: usize) -> bool {
+        let owed = machine.look(&self.owed[entry]);
+        owed != 0 && (owed & IS_STORED == 0 || owed == (task + 1) | IS_STORED)
     }
 
     /// A task, or an interrupt of its, has changed an entry. A step of its own. Says whether nobody else has meanwhile.

@@ -195,7 +195,6 @@ impl World {
             Statement::Protect(entry, page) => {
                 let frame = hardware.frame_of(page);
                 self.change(task, entry, Some(frame), || Some(self.arch.protect(entry, frame)));
-                self.owes_a_barrier(task, entry);
             }
             Statement::ProtectByStore(entry, page) => {
                 let frame = hardware.frame_of(page);
@@ -292,17 +291,12 @@ impl World {
             self.arch.set(entry, value);
             None
         });
-        if frame(value) != 0 {
-            self.owes_a_barrier(task, entry);
-        }
     }
 
-    /// arm64: an entry of the kernel's is valid now, and its barrier waits if the mode is on.
-    fn owes_a_barrier(&self, task: usize, entry: usize) {
+    /// Whether the barrier behind what is stored is still to come: arm64's waits if the entry is valid and the mode is on.
+    fn owes_a_barrier(&self, value: usize) -> bool {
         let is_lazy = || Machine::with(|machine| machine.inspect(|| LabMmu.is_lazy_mmu_mode_active()));
-        if self.kernel.arch == Arch::Arm64 && is_lazy() {
-            self.kernel.hardware.owes_a_barrier(task, entry);
-        }
+        self.kernel.arch == Arch::Arm64 && value != 0 && is_lazy()
     }
 
     /// An entry is changed. `change` returns what it has read on its way, if it has: who has changed the entry before must read that.
@@ -312,7 +306,7 @@ impl World {
         if self.program.guarded && !self.program.guards[entry].is_some_and(is_held) {
             broken_at(Rule::R10, &raw const hardware.entries[entry]);
         }
-        let own = books.begins_to_change(task, entry);
+        let own = books.begins_to_change(task, entry, value.map(|value| self.owes_a_barrier(frame(value))));
         let read = change().filter(|&read| own.is_some_and(|stored| frame(read) != stored));
         let was_alone = books.has_changed(task, entry, value.map(frame));
         if read.is_some() && was_alone {
