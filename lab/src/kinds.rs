@@ -243,7 +243,7 @@ impl Litmus {
             }
             (Litmus::LazyMmu(litmus), Setting::LazyMmu(setting)) => {
                 let found: BTreeSet<&'static str> =
-                    exploration.found.iter().map(|found| mmu::litmus::name_of(&found.verdict)).collect();
+                    exploration.found.iter().map(|found| mmu::Rule::name_of(&found.verdict)).collect();
                 let told = litmus.expectation(setting.api, setting.arch);
                 Judged {
                     failed: !found.is_subset(&litmus.allowed),

@@ -4,6 +4,7 @@
 //! * [`Sim`]: the [`Memory`](lazytlb_core::Memory) of the machine, for generic code.
 //! * [`Search`]: exhaustive, bounded, random, PCT; [`Exploration`]: what was found, with a [`Schedule`] to see it again.
 //! * [`Verdict`]: what an execution is found guilty of; [`report`]: how it is told.
+//! * [`Model`]: a world on its machine; [`names!`], [`rules!`]: what it runs under and must keep, by name.
 //! * [`text`]: what readers of programs as text have in common.
 //!
 //! The machine knows nothing of address spaces.
@@ -14,6 +15,8 @@ mod flow;
 mod history;
 mod machine;
 mod mix;
+mod model;
+mod names;
 mod object;
 mod point;
 mod policy;
@@ -37,6 +40,7 @@ mod word;
 
 pub use lazytlb_kasan::ObjectKind;
 pub use machine::{Config, Machine, MemoryModel, TaskId};
+pub use model::{Model, World};
 pub use object::Cache;
 pub use record::LogLine;
 pub use schedule::{Schedule, ScheduleError};

@@ -135,6 +135,29 @@ impl<'a> Line<'a> {
         })
     }
 
+    /// New names, each once, and no more than some.
+    ///
+    /// # Errors
+    /// With the place of the name that is one too many.
+    pub fn declare(
+        &self,
+        names: &mut Vec<String>,
+        words: &[Word<'_>],
+        what: &str,
+        most: usize,
+    ) -> Result<(), TextError> {
+        for word in words {
+            if names.iter().any(|name| name == word.text) {
+                return Err(self.error(word.column, format!("there is `{}` already", word.text)));
+            }
+            if names.len() == most {
+                return Err(self.error(word.column, format!("no more than {most} of `{what}` fit into a test")));
+            }
+            names.push(word.text.to_owned());
+        }
+        Ok(())
+    }
+
     /// The column right behind a part.
     pub fn end(&self, part: &str) -> usize {
         let bytes = part.as_ptr().addr() + part.trim_end().len() - self.text.as_ptr().addr();

@@ -15,7 +15,7 @@ use lazytlb_machine::{Cache, Kind, Machine, ObjectKind, Sim, SimWord};
 use crate::kernel::{LabMmu, TABLE, placed, shared, this_cpu, this_task};
 use crate::names::Arch;
 use crate::program::{InInterrupt, Program, Statement};
-use crate::rules::{Rule, broken, broken_at};
+use crate::rules::{Rule, broken};
 
 /// A page: a bit for each task that has written into it.
 pub(crate) type Page = SimWord<usize>;
@@ -141,7 +141,7 @@ impl Hardware {
         let kernel = LabMmu.kernel();
         let task = kernel.leaving[this_cpu()].peek().checked_sub(1).unwrap_or_else(this_task);
         if let Some(entry) = kernel.books.flushed_too_early(task, self) {
-            broken_at(Rule::R13, &raw const self.entries[entry]);
+            Rule::R13.broken(&raw const self.entries[entry]);
         }
         self.invalidate(entries);
     }
@@ -240,7 +240,7 @@ impl Hardware {
         let is_old = stored != 0 && frame(value) != stored && (value == 0 || in_section);
         let may_be_missed = cached == 0 && value != 0 && !may_fault;
         if (is_old && books.is_of(task, entry)) || (may_be_missed && books.lacks_a_barrier(machine, task, entry)) {
-            broken_at(Rule::R12, &raw const self.entries[entry]);
+            Rule::R12.broken(&raw const self.entries[entry]);
         }
         let Some(page) = self.page_of(value) else { return false };
         if self.writes_bits && walks && bits(value) != ACCESSED | DIRTY {

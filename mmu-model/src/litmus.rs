@@ -54,7 +54,7 @@
 //! | `syscall-exit` | goes back to user mode: nothing may be open |
 //! | `irq DO`, `softirq DO` | once, at any later step that lets it, an interrupt comes to the CPU that the task is on now; in it, `DO` is `section PTE PAGE` (a `set` in a section of its own), `set PTE PAGE`, `read PTE`, `touch PTE` or `sleep` |
 //!
-//! What is found is told by its verdict, or by the number of the [`Rule`] that it breaks. An expectation names all that must
+//! What is found is told by its verdict, or by the number of the [`Rule`](crate::Rule) that it breaks. An expectation names all that must
 //! be found, and nothing else. Where the generation [claims](Api::claims) the architecture, and no bug is planted, nothing may
 //! be found but what is allowed.
 
@@ -63,12 +63,9 @@ mod print;
 
 use std::collections::BTreeSet;
 
-use lazytlb_machine::Verdict;
-
 use crate::model::Setting;
 use crate::names::{Api, Arch, Mutant};
 use crate::program::Program;
-use crate::rules::Rule;
 
 /// A litmus test of lazy MMU mode.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,11 +112,4 @@ impl Litmus {
     pub fn expectation(&self, api: Api, arch: Arch) -> Option<&Expectation> {
         self.expected.iter().find(|one| (one.api, one.arch) == (api, arch))
     }
-}
-
-/// What a verdict is called: by the rule that it says is broken, or by its kind.
-pub fn name_of(verdict: &Verdict) -> &'static str {
-    let rule = verdict.message.split_once(':').map(|(rule, _)| rule);
-    let rule = Rule::ALL.iter().find(|one| Some(one.name()) == rule);
-    rule.map_or(verdict.kind.name(), |rule| rule.name())
 }

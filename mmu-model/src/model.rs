@@ -1,10 +1,8 @@
 //! [`Model`]: a program on a machine, under a generation of the API and an architecture.
 
-use core::fmt;
-use std::rc::Rc;
+use core::ops::Deref;
 
-use lazytlb_machine::report::report;
-use lazytlb_machine::{Config, Exploration, Found, Limits, Machine, Recording, Schedule, ScheduleError, Search};
+use lazytlb_machine::{Config, Machine};
 
 use crate::names::{Api, Arch, Mutant};
 use crate::program::Program;
@@ -29,16 +27,14 @@ impl Setting {
 }
 
 /// A program on a machine, ready to be explored.
-pub struct Model {
-    machine: Machine,
-    world: Rc<World>,
-    fingerprint: u64,
-    mutant: Option<Mutant>,
-}
+#[derive(Debug)]
+pub struct Model(lazytlb_machine::Model<World>);
 
-impl fmt::Debug for Model {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Model").field("machine", &self.machine).finish_non_exhaustive()
+impl Deref for Model {
+    type Target = lazytlb_machine::Model<World>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
@@ -50,50 +46,6 @@ impl Model {
     pub fn new(program: &Program, setting: &Setting) -> Model {
         let machine = Machine::new(Config { cpus: program.cpus, bytes: 16 << 10, ticks: true, ..Config::default() });
         let world = World::set_up(&machine, program, setting);
-        let fingerprint = Schedule::fingerprint(&format!("{program:?}"), &format!("{setting:?}"));
-        Model { machine, world, fingerprint, mutant: setting.mutant }
-    }
-
-    /// What schedules of this model are for.
-    pub fn fingerprint(&self) -> u64 {
-        self.fingerprint
-    }
-
-    /// Explores the program. `progress` is told the number of executions now and then.
-    pub fn explore(&self, search: Search, limits: Limits, progress: impl FnMut(u64)) -> Exploration {
-        let mut exploration = self.world.kernel.runs(|| self.machine.explore_with(search, limits, progress));
-        for found in &mut exploration.found {
-            found.schedule.program = self.fingerprint;
-        }
-        exploration
-    }
-
-    /// Looks for the execution with the fewest preemptions that shows the same.
-    pub fn shrink(&self, found: &Found) -> Found {
-        const EXECUTIONS: u64 = 200_000;
-        self.world.kernel.runs(|| self.machine.shrink(found, EXECUTIONS))
-    }
-
-    /// Replays a schedule and writes down what happens.
-    ///
-    /// # Errors
-    /// If it does not fit this model.
-    pub fn replay(&self, schedule: &Schedule) -> Result<Recording, ScheduleError> {
-        self.world.kernel.runs(|| self.machine.replay(schedule, self.fingerprint))
-    }
-
-    /// Writes the report of what was found, from a replay of its schedule.
-    ///
-    /// `replay` is the command that replays it, if there is one.
-    ///
-    /// # Errors
-    /// If the schedule does not fit this model.
-    pub fn report(&self, found: &Found, replay: Option<&str>) -> Result<String, ScheduleError> {
-        let recording = self.replay(&found.schedule)?;
-        let facts = [
-            ("What is mapped and what waits, in the end", self.world.facts(&self.machine)),
-            ("Planted", self.mutant.iter().map(ToString::to_string).collect()),
-        ];
-        Ok(report(found, &recording, &facts, replay))
+        Model(lazytlb_machine::Model::new(machine, world, program, setting))
     }
 }

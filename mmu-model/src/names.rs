@@ -1,46 +1,6 @@
 //! What a program runs under, by name: a generation of the API, and what the architecture defers.
 
-use core::fmt;
-use core::str::FromStr;
-
-macro_rules! names {
-    ($(#[$doc:meta])* $type:ident, $what:literal { $($(#[$one_doc:meta])* $name:ident $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        pub enum $type {
-            $($(#[$one_doc])* $name,)*
-        }
-
-        impl $type {
-            /// All of them.
-            pub const ALL: &'static [$type] = &[$($type::$name,)*];
-
-            /// Its name in files and on the command line.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $($type::$name => $text,)*
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = String;
-
-            fn from_str(name: &str) -> Result<Self, String> {
-                Self::ALL.iter().copied().find(|one| one.name() == name).ok_or_else(|| {
-                    let names: Vec<&str> = Self::ALL.iter().map(|one| one.name()).collect();
-                    format!(concat!("unknown ", $what, " `{}`; there are: {}"), name, names.join(", "))
-                })
-            }
-        }
-    };
-}
+use lazytlb_machine::names;
 
 names! {
     /// A generation of the API ([`lazytlb_lazy_mmu::generations`]), in the order of their coming.

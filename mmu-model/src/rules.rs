@@ -1,58 +1,15 @@
 //! What must hold, and the books that it is told from.
 
-use core::fmt;
-use core::panic::Location;
-
 use lazytlb_core::memory::{AtomicWord, Ordering::Relaxed};
-use lazytlb_machine::{Kind, Machine, SimLocal, SimWord};
+use lazytlb_machine::{Machine, SimLocal, SimWord, rules};
 
 use crate::hardware::Hardware;
 use crate::kernel::{LabMmu, TABLE, locals, shared, this_task};
 use crate::program::Program;
 
-macro_rules! rules {
-    ($($name:ident $title:literal $text:literal)*) => {
-        /// What must hold, by the numbers that the literature of the mode gives it.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        pub enum Rule {
-            $(#[doc = concat!("Broken where ", $text, ".")] $name,)*
-        }
-
-        impl Rule {
-            /// All of them.
-            pub const ALL: &'static [Rule] = &[$(Rule::$name,)*];
-
-            /// What a report of it is headed.
-            const fn title(self) -> &'static str {
-                match self {
-                    $(Rule::$name => $title,)*
-                }
-            }
-
-            /// All that is said of it.
-            const fn text(self) -> &'static str {
-                match self {
-                    $(Rule::$name => concat!(stringify!($name), ": ", $text),)*
-                }
-            }
-
-            /// Its number.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Rule::$name => stringify!($name),)*
-                }
-            }
-        }
-
-        impl fmt::Display for Rule {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.text())
-            }
-        }
-    };
-}
-
 rules! {
+    /// What must hold, by the numbers that the literature of the mode gives it.
+    Rule {
     R1 "section-left-open" "a task goes on with a section or a pause open"
     R2 "unpaired-call" "a call ends what has not begun"
     R3 "callback-order" "the architecture's callbacks come out of order"
@@ -71,22 +28,13 @@ rules! {
     R16 "batch-in-use" "a batch changes while another CPU reads it"
     R17 "hint-range" "a section names entries that are not all in one table"
     R18 "per-cpu-while-preemptible" "a CPU's own words are used with preemption on"
+    }
 }
 
-/// A rule is broken, by the task that runs. A finding, not an error: what comes of it is to be seen.
+/// A rule is broken, by the task that runs.
 #[track_caller]
 pub(crate) fn broken(rule: Rule) {
-    broken_at(rule, core::ptr::from_ref(LabMmu.kernel().states[this_task()]).cast::<()>());
-}
-
-/// The same, about a word of the machine's.
-#[track_caller]
-pub(crate) fn broken_at<T>(rule: Rule, about: *const T) {
-    let at = Location::caller();
-    Machine::with(|machine| {
-        machine.report_finding(rule.title(), rule.text(), about, at);
-        machine.fail(Kind::Invariant, rule.text());
-    });
+    rule.broken(core::ptr::from_ref(LabMmu.kernel().states[this_task()]).cast::<()>());
 }
 
 /// The most sections and pauses that a task may have open.

@@ -1,10 +1,12 @@
 //! [`World`]: tasks with their scripts on CPUs, a timer that takes CPUs away, interrupts, and what is checked at every statement.
 
+use core::fmt;
 use core::panic::Location;
 use std::rc::Rc;
 
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, LocalWord, Memory, Ordering::*};
 use lazytlb_lazy_mmu::backends::MmuKernel;
+use lazytlb_machine::report::Section;
 use lazytlb_machine::{Kind, Machine, Sim, SimLocal, SimWord};
 
 use crate::backend::{self, DynBackEnd};
@@ -14,10 +16,10 @@ use crate::kernel::{Kernel, LabMmu, TABLE, locals, shared, this_cpu, this_task};
 use crate::model::Setting;
 use crate::names::{Arch, Mutant};
 use crate::program::{InInterrupt, Program, Source, Statement};
-use crate::rules::{Opened, Rule, broken, broken_at};
+use crate::rules::{Opened, Rule, broken};
 
 /// A program on its machine.
-pub(crate) struct World {
+pub struct World {
     pub(crate) program: Program,
     pub(crate) kernel: Kernel,
     arch: Box<dyn DynBackEnd>,
@@ -214,7 +216,7 @@ impl World {
                 if let Some(page) = books.hand[task].peek().checked_sub(1) {
                     books.hand[task].poke(0);
                     if hardware.leads_to(page) {
-                        broken_at(Rule::R11, hardware.pages[page].as_ptr());
+                        Rule::R11.broken(hardware.pages[page].as_ptr());
                     }
                     Machine::with(|machine| machine.free(hardware.pages[page], Location::caller()));
                 }
@@ -224,7 +226,7 @@ impl World {
                 let value = hardware.entries[entry].load(Relaxed);
                 self.check_read(task, entry, value);
                 if self.arch.is_poisoned(entry) {
-                    broken_at(Rule::R9, &raw const hardware.entries[entry]);
+                    Rule::R9.broken(&raw const hardware.entries[entry]);
                 }
             }
             Statement::ReadLockless(entry) => {
@@ -304,13 +306,13 @@ impl World {
         let Kernel { books, hardware, .. } = &self.kernel;
         let is_held = |lock: usize| books.locked[task].peek() & 1 << lock != 0;
         if self.program.guarded && !self.program.guards[entry].is_some_and(is_held) {
-            broken_at(Rule::R10, &raw const hardware.entries[entry]);
+            Rule::R10.broken(&raw const hardware.entries[entry]);
         }
         let own = books.begins_to_change(task, entry, value.map(|value| self.owes_a_barrier(frame(value))));
         let read = change().filter(|&read| own.is_some_and(|stored| frame(read) != stored));
         let was_alone = books.has_changed(task, entry, value.map(frame));
         if read.is_some() && was_alone {
-            broken_at(Rule::R9, &raw const hardware.entries[entry]);
+            Rule::R9.broken(&raw const hardware.entries[entry]);
         }
         books.changed[task].poke(books.changed[task].peek() | 1 << entry);
     }
@@ -333,7 +335,7 @@ impl World {
     /// Who has changed an entry reads what it has stored.
     fn check_read(&self, task: usize, entry: usize, value: usize) {
         if self.kernel.books.is_of(task, entry) && frame(value) != self.kernel.books.stored(entry) {
-            broken_at(Rule::R9, &raw const self.kernel.hardware.entries[entry]);
+            Rule::R9.broken(&raw const self.kernel.hardware.entries[entry]);
         }
     }
 
@@ -343,7 +345,7 @@ impl World {
             return;
         }
         match self.kernel.books.deferred(task, &self.kernel.hardware, 0..TABLE) {
-            Some(entry) => broken_at(Rule::R5, &raw const self.kernel.hardware.entries[entry]),
+            Some(entry) => Rule::R5.broken(&raw const self.kernel.hardware.entries[entry]),
             None if !self.nothing_waits() || self.kernel.tasks[task].pending.peek() != 0 => broken(Rule::R5),
             None => {}
         }
@@ -367,7 +369,7 @@ impl World {
         books.changed[task].poke(entries().fold(changed, |mask, entry| mask & !(1 << entry)));
         let deferred = books.deferred(task, hardware, entries());
         if let Some(entry) = deferred.or_else(|| entries().find(|&entry| self.is_to_invalidate(entry))) {
-            broken_at(Rule::R10, &raw const hardware.entries[entry]);
+            Rule::R10.broken(&raw const hardware.entries[entry]);
         }
     }
 
@@ -436,7 +438,7 @@ impl World {
         let value = self.kernel.hardware.value_of(page);
         self.set(task, entry, value);
         if self.kernel.hardware.look_at(entry) != frame(value) {
-            broken_at(Rule::R7, &raw const self.kernel.hardware.entries[entry]);
+            Rule::R7.broken(&raw const self.kernel.hardware.entries[entry]);
         }
     }
 
@@ -517,6 +519,28 @@ impl World {
         irqs_on();
     }
 
+    /// What each task and entry is at, in words.
+    fn standings(&self, machine: &Machine) -> Vec<String> {
+        let (Kernel { hardware, books, .. }, program) = (&self.kernel, &self.program);
+        let name_of = |value: usize| match hardware.page_of(value) {
+            Some(page) if machine.is_live(hardware.pages[page].as_ptr()) => program.pages[page].clone(),
+            Some(page) => format!("{}, which is freed", program.pages[page]),
+            None => "nothing".to_owned(),
+        };
+        let mut facts = Vec::new();
+        for (task, name) in program.tasks.iter().enumerate() {
+            let (sections, pauses) = self.state(task).counts();
+            let on = if self.state(task).is_on() { "on" } else { "off" };
+            facts.push(format!("{name}: enabled {sections}, paused {pauses}, the mode is {on}"));
+        }
+        for (entry, name) in program.ptes.iter().enumerate() {
+            let (there, stored) = (frame(hardware.entries[entry].peek()), books.stored_at_end(entry));
+            let waits = if there == stored { String::new() } else { format!("; {} waits", name_of(stored)) };
+            facts.push(format!("{name} maps {}{waits}", name_of(there)));
+        }
+        facts
+    }
+
     /// What must be so when all scripts are over.
     fn end(&self, machine: &Machine) {
         let (Kernel { books, hardware, .. }, program) = (&self.kernel, &self.program);
@@ -554,27 +578,22 @@ impl World {
             machine.fail(Kind::Assertion, message);
         }
     }
+}
 
-    /// What each task and entry is at, in words.
-    pub(crate) fn facts(&self, machine: &Machine) -> Vec<String> {
-        let (Kernel { hardware, books, .. }, program) = (&self.kernel, &self.program);
-        let name_of = |value: usize| match hardware.page_of(value) {
-            Some(page) if machine.is_live(hardware.pages[page].as_ptr()) => program.pages[page].clone(),
-            Some(page) => format!("{}, which is freed", program.pages[page]),
-            None => "nothing".to_owned(),
-        };
-        let mut facts = Vec::new();
-        for (task, name) in program.tasks.iter().enumerate() {
-            let (sections, pauses) = self.state(task).counts();
-            let on = if self.state(task).is_on() { "on" } else { "off" };
-            facts.push(format!("{name}: enabled {sections}, paused {pauses}, the mode is {on}"));
-        }
-        for (entry, name) in program.ptes.iter().enumerate() {
-            let (there, stored) = (frame(hardware.entries[entry].peek()), books.stored_at_end(entry));
-            let waits = if there == stored { String::new() } else { format!("; {} waits", name_of(stored)) };
-            facts.push(format!("{name} maps {}{waits}", name_of(there)));
-        }
-        facts
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.program.name)
+    }
+}
+
+impl lazytlb_machine::World for World {
+    fn runs<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.kernel.runs(f)
+    }
+
+    fn facts(&self, machine: &Machine) -> Vec<Section> {
+        let planted = self.kernel.mutant.iter().map(ToString::to_string).collect();
+        vec![("What is mapped and what waits, in the end", self.standings(machine)), ("Planted", planted)]
     }
 }
 

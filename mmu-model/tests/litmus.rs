@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 
 use lazytlb_machine::{Limits, Reduction, Search};
-use lazytlb_mmu_model::litmus::name_of;
 use lazytlb_mmu_model::{Api, Arch, Litmus, Model, Mutant, Rule};
 
 /// The bundled tests of this kind.
@@ -40,7 +39,7 @@ fn found(litmus: &Litmus, api: Api, arch: Arch) -> BTreeSet<&'static str> {
             eprintln!("      {}", found.verdict);
         }
     }
-    exploration.found.iter().map(|found| name_of(&found.verdict)).collect()
+    exploration.found.iter().map(|found| Rule::name_of(&found.verdict)).collect()
 }
 
 #[test]

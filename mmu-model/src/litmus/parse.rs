@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lazytlb_machine::text::{Line, Place, TextError, Word, kind};
+use lazytlb_machine::text::{Line, Place, TextError, Word};
 
 use super::{Expectation, Litmus};
 use crate::kernel::TABLE;
@@ -97,7 +97,7 @@ impl Reader {
             "task" => self.columns(line, code),
             "allow" => {
                 for &word in &words[1..] {
-                    self.litmus.allowed.insert(line.parse_one(word, found)?);
+                    self.litmus.allowed.insert(line.parse_one(word, Rule::found)?);
                 }
                 if words.len() == 1 { Err(line.error(line.end(code), "expected what is allowed")) } else { Ok(()) }
             }
@@ -141,11 +141,11 @@ impl Reader {
             }
             "pte" => {
                 let table = program.tables.last().map_or(0, |last| last + 1);
-                declare(line, &mut program.ptes, rest, "entry", TABLE)?;
+                line.declare(&mut program.ptes, rest, "entry", TABLE)?;
                 program.tables.resize(program.ptes.len(), table);
             }
-            "page" => declare(line, &mut program.pages, rest, "page", MOST_NAMES)?,
-            "spinlock" => declare(line, &mut program.locks, rest, "spinlock", MOST_NAMES)?,
+            "page" => line.declare(&mut program.pages, rest, "page", MOST_NAMES)?,
+            "spinlock" => line.declare(&mut program.locks, rest, "spinlock", MOST_NAMES)?,
             "map" => {
                 let [pte, page] = *rest else { return Err(missing("an entry and a page")) };
                 let mapped = (line.named(pte, &program.ptes, "entry")?, line.named(page, &program.pages, "page")?);
@@ -227,7 +227,7 @@ impl Reader {
             let [Word { text: "task", .. }, name] = words[..] else {
                 return Err(line.error(line.end(cell), "expected `task` and its name"));
             };
-            declare(line, &mut self.litmus.program.tasks, &[name], "task", MOST_TASKS)?;
+            line.declare(&mut self.litmus.program.tasks, &[name], "task", MOST_TASKS)?;
             self.litmus.program.scripts.push(Vec::new());
             self.statements.push(Vec::new());
         }
@@ -350,7 +350,7 @@ impl Reader {
         self.litmus.expected.push(Expectation {
             api: line.parse_one(*api, str::parse)?,
             arch: line.parse_one(*arch, str::parse)?,
-            found: line.parse_all(all, found)?.into_iter().collect(),
+            found: line.parse_all(all, Rule::found)?.into_iter().collect(),
         });
         Ok(())
     }
@@ -444,33 +444,5 @@ impl Reader {
             }
         }
         Ok(())
-    }
-}
-
-/// New names, each once.
-fn declare(
-    line: &Line<'_>,
-    names: &mut Vec<String>,
-    words: &[Word<'_>],
-    what: &str,
-    most: usize,
-) -> Result<(), TextError> {
-    for word in words {
-        if names.iter().any(|name| name == word.text) {
-            return Err(line.error(word.column, format!("there is `{}` already", word.text)));
-        }
-        if names.len() == most {
-            return Err(line.error(word.column, format!("no more than {most} of `{what}` fit into a test")));
-        }
-        names.push(word.text.to_owned());
-    }
-    Ok(())
-}
-
-/// What can be found: a verdict, or a rule.
-fn found(name: &str) -> Result<&'static str, String> {
-    match Rule::ALL.iter().find(|rule| rule.name() == name) {
-        Some(rule) => Ok(rule.name()),
-        None => kind(name).map(|kind| kind.name()).map_err(|error| format!("{error}, and rules, R1 to R18")),
     }
 }
