@@ -104,8 +104,13 @@ macro_rules! rules {
                 let at = core::panic::Location::caller();
                 $crate::Machine::with(|machine| {
                     machine.report_finding(self.title(), self.text(), about, at);
-                    machine.fail($crate::Kind::Invariant, self.text());
+                    self.fails(machine);
                 });
+            }
+
+            /// It is broken, when nothing runs.
+            pub(crate) fn fails(self, machine: &$crate::Machine) {
+                machine.fail($crate::Kind::Invariant, self.text());
             }
         }
 

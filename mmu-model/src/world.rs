@@ -549,7 +549,7 @@ impl World {
         }
         let is_empty = self.kernel.runs(|| (0..program.cpus).all(|cpu| self.arch.is_empty(&self.kernel, cpu)));
         if !is_empty {
-            machine.fail(Kind::Invariant, Rule::R6.to_string());
+            Rule::R6.fails(machine);
         }
         let is_mapped = |page: usize| hardware.entries.iter().any(|entry| hardware.page_of(entry.peek()) == Some(page));
         let in_hand = |page: usize| books.hand.iter().any(|hand| hand.peek() == page + 1);

@@ -1,0 +1,133 @@
+//! RDMA's on-demand paging as of 2014: each region counts the invalidations that go on, and has a sequence.
+//!
+//! Source: drivers/infiniband/core/umem_odp.c of Linux 3.19. A region that comes while something is invalidated cannot know whether it is met: it has no
+//! count of its own until nothing goes on, and who faults waits. (The interval subscribers' deferred list comes from here.)
+
+use core::ptr::NonNull;
+
+use lazytlb_core::memory::{AtomicWord, Memory, Ordering::*};
+use lazytlb_machine::{Machine, Sim, SimWord};
+use lazytlb_mmu_notifier::{Invalidation, Mirror, MmuNotifier, Node};
+
+use super::{device, freed, mirror, released};
+use crate::device::{Device, Driver, Fault, Subscription};
+use crate::kernel::{LabMm, LabNotifier, Lock, world};
+use crate::names::Mutant;
+
+pub(crate) struct Odp {
+    node: Node<LabNotifier>,
+    device: usize,
+    lock: Lock,
+    /// How many invalidations go on, of any address.
+    active: SimWord<usize>,
+    /// Whether the region, which the first fault makes, has a count of its own.
+    counts: SimWord<usize>,
+    /// Whether it is there.
+    made: SimWord<usize>,
+    /// How many of them are about the region.
+    count: SimWord<usize>,
+    seq: SimWord<usize>,
+    dead: SimWord<usize>,
+}
+
+impl Odp {
+    pub(super) fn new(device: usize, place: NonNull<Odp>) -> Odp {
+        let word = || AtomicWord::new(0);
+        Odp {
+            node: mirror(place),
+            device,
+            lock: Lock::new(false),
+            active: word(),
+            counts: word(),
+            made: word(),
+            count: word(),
+            seq: word(),
+            dead: word(),
+        }
+    }
+
+    fn is_held_off(&self) -> bool {
+        self.counts.load(Acquire) == 0 || self.count.load(Relaxed) > 0
+    }
+}
+
+impl MmuNotifier<LabNotifier> for Odp {
+    fn release(&self, _: &LabMm) {
+        released(device(self.device), &self.lock, &self.dead);
+    }
+}
+
+impl Mirror<LabNotifier> for Odp {
+    fn invalidate_range_start(&self, _: &LabMm, invalidation: Invalidation<'_>) {
+        let device = device(self.device);
+        device.starts();
+        world().may_sleep_wrongly();
+        self.lock.lock();
+        self.active.store(self.active.load(Relaxed) + 1, Relaxed);
+        let hit = device.hit_by(invalidation);
+        if self.counts.load(Relaxed) != 0 && hit.clone().next().is_some() {
+            self.count.store(self.count.load(Relaxed) + 1, Relaxed);
+        }
+        device.zap(hit);
+        device.unlock(&self.lock);
+    }
+
+    fn invalidate_range_end(&self, _: &LabMm, invalidation: Invalidation<'_>) {
+        let device = device(self.device);
+        device.ends();
+        self.lock.lock();
+        if self.counts.load(Relaxed) != 0 && device.hit_by(invalidation).next().is_some() {
+            self.seq.store(self.seq.load(Relaxed) + 1, Relaxed);
+            self.count.store(self.count.load(Relaxed).saturating_sub(1), Release);
+        }
+        let active = self.active.load(Relaxed).saturating_sub(1);
+        self.active.store(active, Relaxed);
+        if active == 0 && self.made.load(Relaxed) != 0 {
+            self.counts.store(1, Release);
+        }
+        device.unlock(&self.lock);
+    }
+}
+
+impl Driver for Odp {
+    fn subscription(&'static self) -> Subscription {
+        Subscription::List(&self.node)
+    }
+
+    fn free(&'static self, machine: &Machine) {
+        freed(machine, self);
+    }
+
+    fn fault(&self, device: &Device, entry: usize) -> Fault {
+        self.lock.lock();
+        if self.made.load(Relaxed) == 0 {
+            self.made.store(1, Relaxed);
+            if self.active.load(Relaxed) == 0 {
+                self.counts.store(1, Release);
+            }
+        }
+        let is_held_off = self.is_held_off();
+        let seq = self.seq.load(Relaxed);
+        device.unlock(&self.lock);
+        if is_held_off {
+            Sim.spin_until(|| (!self.is_held_off()).then_some(()));
+            return Fault::Again;
+        }
+        let value = device.look_up(entry);
+        if value == 0 {
+            return Fault::Nothing;
+        }
+        self.lock.lock();
+        let fault = if self.dead.load(Relaxed) != 0 {
+            Fault::Nothing
+        } else if self.is_held_off() || (self.seq.load(Relaxed) != seq && !world().has(Mutant::CounterOnly)) {
+            Fault::Again
+        } else {
+            device.is_current(&self.lock);
+            device.install(entry, value);
+            Fault::Mapped
+        };
+        device.unlock(&self.lock);
+        fault
+    }
+}

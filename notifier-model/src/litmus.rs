@@ -1,0 +1,101 @@
+//! The litmus language for MMU notifiers: programs as data files.
+//!
+//! As the language of lazy MMU mode (`lazytlb_mmu_model::litmus`), with a column for each task, which has a CPU of its own. A file with a line
+//! `mmu-notifier` is of this kind.
+//!
+//! ```text
+//! lazytlb-litmus 1
+//! # A comment. The first comment block is what `lazytlb litmus` prints about the test.
+//! name fault-against-unmap
+//! mmu-notifier hazards srcu        # the schemes of walks; all of them if none is named
+//! pte P Q                          # entries of the page table
+//! page A B                         # pages
+//! map P A                          # what is mapped at the start; `map Q B read-only`
+//! device gpu hmm P Q               # a device, how its driver keeps it right, and the first and the last entry that it uses; all if not said
+//! mirrors gpu P                    # the device maps an entry at the start
+//! late gpu                         # it is not subscribed at the start
+//! spinlock l                       # locks
+//! mutant counter-only              # a planted bug
+//! bug N05 A title                  # the test shows a known bug: `lazytlb bugs` runs it
+//!
+//! task unmaps | task faults        # a column for each task, with its script
+//! start P P   | fault gpu P
+//! zap P       | write gpu P
+//! end         |
+//! free        |
+//!
+//! allow assertion                  # verdicts and invariants that are no failure; none if not said
+//! expect hazards I1 dereferences   # what must be found where a bug is planted, or a client is not right
+//! ```
+//!
+//! | statement | what happens |
+//! | --- | --- |
+//! | `start FIRST LAST`, `end` | the ends of an invalidation; they nest |
+//! | `start-nonblock FIRST LAST` | one that must not block; where it is refused, what follows up to its end is left out |
+//! | `zap PTE`, `clear PTE` | clears an entry: its page is in the task's hand; what was written goes with it, or is to be found in what the entry maps next |
+//! | `set PTE PAGE` | maps a page, writable |
+//! | `protect PTE`, `unprotect PTE` | takes the permission to write away; gives it |
+//! | `copy PAGE` | copies the page in the task's hand |
+//! | `free` | gives the page in the task's hand back; it is freed with its last reference |
+//! | `flush-tlb PTE` | flushes the CPUs' TLBs, and those of devices that walk the same tables |
+//! | `age PTE` | asks the devices whether the page was accessed |
+//! | `store PTE`, `load PTE` | a CPU writes, or reads |
+//! | `fault DEVICE PTE` | the driver maps an entry, as its fault handler does: until it has, or nothing is there |
+//! | `write DEVICE PTE`, `read DEVICE PTE` | the device uses its translation, if it has one |
+//! | `register DEVICE`, `unregister DEVICE`, `free-device DEVICE` | the driver subscribes, unsubscribes, and its memory is freed |
+//! | `exit` | the last user of the address space goes |
+//! | `mmgrab`, `mmdrop` | a reference to the mm's struct, and the end of one |
+//! | `lock LOCK`, `unlock LOCK` | a spinlock |
+//!
+//! What is found is told by its verdict, or by the number of the [`Invariant`](crate::Invariant) that is broken. Where no bug is planted, and all clients are
+//! [right](crate::Client::is_right), nothing may be found but what is allowed.
+
+mod parse;
+mod print;
+
+use std::collections::BTreeSet;
+
+use crate::model::Setting;
+use crate::names::{Mutant, Scheme};
+use crate::program::Program;
+
+/// A litmus test of MMU notifiers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Litmus {
+    /// What is said about it at the top.
+    pub about: String,
+    /// The program.
+    pub program: Program,
+    /// The schemes of walks.
+    pub schemes: Vec<Scheme>,
+    /// A planted bug.
+    pub mutant: Option<Mutant>,
+    /// The known bug that the test shows: its number and its title.
+    pub bug: Option<(String, String)>,
+    /// What is no failure.
+    pub allowed: BTreeSet<&'static str>,
+    /// What must be found under which scheme: verdicts and invariants, all of them and no other.
+    pub expected: Vec<(Scheme, BTreeSet<&'static str>)>,
+}
+
+impl Litmus {
+    /// Whether a bug is planted: what it finds says nothing of the library.
+    pub fn is_mutation(&self) -> bool {
+        self.mutant.is_some()
+    }
+
+    /// Whether it must pass: nothing is planted, and no client is known to be wrong.
+    pub fn is_claimed(&self) -> bool {
+        !self.is_mutation() && self.program.devices.iter().all(|device| device.client.is_right())
+    }
+
+    /// What the test runs in.
+    pub fn setting(&self, scheme: Scheme) -> Setting {
+        Setting { scheme, mutant: self.mutant, claimed: self.is_claimed() }
+    }
+
+    /// What is expected to be found, if the test says so.
+    pub fn expectation(&self, scheme: Scheme) -> Option<&BTreeSet<&'static str>> {
+        self.expected.iter().find(|(one, _)| *one == scheme).map(|(_, found)| found)
+    }
+}

@@ -1,0 +1,253 @@
+//! What is mapped: the page table, pages with their references, and what each task and device has written.
+
+use core::panic::Location;
+use core::ptr::NonNull;
+
+use lazytlb_core::memory::{AtomicInt, AtomicWord, Ordering::*};
+use lazytlb_machine::{Cache, Kind, Machine, ObjectKind, SimLocal, SimWord};
+
+use crate::kernel::{locals, placed, shared, this_task, world};
+use crate::program::Program;
+use crate::rules::Invariant;
+
+/// A page of memory: who has written into it; a bit for each task, and for each device behind those.
+type Page = SimWord<usize>;
+
+/// A bit of an entry, and of a device's translation: the page may be written.
+pub(crate) const WRITABLE: usize = 1;
+
+/// Where the page of an entry is.
+pub(crate) fn frame(value: usize) -> usize {
+    value & !WRITABLE
+}
+
+/// Who uses memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum User {
+    Task(usize),
+    Device(usize),
+}
+
+/// The page table and the pages.
+pub(crate) struct Pages {
+    tasks: usize,
+    /// The page table: where each page is, and [`WRITABLE`].
+    pub(crate) entries: &'static [SimWord<usize>],
+    pages: Vec<NonNull<Page>>,
+    /// The references to each page, of the entries that map it, and of who holds it. Theirs whether it is free or not (Linux `struct page`).
+    refs: &'static [SimWord<usize>],
+    /// How many invalidations go on of each entry, as far as their callers know.
+    invalidated: &'static [SimWord<usize>],
+    /// Who has written through each entry, and is to be found in its page.
+    wrote: &'static [SimWord<usize>],
+    /// The page in each task's hand; one more than its number.
+    hand: &'static [SimLocal<usize>],
+}
+
+impl Pages {
+    pub(crate) fn place(machine: &Machine, program: &Program) -> Pages {
+        let cache: Cache<Page> =
+            machine.create_cache("page", ObjectKind::Frame, program.pages.len().max(1), |_| AtomicWord::new(0));
+        let pages = Pages {
+            tasks: program.tasks.len(),
+            entries: placed(machine.place_slice("pte", ObjectKind::Table, program.ptes.len(), |_| AtomicWord::new(0))),
+            pages: program.pages.iter().map(|_| machine.alloc_at_setup(cache)).collect(),
+            refs: placed(
+                machine.place_slice("_refcount", ObjectKind::Other, program.pages.len(), |_| AtomicWord::new(1)),
+            ),
+            invalidated: shared(machine, "invalidated", program.ptes.len()),
+            wrote: shared(machine, "wrote", program.ptes.len()),
+            hand: locals(machine, "hand", program.tasks.len()),
+        };
+        for &(entry, page) in &program.mapped {
+            let writable = if program.protected.contains(&entry) { 0 } else { WRITABLE };
+            pages.entries[entry].poke(pages.frame_of(page) | writable);
+        }
+        pages
+    }
+
+    fn frame_of(&self, page: usize) -> usize {
+        self.pages[page].as_ptr().expose_provenance()
+    }
+
+    /// The page that an entry or a translation of this value leads to.
+    pub(crate) fn page_of(&self, value: usize) -> Option<usize> {
+        self.pages.iter().position(|page| page.as_ptr().addr() == frame(value))
+    }
+
+    fn page(&self, page: usize) -> &'static Page {
+        // SAFETY: in the arena, allocated or not.
+        unsafe { &*self.pages[page].as_ptr() }
+    }
+
+    /// An invalidation has begun, or is about to end.
+    pub(crate) fn counts_invalidated(&self, entries: impl Iterator<Item = usize>, change: impl Fn(usize) -> usize) {
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                for entry in entries {
+                    let word = &self.invalidated[entry];
+                    machine.put(word, change(machine.look(word)));
+                }
+            });
+        });
+    }
+
+    /// Whether an entry is being invalidated. Part of a step.
+    pub(crate) fn is_invalidated(&self, machine: &Machine, entry: usize) -> bool {
+        machine.look(&self.invalidated[entry]) > 0
+    }
+
+    /// An entry is changed: one step. What is mapped already may be mirrored, and whoever mirrors it must have been told.
+    #[track_caller]
+    pub(crate) fn change(&self, entry: usize, change: impl Fn(usize) -> usize) -> usize {
+        let (old, is_told) = Machine::with(|machine| {
+            machine.agent_step(|| {
+                let old = machine.look(&self.entries[entry]);
+                let new = change(old);
+                machine.put(&self.entries[entry], new);
+                let takes_away = old != 0 && (frame(new) != frame(old) || new & WRITABLE < old & WRITABLE);
+                let is_told = !takes_away || self.is_invalidated(machine, entry) || !world().is_mirrored(machine);
+                (old, is_told)
+            })
+        });
+        if !is_told {
+            Invariant::I14.broken(&raw const self.entries[entry]);
+        }
+        old
+    }
+
+    /// An entry is cleared: its page is in the task's hand. `goes` says that what was written goes with it.
+    #[track_caller]
+    pub(crate) fn clear(&self, entry: usize, goes: bool) {
+        let old = self.change(entry, |_| 0);
+        if goes {
+            self.wrote[entry].store(0, Relaxed);
+        }
+        self.hand[this_task()].poke(self.page_of(old).map_or(0, |page| page + 1));
+    }
+
+    /// An entry is set.
+    #[track_caller]
+    pub(crate) fn set(&self, entry: usize, page: usize) {
+        let value = self.frame_of(page) | WRITABLE;
+        self.change(entry, |_| value);
+    }
+
+    /// The page in the task's hand is copied.
+    #[track_caller]
+    pub(crate) fn copy(&self, to: usize) {
+        let Some(from) = self.hand[this_task()].peek().checked_sub(1) else { return };
+        let written = self.page(from).load(Relaxed);
+        self.page(to).store(written, Relaxed);
+    }
+
+    /// The task lets go of the page in its hand.
+    #[track_caller]
+    pub(crate) fn free_hand(&self) {
+        let hand = &self.hand[this_task()];
+        if let Some(page) = hand.peek().checked_sub(1) {
+            hand.poke(0);
+            self.put_page(page);
+        }
+    }
+
+    /// One reference less; the last one frees the page, and nobody translates to it then.
+    #[track_caller]
+    pub(crate) fn put_page(&self, page: usize) {
+        if self.refs[page].fetch_sub(1, AcqRel) != 1 {
+            return;
+        }
+        let world = world();
+        let about = self.pages[page].as_ptr();
+        if world.devices.iter().any(|device| device.leads_to(self.frame_of(page))) {
+            Invariant::I1.broken(about);
+        }
+        Machine::with(|machine| machine.free(self.pages[page], Location::caller()));
+    }
+
+    /// One more reference, of whoever has found the page mapped; none if it is gone (Linux `try_get_page`).
+    pub(crate) fn get_page(&self, page: usize) -> bool {
+        let refs = &self.refs[page];
+        let mut seen = refs.load(Relaxed);
+        while seen != 0 {
+            match refs.compare_exchange(seen, seen + 1, AcqRel, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
+    /// A CPU uses an entry: one step, as an instruction is.
+    #[track_caller]
+    pub(crate) fn access(&self, entry: usize, writes: bool) {
+        let at = Location::caller();
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                let value = machine.look(&self.entries[entry]);
+                if value == 0 || (writes && value & WRITABLE == 0) {
+                    machine.fail(Kind::Assertion, "a CPU's access faults");
+                    return;
+                }
+                self.use_page(machine, entry, value, User::Task(this_task()), writes, at);
+            });
+        });
+    }
+
+    /// Somebody uses the page that an entry, or a translation, leads to. Part of a step.
+    pub(crate) fn use_page(
+        &self,
+        machine: &Machine,
+        entry: usize,
+        value: usize,
+        user: User,
+        writes: bool,
+        at: &'static Location<'static>,
+    ) {
+        let page = self.page_of(value).expect("a translation leads to a page");
+        let pointer = self.pages[page].as_ptr();
+        let written = self.page(page);
+        let there = machine.look(written);
+        if !machine.is_live(pointer) {
+            let name = machine.name_of_ptr(pointer);
+            machine.report_rule("use-after-free", "Access to page", pointer, at);
+            machine.fail(Kind::Dereferences, format!("{name} is used, and was freed"));
+        }
+        if writes {
+            let bit = match user {
+                User::Task(task) => 1 << task,
+                User::Device(device) => 1 << (self.tasks + device),
+            };
+            machine.put(written, there | bit);
+            machine.put(&self.wrote[entry], machine.look(&self.wrote[entry]) | bit);
+        }
+    }
+
+    /// What must be so when all scripts are over.
+    pub(crate) fn check_end(&self, machine: &Machine, program: &Program) {
+        for (entry, name) in program.ptes.iter().enumerate() {
+            let Some(page) = self.page_of(self.entries[entry].peek()) else { continue };
+            if self.wrote[entry].peek() & !self.page(page).peek() != 0 {
+                machine.fail(Kind::Assertion, format!("what was written through {name} is gone"));
+            }
+            if self.invalidated[entry].peek() != 0 {
+                Invariant::I4.fails(machine);
+            }
+        }
+    }
+
+    /// What each entry maps, in words.
+    pub(crate) fn facts(&self, machine: &Machine, program: &Program) -> Vec<String> {
+        let name_of = |value: usize| self.name_of(machine, program, value);
+        let line = |(entry, name): (usize, &String)| format!("{name} maps {}", name_of(self.entries[entry].peek()));
+        program.ptes.iter().enumerate().map(line).collect()
+    }
+
+    /// The page of an entry's or a translation's value, in words.
+    pub(crate) fn name_of(&self, machine: &Machine, program: &Program, value: usize) -> String {
+        let Some(page) = self.page_of(value) else { return "nothing".to_owned() };
+        let freed = if machine.is_live(self.pages[page].as_ptr()) { "" } else { ", which is freed" };
+        let read_only = if value & WRITABLE == 0 { " read-only" } else { "" };
+        format!("{}{read_only}{freed}", program.pages[page])
+    }
+}

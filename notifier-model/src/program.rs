@@ -1,0 +1,135 @@
+//! Programs: what memory management does on each CPU, and what devices do meanwhile.
+
+use core::ops::RangeInclusive;
+
+use crate::names::Client;
+
+/// One step of a task's script. Numbers are indices into the program's lists.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Statement {
+    /// An invalidation begins, of the entries from one to another.
+    Start(usize, usize),
+    /// The same, which must not block. Where it is refused what follows is left out, up to its end.
+    StartNonblock(usize, usize),
+    /// The innermost invalidation ends.
+    End,
+    /// An entry is cleared, and the page that it mapped is in the task's hand: what was written goes with it.
+    Zap(usize),
+    /// The same; what was written is to be found in whatever the entry maps next.
+    Clear(usize),
+    /// An entry is set to map a page, writable.
+    Set(usize, usize),
+    /// An entry that maps a page is made read-only.
+    Protect(usize),
+    /// It is made writable.
+    Unprotect(usize),
+    /// The page in the task's hand is copied to another.
+    Copy(usize),
+    /// The task's reference to the page in its hand is given back; the last one frees it.
+    Free,
+    /// The CPUs' TLBs are flushed of an entry, and those of devices that walk the same tables.
+    FlushTlb(usize),
+    /// Asks the devices whether an entry's page was accessed, and clears it.
+    Age(usize),
+    /// A CPU writes, or reads, through an entry.
+    Store(usize),
+    /// See [`Store`](Self::Store).
+    Load(usize),
+    /// A device's driver maps an entry for it, as its fault handler does: until it has, or nothing is there to map.
+    Fault(usize, usize),
+    /// A device writes through its translation of an entry, if it has one.
+    Write(usize, usize),
+    /// A device reads through it.
+    Read(usize, usize),
+    /// A device's driver subscribes.
+    Register(usize),
+    /// It unsubscribes.
+    Unregister(usize),
+    /// The driver's part of it is freed.
+    FreeDevice(usize),
+    /// The last user of the address space goes: all is unmapped, page by page, as in `exit_mmap`.
+    Exit,
+    /// A reference to the mm's struct.
+    Mmgrab,
+    /// It is given back.
+    Mmdrop,
+    /// A spinlock is taken.
+    Lock(usize),
+    /// It is released.
+    Unlock(usize),
+}
+
+/// A device, and where it looks.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// How its driver keeps it right.
+    pub client: Client,
+    /// The entries that its driver has subscribed to, where it subscribes to some; those that it uses.
+    pub entries: RangeInclusive<usize>,
+    /// Whether it is subscribed at the start.
+    pub subscribed: bool,
+    /// The entries that it maps at the start.
+    pub mapped: Vec<usize>,
+}
+
+/// An address space, and who uses it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Program {
+    /// The name of the program.
+    pub name: String,
+    /// The entries of its page table, by name.
+    pub ptes: Vec<String>,
+    /// The pages, by name.
+    pub pages: Vec<String>,
+    /// What is mapped at the start: entries and pages.
+    pub mapped: Vec<(usize, usize)>,
+    /// The entries that are read-only at the start.
+    pub protected: Vec<usize>,
+    /// The devices.
+    pub devices: Vec<Device>,
+    /// The spinlocks, by name.
+    pub locks: Vec<String>,
+    /// The tasks, by name; each has a CPU.
+    pub tasks: Vec<String>,
+    /// Each task's script.
+    pub scripts: Vec<Vec<Statement>>,
+}
+
+impl Program {
+    /// A statement as the language has it.
+    pub fn text_of(&self, statement: Statement) -> String {
+        use Statement::*;
+        let pte = |one: usize| &self.ptes[one];
+        let page = |one: usize| &self.pages[one];
+        let device = |one: usize| &self.devices[one].name;
+        match statement {
+            Start(first, last) => format!("start {} {}", pte(first), pte(last)),
+            StartNonblock(first, last) => format!("start-nonblock {} {}", pte(first), pte(last)),
+            End => "end".into(),
+            Zap(one) => format!("zap {}", pte(one)),
+            Clear(one) => format!("clear {}", pte(one)),
+            Set(one, to) => format!("set {} {}", pte(one), page(to)),
+            Protect(one) => format!("protect {}", pte(one)),
+            Unprotect(one) => format!("unprotect {}", pte(one)),
+            Copy(to) => format!("copy {}", page(to)),
+            Free => "free".into(),
+            FlushTlb(one) => format!("flush-tlb {}", pte(one)),
+            Age(one) => format!("age {}", pte(one)),
+            Store(one) => format!("store {}", pte(one)),
+            Load(one) => format!("load {}", pte(one)),
+            Fault(by, one) => format!("fault {} {}", device(by), pte(one)),
+            Write(by, one) => format!("write {} {}", device(by), pte(one)),
+            Read(by, one) => format!("read {} {}", device(by), pte(one)),
+            Register(one) => format!("register {}", device(one)),
+            Unregister(one) => format!("unregister {}", device(one)),
+            FreeDevice(one) => format!("free-device {}", device(one)),
+            Exit => "exit".into(),
+            Mmgrab => "mmgrab".into(),
+            Mmdrop => "mmdrop".into(),
+            Lock(one) => format!("lock {}", self.locks[one]),
+            Unlock(one) => format!("unlock {}", self.locks[one]),
+        }
+    }
+}

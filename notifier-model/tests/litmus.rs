@@ -1,0 +1,100 @@
+//! All bundled litmus tests of MMU notifiers: each finds what it says.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use lazytlb_machine::{Limits, Reduction, Search};
+use lazytlb_notifier_model::{Client, Invariant, Litmus, Model, Mutant, Scheme, Statement};
+
+/// The bundled tests of this kind.
+fn bundled() -> Vec<Litmus> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../litmus/mmu-notifier");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let read = |file: &std::path::PathBuf| {
+        let text = fs::read_to_string(file).unwrap();
+        Litmus::parse(&text).unwrap_or_else(|error| panic!("{}", error.in_file(&file.to_string_lossy())))
+    };
+    files.iter().map(read).collect()
+}
+
+/// All that is found, over all interleavings.
+fn found(litmus: &Litmus, scheme: Scheme) -> BTreeSet<&'static str> {
+    let limits = Limits { executions: 10_000_000, time: Duration::from_secs(120), stop_at_first: false };
+    let model = Model::new(&litmus.program, &litmus.setting(scheme));
+    let exploration = model.explore(Search::Exhaustive(Reduction::Full), limits, |_| {});
+    assert!(exploration.complete, "{} under {scheme}", litmus.program.name);
+    if std::env::var("SHOW").is_ok() {
+        let seconds = exploration.time.as_secs_f64();
+        eprintln!("{} {scheme}: {} executions {seconds:.2} s", litmus.program.name, exploration.executions);
+        for found in &exploration.found {
+            eprintln!("      {}", found.verdict);
+        }
+    }
+    exploration.found.iter().map(|found| Invariant::name_of(&found.verdict)).collect()
+}
+
+#[test]
+fn each_finds_what_it_says() {
+    let mut wrong = Vec::new();
+    for litmus in bundled() {
+        for &scheme in &litmus.schemes {
+            let found = found(&litmus, scheme);
+            let is_right = if litmus.is_claimed() {
+                found.is_subset(&litmus.allowed)
+            } else {
+                litmus.expectation(scheme) == Some(&found)
+            };
+            if !is_right {
+                let found: Vec<_> = found.into_iter().collect();
+                wrong.push(format!("{}: expect {scheme} {}", litmus.program.name, found.join(" ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_is_printed_is_read_as_the_same() {
+    for litmus in bundled() {
+        let mut read = Litmus::parse(&litmus.to_string()).unwrap();
+        read.about.clone_from(&litmus.about);
+        assert_eq!(read, litmus);
+    }
+}
+
+/// A checker is trusted when it has found something: there is a planted bug for each invariant, and a test for each client that is right.
+#[test]
+fn each_invariant_is_seen_broken() {
+    let bundled = bundled();
+    let expected: BTreeSet<&str> =
+        bundled.iter().flat_map(|litmus| &litmus.expected).flat_map(|(_, found)| found.iter().copied()).collect();
+    for rule in Invariant::ALL {
+        assert!(expected.contains(rule.name()), "no test breaks {rule}");
+    }
+    for mutant in Mutant::ALL {
+        assert!(bundled.iter().any(|litmus| litmus.mutant == Some(*mutant)), "no test plants {mutant}");
+    }
+    for client in Client::ALL {
+        let has = |litmus: &&Litmus| litmus.program.devices.iter().any(|device| device.client == *client);
+        assert!(bundled.iter().any(|litmus| has(&litmus)), "no test has a device of {client}");
+    }
+}
+
+/// Whatever takes away what is mapped must be told: without its pairs no program that has any goes unnoticed, where somebody mirrors.
+#[test]
+fn each_change_needs_its_pair() {
+    for mut litmus in bundled().into_iter().filter(Litmus::is_claimed) {
+        let scripts = &mut litmus.program.scripts;
+        let is_of_pair =
+            |one: &Statement| matches!(one, Statement::Start(..) | Statement::StartNonblock(..) | Statement::End);
+        if !scripts.iter().flatten().any(is_of_pair) {
+            continue;
+        }
+        scripts.iter_mut().for_each(|script| script.retain(|one| !is_of_pair(one)));
+        litmus.mutant = Some(Mutant::Caller);
+        assert!(found(&litmus, litmus.schemes[0]).contains("I14"), "{}", litmus.program.name);
+    }
+}
