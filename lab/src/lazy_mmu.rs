@@ -186,7 +186,8 @@ fn check(arguments: &Arguments, file: &str, lines: &[Line]) -> Result<(), BadInp
         }
         backend::Name::S390 => match lines.iter().find(is_never) {
             Some(Line { number, column, text, .. }) => {
-                Err(BadInput::at(file, *number, *column, "s390 marks empty slots of its cache with this value", text))
+                let column = script::words(text).last().map_or(*column, |(column, _)| column);
+                Err(BadInput::at(file, *number, column, "s390 marks empty slots of its cache with this value", text))
             }
             None => Ok(()),
         },

@@ -264,5 +264,5 @@ fn what_a_back_end_cannot_do_is_refused() {
     let error = refused("enable\n", &["--backend", "xen-x5", "--generation", "v4"]);
     assert!(error.contains("only the merged generation can"), "{error}");
     let error = refused("enable\n set 1 0xffffffffffffffff\n", &["--backend", "s390"]);
-    assert!(error.starts_with("error: -:2:2: s390 marks empty slots"), "{error}");
+    assert!(error.starts_with("error: -:2:8: s390 marks empty slots"), "{error}");
 }

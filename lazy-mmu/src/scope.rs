@@ -14,7 +14,8 @@
 //! (if what sleeps takes a `&mut` [`MaySleep`]), to send one to another task. What these two are made with is a promise, and `unsafe`:
 //! a second one for the same task, used while guards of the first are there, could cross them.
 //!
-//! What is left is reported when the guard ends. A guard that was forgotten (`core::mem::forget`) is ended then. Raw calls inside that do not
+//! What is left is reported when the guard around it ends, or the [`MaySleep`] or [`Anywhere`] that it began by. A guard that was forgotten
+//! (`core::mem::forget`) is ended then. Raw calls inside that do not
 //! pair, and an end inside an interrupt while the other is outside, are not mended: nobody knows which of the calls was wrong.
 //! In `async` code nothing keeps a section from being held over an `.await`; its future is not `Send` then, which is all that can be said.
 
@@ -173,10 +174,19 @@ impl<'a, A: LazyMmuArch + ?Sized, W: LocalWord<u8>> MaySleep<'a, A, W> {
     }
 }
 
+impl<A: LazyMmuArch + ?Sized, W: LocalWord<u8>> Drop for MaySleep<'_, A, W> {
+    fn drop(&mut self) {
+        self.might_sleep();
+    }
+}
+
 /// Code that knows nothing of its callers: a library function that may be called in a section, an interrupt handler, a callback of
 /// C. It may begin sections, and does not sleep.
 pub struct Anywhere<'a, A: LazyMmuArch + ?Sized, W: LocalWord<u8> = NativeCounter> {
     calls: Calls<'a, A, W>,
+    /// The counters that it has found.
+    enable_count: u8,
+    pause_count: u8,
 }
 
 begins! {
@@ -192,7 +202,14 @@ impl<'a, A: LazyMmuArch + ?Sized, W: LocalWord<u8>> Anywhere<'a, A, W> {
     /// other guard, no [`MaySleep`], no `Anywhere` that was there before. One that comes and goes meanwhile is no harm: so a function may make
     /// one for itself that is gone when it returns, and an interrupt handler likewise.
     pub unsafe fn assume(state: &'a LazyMmuState<W>, arch: &'a A) -> Self {
-        Anywhere { calls: Calls::new(state, arch) }
+        let (enable_count, pause_count) = (state.enable_count(), state.pause_count());
+        Anywhere { calls: Calls::new(state, arch), enable_count, pause_count }
+    }
+}
+
+impl<A: LazyMmuArch + ?Sized, W: LocalWord<u8>> Drop for Anywhere<'_, A, W> {
+    fn drop(&mut self) {
+        self.calls.end_forgotten(self.enable_count, self.pause_count);
     }
 }
 

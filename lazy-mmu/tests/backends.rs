@@ -342,6 +342,34 @@ fn s390_invalidates_rows_of_what_was_named() {
     assert_eq!(ToyMmu.preempt_count(), 0);
 }
 
+/// Whatever enters the mode again without a leave in between, each section's changes go where it said.
+#[test]
+fn s390_keeps_what_is_cached_to_its_own_entries() {
+    let task = Task::new(S390(ToyMmu) as Z);
+    let enable = |addrs| {
+        let named = ToyMmu.range(addrs).unwrap();
+        task.call(|state, arch| state.lazy_mmu_mode_enable_with_ptes(arch, named));
+    };
+    enable(0..4);
+    task.set_all(0..4, 3);
+    // Another state on the same CPU.
+    let named = ToyMmu.range(4..5).unwrap();
+    let other = LazyMmuState::new();
+    other.lazy_mmu_mode_enable_with_ptes(&task.arch, named);
+    other.lazy_mmu_mode_disable(&task.arch);
+    assert_eq!((0..8).map(raw).collect::<Vec<_>>(), [3, 3, 3, 3, 0, 0, 0, 0]);
+    task.disable();
+
+    enable(0..4);
+    task.set_all(0..4, 5);
+    for _ in 0..255 {
+        task.enable();
+    }
+    enable(4..5);
+    task.disable();
+    assert_eq!((0..8).map(raw).collect::<Vec<_>>(), [5, 5, 5, 5, 0, 0, 0, 0], "the count has wrapped");
+}
+
 #[test]
 fn s390_forgets_what_was_named_in_a_pause_unless_asked_not_to() {
     let task = Task::new(S390(ToyMmu) as Z);

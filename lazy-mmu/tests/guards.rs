@@ -58,6 +58,17 @@ fn a_forgotten_section_is_ended_where_the_task_sleeps() {
 }
 
 #[test]
+fn a_forgotten_outermost_section_is_ended_with_what_it_began_by() {
+    let (state, arch) = (LazyMmuState::new(), Recorder::default());
+    std::mem::forget(may_sleep(&state, &arch).enable());
+    assert_eq!(arch.seen(), "enter Forgotten! leave");
+    // SAFETY: the innermost code of the task.
+    std::mem::forget(unsafe { Anywhere::assume(&state, &arch) }.pause());
+    assert_eq!(arch.seen(), "Forgotten!");
+    assert_eq!((state.enable_count(), state.pause_count()), (0, 0));
+}
+
+#[test]
 fn a_task_may_sleep_in_a_pause() {
     let (state, arch) = (LazyMmuState::new(), Recorder::default());
     let mut task = may_sleep(&state, &arch);
@@ -70,6 +81,7 @@ fn a_task_may_sleep_in_a_pause() {
     inside.might_sleep();
     assert_eq!(arch.seen(), "Forgotten!", "and the pause itself is none of what was forgotten");
     assert_eq!((state.enable_count(), state.pause_count()), (1, 1));
+    drop(inside);
     drop(pause);
     drop(section);
     assert_eq!(arch.seen(), "enter leave");

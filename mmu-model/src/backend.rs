@@ -41,6 +41,11 @@ pub(crate) trait BackEnd: PteAccess<Kernel = LabMmu> {
         let _ = task;
     }
 
+    /// Whether a CPU is in nobody's section.
+    fn is_idle(&self, kernel: &Kernel, cpu: usize) -> bool {
+        self.is_empty(kernel, cpu)
+    }
+
     /// Whether nothing waits on a CPU.
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool {
         let _ = (kernel, cpu);
@@ -195,6 +200,9 @@ impl<F: Form> BackEnd for Xen<LabMmu, F, QUEUE> {
             state.task_lazy_mmu_mode_pause(self);
         }
     }
+    fn is_idle(&self, kernel: &Kernel, cpu: usize) -> bool {
+        kernel.cpus[cpu].xen.is_idle()
+    }
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool {
         kernel.cpus[cpu].xen.is_empty()
     }
@@ -205,14 +213,15 @@ pub(crate) trait DynBackEnd: LazyMmuArch<Ptes = Named> {
     fn set(&self, entry: usize, value: usize);
     /// Returns what it has read, as do the next two.
     fn clear_full(&self, entry: usize) -> usize;
-    /// An entry's transaction: it holds `frame` then, and the bits that it had.
-    fn protect(&self, entry: usize, frame: usize) -> usize;
+    /// An entry's transaction: it holds `value` then, and the bits that it had.
+    fn protect(&self, entry: usize, value: usize) -> usize;
     fn age(&self, entry: usize) -> usize;
     fn get(&self, entry: usize) -> usize;
     fn flush_tlb(&self);
     fn switch_out(&self, prev: usize);
     fn switch_in(&self, next: usize);
     fn new_task(&self, task: usize);
+    fn is_idle(&self, kernel: &Kernel, cpu: usize) -> bool;
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool;
     fn is_to_invalidate(&self, kernel: &Kernel, cpu: usize, entry: usize) -> bool;
     fn is_poisoned(&self, entry: usize) -> bool;
@@ -229,11 +238,14 @@ struct Watched<B> {
 
 impl<B: BackEnd> Watched<B> {
     /// A callback comes that belongs where the mode is on, or off, and leaves it on or off.
-    fn callback(&self, belongs: bool, leaves: bool) {
+    fn callback(&self, belongs: bool, leaves: bool, call: impl FnOnce()) {
         let entered = &self.entered[this_task()];
         if !B::TOLERATES && (entered.peek() != 0) != belongs {
             broken(Rule::R3);
         }
+        // Until it is over the mode may be on.
+        entered.poke(usize::from(belongs || leaves));
+        call();
         entered.poke(usize::from(leaves));
     }
 }
@@ -248,21 +260,19 @@ impl<B: BackEnd> LazyMmuArch for Watched<B> {
         self.arch.in_interrupt()
     }
     fn arch_enter_lazy_mmu_mode(&self) {
-        self.callback(false, true);
-        self.arch.arch_enter_lazy_mmu_mode();
+        self.callback(false, true, || self.arch.arch_enter_lazy_mmu_mode());
     }
     fn arch_enter_lazy_mmu_mode_with_ptes(&self, named: Named) {
-        self.callback(false, true);
-        self.arch.arch_enter_lazy_mmu_mode_with_ptes(self.arch.ptes(named));
+        self.callback(false, true, || self.arch.arch_enter_lazy_mmu_mode_with_ptes(self.arch.ptes(named)));
     }
     fn arch_leave_lazy_mmu_mode(&self) {
-        self.callback(true, false);
-        self.arch.arch_leave_lazy_mmu_mode();
+        self.callback(true, false, || self.arch.arch_leave_lazy_mmu_mode());
     }
     fn arch_flush_lazy_mmu_mode(&self) {
-        self.callback(true, true);
-        LabMmu.kernel().in_flush_hook.set(LabMmu.has(Mutant::FlushWithoutHash));
-        self.arch.arch_flush_lazy_mmu_mode();
+        self.callback(true, true, || {
+            LabMmu.kernel().in_flush_hook.set(LabMmu.has(Mutant::FlushWithoutHash));
+            self.arch.arch_flush_lazy_mmu_mode();
+        });
     }
     fn warn(&self, warning: Warning) {
         self.arch.warn(warning);
@@ -281,11 +291,11 @@ impl<B: BackEnd> DynBackEnd for Watched<B> {
         // SAFETY: the entries stay.
         unsafe { self.arch.ptep_get_and_clear_full(LabMmu.pte(entry)) }
     }
-    fn protect(&self, entry: usize, frame: usize) -> usize {
+    fn protect(&self, entry: usize, value: usize) -> usize {
         // SAFETY: the entries stay.
         let old = unsafe { self.arch.ptep_modify_prot_start(LabMmu.pte(entry)) };
         // SAFETY: as above.
-        unsafe { self.arch.ptep_modify_prot_commit(LabMmu.pte(entry), frame | bits(old)) };
+        unsafe { self.arch.ptep_modify_prot_commit(LabMmu.pte(entry), value | bits(old)) };
         old
     }
     fn age(&self, entry: usize) -> usize {
@@ -308,6 +318,9 @@ impl<B: BackEnd> DynBackEnd for Watched<B> {
     }
     fn new_task(&self, task: usize) {
         self.arch.new_task(task);
+    }
+    fn is_idle(&self, kernel: &Kernel, cpu: usize) -> bool {
+        self.arch.is_idle(kernel, cpu)
     }
     fn is_empty(&self, kernel: &Kernel, cpu: usize) -> bool {
         self.arch.is_empty(kernel, cpu)

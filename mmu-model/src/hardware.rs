@@ -27,15 +27,27 @@ pub(crate) const CROSS_CALL: u8 = 0;
 pub(crate) const ACCESSED: usize = 1;
 /// A bit of an entry: the page was written through it.
 pub(crate) const DIRTY: usize = 2;
+/// A bit of an entry: its protection. What it allows is nobody's matter here; that it changes is.
+const PROTECTION: usize = 4;
 
 /// The bits of an entry that hardware writes.
 pub(crate) fn bits(value: usize) -> usize {
     value & (ACCESSED | DIRTY)
 }
 
-/// What an entry holds beside them: where its page is.
-pub(crate) fn frame(value: usize) -> usize {
+/// What an entry holds beside them: what the kernel has stored, and nobody else changes.
+pub(crate) fn stored(value: usize) -> usize {
     value & !(ACCESSED | DIRTY)
+}
+
+/// Where the page of an entry is.
+fn frame(value: usize) -> usize {
+    stored(value) & !PROTECTION
+}
+
+/// An entry that maps a page, with another protection than an entry of this value.
+pub(crate) fn protected(value: usize, frame: usize) -> usize {
+    frame | (value & PROTECTION ^ PROTECTION)
 }
 
 /// The hardware of all CPUs.
@@ -108,7 +120,7 @@ impl Hardware {
 
     /// What an entry holds beside bits; a look, and no step.
     pub(crate) fn look_at(&self, entry: usize) -> usize {
-        frame(Machine::with(|machine| machine.inspect(|| self.entries[entry].load(Relaxed))))
+        stored(Machine::with(|machine| machine.inspect(|| self.entries[entry].load(Relaxed))))
     }
 
     /// Whether an entry leads to a page, or will, or a translation does; a look, and no step.
@@ -203,13 +215,14 @@ impl Hardware {
         }
     }
 
-    /// The running task writes through an entry's translation, the TLB's if it has one: one step, as an instruction is.
+    /// The running task writes through an entry's translation, the TLB's if it has one: one step, as an instruction is. `waits` says that the CPU
+    /// still has to invalidate what it had.
     #[track_caller]
-    pub(crate) fn touch(&self, entry: usize) {
+    pub(crate) fn touch(&self, entry: usize, waits: bool) {
         let at = Location::caller();
         Machine::with(|machine| {
             machine.agent_step(|| {
-                if !self.access(machine, entry, false, at) {
+                if !self.access(machine, entry, waits, false, at) {
                     machine.fail(Kind::Assertion, "an access faults: nothing is mapped there");
                 }
             });
@@ -218,15 +231,22 @@ impl Hardware {
 
     /// The same, and again as long as it faults, as users do.
     #[track_caller]
-    pub(crate) fn touch_retrying(&self, entry: usize) {
+    pub(crate) fn touch_retrying(&self, entry: usize, waits: bool) {
         let at = Location::caller();
         Sim.spin_until(|| {
-            Machine::with(|machine| machine.agent_step(|| self.access(machine, entry, true, at))).then_some(())
+            Machine::with(|machine| machine.agent_step(|| self.access(machine, entry, waits, true, at))).then_some(())
         });
     }
 
     /// Says whether something is mapped there.
-    fn access(&self, machine: &Machine, entry: usize, may_fault: bool, at: &'static Location<'static>) -> bool {
+    fn access(
+        &self,
+        machine: &Machine,
+        entry: usize,
+        waits: bool,
+        may_fault: bool,
+        at: &'static Location<'static>,
+    ) -> bool {
         let (task, cpu) = (this_task(), this_cpu());
         let tlb = &self.tlb[cpu * TABLE + entry];
         let cached = machine.look(tlb);
@@ -235,11 +255,12 @@ impl Hardware {
         let mut value = if walks { machine.look(&self.entries[entry]) } else { cached };
         let books = &LabMmu.kernel().books;
         let stored = books.stored(entry);
+        let leads_elsewhere = frame(stored) != 0 && frame(value) != frame(stored) && books.is_of(task, entry);
         // Where something was mapped before, it may be used in an interrupt, and must not in the section that maps something else.
         let in_section = books.wants_it_on(task) && !LabMmu.is_in_interrupt();
-        let is_old = stored != 0 && frame(value) != stored && (value == 0 || in_section);
+        let is_deferred = value == 0 || (in_section && (waits || self.look_at(entry) != stored));
         let may_be_missed = cached == 0 && value != 0 && !may_fault;
-        if (is_old && books.is_of(task, entry)) || (may_be_missed && books.lacks_a_barrier(machine, task, entry)) {
+        if (leads_elsewhere && is_deferred) || (may_be_missed && books.lacks_a_barrier(machine, task, entry)) {
             Rule::R12.broken(&raw const self.entries[entry]);
         }
         let Some(page) = self.page_of(value) else { return false };

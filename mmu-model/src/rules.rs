@@ -172,13 +172,24 @@ impl Books {
     /// Somebody begins to change an entry. A step of its own: others look at it. Returns what the entry ought to hold, if the task was the
     /// last to store into it, and nobody else is about to. `owes` says whether a barrier will be due behind the change; `None` if the
     /// entry maps what it has mapped.
-    pub(crate) fn begins_to_change(&self, task: usize, entry: usize, owes: Option<bool>) -> Option<usize> {
+    pub(crate) fn begins_to_change(
+        &self,
+        task: usize,
+        entry: usize,
+        owes: Option<bool>,
+        hardware: &Hardware,
+    ) -> Option<usize> {
         Machine::with(|machine| {
             machine.agent_step(|| {
                 let others = machine.look(&self.changing[entry]);
                 machine.put(&self.changing[entry], others + 1);
-                if let Some(owes) = owes {
-                    machine.put(&self.owed[entry], if owes { task + 1 } else { 0 });
+                match owes {
+                    // What was valid before is not looked for in vain.
+                    Some(true) if machine.look(&hardware.entries[entry]) == 0 => {
+                        machine.put(&self.owed[entry], task + 1);
+                    }
+                    Some(false) => machine.put(&self.owed[entry], 0),
+                    _ => {}
                 }
                 if others > 0 {
                     machine.put(&self.contested[entry], 1);
@@ -232,8 +243,8 @@ impl Books {
                 }
                 if let Some(value) = value {
                     machine.put(&self.stored[entry], value);
-                    machine.put(&self.writers[entry], if contested { 0 } else { task + 1 });
                 }
+                machine.put(&self.writers[entry], if contested { 0 } else { task + 1 });
                 if others == 0 && contested {
                     machine.put(&self.contested[entry], 0);
                 }

@@ -11,7 +11,7 @@ use lazytlb_machine::{Kind, Machine, Sim, SimLocal, SimWord};
 
 use crate::backend::{self, DynBackEnd};
 use crate::calls::{self, Calls};
-use crate::hardware::{bits, frame};
+use crate::hardware::{bits, protected, stored};
 use crate::kernel::{Kernel, LabMmu, TABLE, locals, shared, this_cpu, this_task};
 use crate::model::Setting;
 use crate::names::{Arch, Mutant};
@@ -195,12 +195,12 @@ impl World {
             }
             Statement::SetIfNone(entry, page) => self.install(task, entry, page, books.hand[task].peek() == 0),
             Statement::Protect(entry, page) => {
-                let frame = hardware.frame_of(page);
-                self.change(task, entry, Some(frame), || Some(self.arch.protect(entry, frame)));
+                let value = protected(books.stored(entry), hardware.frame_of(page));
+                self.change(task, entry, Some(value), || Some(self.arch.protect(entry, value)));
             }
             Statement::ProtectByStore(entry, page) => {
-                let frame = hardware.frame_of(page);
-                self.set(task, entry, frame | bits(self.read(task, entry)));
+                let old = self.read(task, entry);
+                self.set(task, entry, protected(old, hardware.frame_of(page)) | bits(old));
             }
             Statement::Age(entry) => self.change(task, entry, None, || Some(self.arch.age(entry))),
             Statement::AgeByStore(entry) => self.set(task, entry, LabMmu::pte_mkold(self.read(task, entry))),
@@ -232,8 +232,8 @@ impl World {
             Statement::ReadLockless(entry) => {
                 hardware.entries[entry].load(Relaxed);
             }
-            Statement::Touch(entry) => hardware.touch(entry),
-            Statement::TouchRetrying(entry) => hardware.touch_retrying(entry),
+            Statement::Touch(entry) => hardware.touch(entry, self.is_to_invalidate(entry)),
+            Statement::TouchRetrying(entry) => hardware.touch_retrying(entry, self.is_to_invalidate(entry)),
             Statement::FlushTlb => {
                 books.asks_for_a_flush(task, hardware);
                 self.arch.flush_tlb();
@@ -308,9 +308,9 @@ impl World {
         if self.program.guarded && !self.program.guards[entry].is_some_and(is_held) {
             Rule::R10.broken(&raw const hardware.entries[entry]);
         }
-        let own = books.begins_to_change(task, entry, value.map(|value| self.owes_a_barrier(frame(value))));
-        let read = change().filter(|&read| own.is_some_and(|stored| frame(read) != stored));
-        let was_alone = books.has_changed(task, entry, value.map(frame));
+        let own = books.begins_to_change(task, entry, value.map(|value| self.owes_a_barrier(stored(value))), hardware);
+        let read = change().filter(|&read| own.is_some_and(|own| stored(read) != own));
+        let was_alone = books.has_changed(task, entry, value.map(stored));
         if read.is_some() && was_alone {
             Rule::R9.broken(&raw const hardware.entries[entry]);
         }
@@ -334,7 +334,7 @@ impl World {
 
     /// Who has changed an entry reads what it has stored.
     fn check_read(&self, task: usize, entry: usize, value: usize) {
-        if self.kernel.books.is_of(task, entry) && frame(value) != self.kernel.books.stored(entry) {
+        if self.kernel.books.is_of(task, entry) && stored(value) != self.kernel.books.stored(entry) {
             Rule::R9.broken(&raw const self.kernel.hardware.entries[entry]);
         }
     }
@@ -387,6 +387,11 @@ impl World {
         Machine::with(|machine| machine.inspect(|| here(machine)))
     }
 
+    /// Whether this CPU is in nobody's section. Not a step.
+    fn is_idle(&self) -> bool {
+        Machine::with(|machine| machine.inspect(|| self.arch.is_idle(&self.kernel, machine.this_cpu())))
+    }
+
     /// Whether nothing waits on this CPU. Not a step.
     fn nothing_waits(&self) -> bool {
         Machine::with(|machine| machine.inspect(|| self.arch.is_empty(&self.kernel, machine.this_cpu())))
@@ -426,7 +431,7 @@ impl World {
             }
             InInterrupt::Set(entry, page) => self.set_in_interrupt(task, entry, page),
             InInterrupt::Read(entry) => drop(self.read(task, entry)),
-            InInterrupt::Touch(entry) => hardware.touch(entry),
+            InInterrupt::Touch(entry) => hardware.touch(entry, false),
             InInterrupt::Sleep => Machine::with(|machine| machine.might_sleep_by("R8: ")),
         }
         if mode() != before {
@@ -437,7 +442,7 @@ impl World {
     fn set_in_interrupt(&self, task: usize, entry: usize, page: usize) {
         let value = self.kernel.hardware.value_of(page);
         self.set(task, entry, value);
-        if self.kernel.hardware.look_at(entry) != frame(value) {
+        if self.kernel.hardware.look_at(entry) != stored(value) {
             Rule::R7.broken(&raw const self.kernel.hardware.entries[entry]);
         }
     }
@@ -509,7 +514,10 @@ impl World {
         leaving.poke(left + 1);
         self.arch.switch_in(this_task());
         leaving.poke(0);
-        if !self.nothing_waits() {
+        // Who has come may be in a section of its own; what waits is of who has left in any case.
+        let may_be_in = self.kernel.books.wants_it_on(this_task()) || self.arch.is_entered(this_task());
+        let is_free = if may_be_in { self.nothing_waits() } else { self.is_idle() };
+        if !is_free {
             broken(Rule::R6);
         }
         if left < self.program.tasks.len() && self.over.load(Relaxed) & 1 << left == 0 {
@@ -534,8 +542,8 @@ impl World {
             facts.push(format!("{name}: enabled {sections}, paused {pauses}, the mode is {on}"));
         }
         for (entry, name) in program.ptes.iter().enumerate() {
-            let (there, stored) = (frame(hardware.entries[entry].peek()), books.stored_at_end(entry));
-            let waits = if there == stored { String::new() } else { format!("; {} waits", name_of(stored)) };
+            let (there, last) = (stored(hardware.entries[entry].peek()), books.stored_at_end(entry));
+            let waits = if there == last { String::new() } else { format!("; {} waits", name_of(last)) };
             facts.push(format!("{name} maps {}{waits}", name_of(there)));
         }
         facts

@@ -42,23 +42,29 @@ static HASH: HashBatch<BareMmu, BATCH> =
     HashBatch::from_parts(word(0), word(0), word(0), [const { [const { AtomicUsize::new(0) }; 2] }; BATCH]);
 static TLB: TlbBatch<BareMmu, BATCH> =
     TlbBatch::from_parts(word(0), word(0), word(0), [const { [const { AtomicUsize::new(0) }; 1] }; BATCH]);
-static XEN: XenCpu<BareMmu, QUEUE> = XenCpu::from_parts(
-    word(0),
-    word(0),
-    word(0),
-    [const { Local::from_raw(AtomicPtr::new(null_mut())) }; QUEUE],
-    [const { word(0) }; QUEUE],
-);
-static CACHE: PteCache<BareMmu, TABLE> = PteCache::from_parts(
-    word(0),
-    word(0),
-    word(0),
-    word(0),
-    Local::from_raw(AtomicPtr::new(null_mut())),
-    word(0),
-    word(0),
-    [const { word(usize::MAX) }; TABLE],
-);
+// SAFETY: all are zero and null.
+static XEN: XenCpu<BareMmu, QUEUE> = unsafe {
+    XenCpu::from_parts(
+        word(0),
+        word(0),
+        word(0),
+        [const { Local::from_raw(AtomicPtr::new(null_mut())) }; QUEUE],
+        [const { word(0) }; QUEUE],
+    )
+};
+// SAFETY: all are zero and null, and the slots hold what no entry does.
+static CACHE: PteCache<BareMmu, TABLE> = unsafe {
+    PteCache::from_parts(
+        word(0),
+        word(0),
+        word(0),
+        word(0),
+        Local::from_raw(AtomicPtr::new(null_mut())),
+        word(0),
+        word(0),
+        [const { word(usize::MAX) }; TABLE],
+    )
+};
 static ENTRIES: [AtomicUsize; TABLE] = [const { AtomicUsize::new(0) }; TABLE];
 /// Whether hardware costs what a thing of the same kind costs here.
 static STAND_INS: AtomicBool = AtomicBool::new(false);

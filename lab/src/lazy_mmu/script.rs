@@ -96,7 +96,7 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Line>, BadInput> {
 }
 
 /// What stands before a `#`.
-fn words(line: &str) -> impl Iterator<Item = Word<'_>> {
+pub(super) fn words(line: &str) -> impl Iterator<Item = Word<'_>> {
     let line = line.split('#').next().unwrap_or_default();
     let column = |word: &str| 1 + line[..word.as_ptr().addr() - line.as_ptr().addr()].chars().count();
     line.split_whitespace().map(move |word| (column(word), word))

@@ -58,10 +58,13 @@ impl<K: S390Kernel<N>, const N: usize> fmt::Debug for PteCache<K, N> {
 }
 
 impl<K: S390Kernel<N>, const N: usize> PteCache<K, N> {
-    /// A cache of these words; `const`, for statics. They are zero and null at the start, but for the slots, each of which holds
-    /// [`PTE_NEVER`](S390Kernel::PTE_NEVER).
+    /// A cache of these words; `const`, for statics.
+    ///
+    /// # Safety
+    /// They are zero and null at the start, but for the slots, each of which holds [`PTE_NEVER`](S390Kernel::PTE_NEVER): the end of a section stores
+    /// through the pointer.
     #[expect(clippy::too_many_arguments, reason = "what a const fn is given it cannot take apart")]
-    pub const fn from_parts(
+    pub const unsafe fn from_parts(
         sections: K::LocalUsize,
         mm: K::LocalUsize,
         addr: K::LocalUsize,
@@ -227,6 +230,8 @@ impl<K: S390Kernel<N>, const N: usize> S390<K, N> {
     fn enter(&self, ptes: Option<PteRange<K>>) {
         self.0.preempt_disable();
         let cache = self.0.pte_cache();
+        // Where a section is open already (a count that has overflowed, a second task's state) what it has cached is of what it has named.
+        self.write_back(cache);
         cache.sections.set(cache.sections.get().wrapping_add(1));
         cache.name(ptes);
     }

@@ -72,8 +72,11 @@ impl<M: Memory, const N: usize> fmt::Debug for XenCpu<M, N> {
 }
 
 impl<M: Memory, const N: usize> XenCpu<M, N> {
-    /// A queue of these words, all zero or null at the start; `const`, for statics.
-    pub const fn from_parts(
+    /// A queue of these words; `const`, for statics.
+    ///
+    /// # Safety
+    /// All are zero or null at the start: what is queued is stored through the pointers.
+    pub const unsafe fn from_parts(
         mode: M::LocalUsize,
         nested: M::LocalUsize,
         count: M::LocalUsize,
