@@ -5,7 +5,7 @@
 //! with the reason; whoever adds a test takes its entry out there.
 //!
 //! Numbers with a B are those of real bugs, with a C of candidates that nobody has reported, as far as is known, and with an M of
-//! lazy MMU mode's. B01 to B36, B38 to B43, C1 to C3 and M01 to M27 must all be there. The others (C4, MB1, S01, ...) were found, or thought of, here.
+//! lazy MMU mode's, with an N of MMU notifiers'. B01 to B36, B38 to B43, C1 to C3 and M01 to M27 must all be there. The others (C4, MB1, S01, ...) were found, or thought of, here.
 
 use crate::bad_input::BadInput;
 use crate::suite::{self, Test};

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use comfy_table::{Cell, Color, Table, presets};
 use lazytlb_mmu_model::{Api, Arch};
 use lazytlb_native::{HotPath, strategies};
+use lazytlb_notifier_model::{Client, Scheme};
 use lazytlb_replay::{Options, Replayer, Report, TasksFile, text};
 use lazytlb_sched_model::{Rules, Strategy};
 use serde::Serialize;
@@ -61,6 +62,8 @@ struct Safety {
     litmus: Vec<Row>,
     /// Those of lazy MMU mode: the strategy is the generation of the API, the machine the back end.
     lazy_mmu: Vec<Row>,
+    /// Those of MMU notifiers: the strategy is the scheme of walks, the machine what the devices are.
+    mmu_notifier: Vec<Row>,
     /// What is left out, because a test says that it is slow there.
     not_run: Vec<NotRun>,
 }
@@ -88,7 +91,7 @@ struct Native {
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let compared = if arguments.strategy.is_empty() { Strategy::all().collect() } else { arguments.strategy.clone() };
     let safety = verdicts(&compared, arguments.strategy.is_empty())?;
-    let is_safe = safety.litmus.iter().chain(&safety.lazy_mmu).all(|row| row.expected);
+    let is_safe = safety.rows().all(|row| row.expected);
     if arguments.safety {
         if arguments.json {
             crate::print_json(&safety)?;
@@ -111,17 +114,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(good)
 }
 
-/// Every bundled test without a planted bug, under every strategy that is compared, where it is not slow; with `with_lazy_mmu` those of lazy MMU
-/// mode, under all that they are for.
-fn verdicts(compared: &[Strategy], with_lazy_mmu: bool) -> Result<Safety> {
-    let (mut runs, mut lazy_mmu, mut not_run) = (Vec::new(), Vec::new(), Vec::new());
+/// Every bundled test without a planted bug, under every strategy that is compared, where it is not slow; with `others` those of lazy MMU
+/// mode and of MMU notifiers, under all that they are for.
+fn verdicts(compared: &[Strategy], others: bool) -> Result<Safety> {
+    let (mut runs, mut lazy_mmu, mut mmu_notifier, mut not_run) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for test in suite::load(&[])?.into_iter().filter(|test| !test.litmus.is_mutation()) {
         let litmus = match &test.litmus {
             Litmus::Switches(litmus) => litmus,
-            Litmus::LazyMmu(_) if !with_lazy_mmu => continue,
+            Litmus::LazyMmu(_) | Litmus::Notifier(_) if !others => continue,
             Litmus::LazyMmu(litmus) => {
                 let settings = litmus.under.iter().map(|&(api, arch)| Setting::LazyMmu(litmus.setting(api, arch)));
                 lazy_mmu.extend(settings.map(|setting| Run { test: test.clone(), setting }));
+                continue;
+            }
+            Litmus::Notifier(litmus) => {
+                let settings = litmus.schemes.iter().map(|&scheme| Setting::Notifier(litmus.setting(scheme)));
+                mmu_notifier.extend(settings.map(|setting| Run { test: test.clone(), setting }));
                 continue;
             }
         };
@@ -142,7 +150,8 @@ fn verdicts(compared: &[Strategy], with_lazy_mmu: bool) -> Result<Safety> {
     }
     let litmus = suite::explore_all(&runs, Effort::default(), false)?;
     let lazy_mmu = suite::explore_all(&lazy_mmu, Effort::default(), false)?;
-    Ok(Safety { litmus, lazy_mmu, not_run })
+    let mmu_notifier = suite::explore_all(&mmu_notifier, Effort::default(), false)?;
+    Ok(Safety { litmus, lazy_mmu, mmu_notifier, not_run })
 }
 
 fn replayed(&(name, trace, tasks): &Bundled, compared: &[Strategy]) -> Result<(&'static str, Report)> {
@@ -221,11 +230,12 @@ impl Safety {
     fn text(&self) -> String {
         let tests: BTreeSet<&str> = self.litmus.iter().map(|row| row.test.as_str()).collect();
         format!(
-            "Safety: {} litmus tests, all interleavings, SC and TSO. In brackets: a machine that the strategy is not for. Not run: slow.\n\n{}\n\n{}\n{}",
+            "Safety: {} litmus tests, all interleavings, SC and TSO. In brackets: a machine that the strategy is not for. Not run: slow.\n\n{}\n\n{}\n{}{}",
             tests.len(),
             self.table(&Rules::SIMPLE),
             self.table(&Rules::OF_ARCHITECTURES),
-            self.lazy_mmu()
+            self.lazy_mmu(),
+            self.mmu_notifier()
         )
     }
 
@@ -252,6 +262,36 @@ impl Safety {
             "\nLazy MMU mode: {} litmus tests, all interleavings. In brackets: what does not claim to be right there.\n\n{table}\n",
             tests.len()
         )
+    }
+
+    /// What devices are, under each scheme of walks.
+    fn mmu_notifier(&self) -> String {
+        if self.mmu_notifier.is_empty() {
+            return String::new();
+        }
+        let tests: BTreeSet<&str> = self.mmu_notifier.iter().map(|row| row.test.as_str()).collect();
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(core::iter::once("devices").chain(Scheme::ALL.iter().map(|scheme| scheme.name())));
+        let several = ("several", true);
+        for (client, is_right) in Client::ALL.iter().map(|client| (client.name(), client.is_right())).chain([several]) {
+            let cells = Scheme::ALL.iter().map(|scheme| {
+                let pair = (scheme.name(), client);
+                let rows: Vec<&Row> =
+                    self.mmu_notifier.iter().filter(|row| (row.strategy, row.machine) == pair).collect();
+                verdict_cell(&rows, 0, is_right)
+            });
+            table.add_row(core::iter::once(Cell::new(client)).chain(cells));
+        }
+        format!(
+            "\nMMU notifiers: {} litmus tests, all interleavings. In brackets: what is known to be wrong.\n\n{table}\n",
+            tests.len()
+        )
+    }
+
+    /// All of them.
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.litmus.iter().chain(&self.lazy_mmu).chain(&self.mmu_notifier)
     }
 
     /// For each strategy and machine: how many runs passed, or what was found, and how many are left out. In brackets where the

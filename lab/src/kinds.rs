@@ -1,5 +1,5 @@
-//! The kinds of litmus tests: of switches, which run under strategies on machines' rules, and of lazy MMU mode, which run under generations
-//! of the API on architectures. What is common to both is here, so that the rest need not ask.
+//! The kinds of litmus tests: of switches, which run under strategies on machines' rules; of lazy MMU mode, which run under generations
+//! of the API on architectures; of MMU notifiers, which run under schemes of walks. What is common to all is here, so that the rest need not ask.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +7,7 @@ use anyhow::Result;
 use lazytlb_machine::text::TextError;
 use lazytlb_machine::{Exploration, Found, Kind, Limits, MemoryModel, Recording, Schedule, ScheduleError, Search};
 use lazytlb_mmu_model::{self as mmu, Api, Arch};
+use lazytlb_notifier_model::{self as notifier, Client, Scheme};
 use lazytlb_sched_model::{self as sched, Mutant, Rules, Strategy};
 
 /// A litmus test of any kind.
@@ -14,6 +15,7 @@ use lazytlb_sched_model::{self as sched, Mutant, Rules, Strategy};
 pub(crate) enum Litmus {
     Switches(sched::Litmus),
     LazyMmu(mmu::Litmus),
+    Notifier(notifier::Litmus),
 }
 
 /// What must be found somewhere.
@@ -24,9 +26,12 @@ pub(crate) struct Expected {
 
 impl Litmus {
     pub(crate) fn parse(text: &str) -> Result<Litmus, TextError> {
-        match mmu::Litmus::is_one(text) {
-            true => mmu::Litmus::parse(text).map(Litmus::LazyMmu),
-            false => sched::Litmus::parse(text).map(Litmus::Switches),
+        if mmu::Litmus::is_one(text) {
+            mmu::Litmus::parse(text).map(Litmus::LazyMmu)
+        } else if notifier::Litmus::is_one(text) {
+            notifier::Litmus::parse(text).map(Litmus::Notifier)
+        } else {
+            sched::Litmus::parse(text).map(Litmus::Switches)
         }
     }
 
@@ -34,6 +39,7 @@ impl Litmus {
         match self {
             Litmus::Switches(litmus) => &litmus.program.name,
             Litmus::LazyMmu(litmus) => &litmus.program.name,
+            Litmus::Notifier(litmus) => &litmus.program.name,
         }
     }
 
@@ -42,6 +48,7 @@ impl Litmus {
         match self {
             Litmus::Switches(litmus) => &litmus.about,
             Litmus::LazyMmu(litmus) => &litmus.about,
+            Litmus::Notifier(litmus) => &litmus.about,
         }
     }
 
@@ -50,6 +57,7 @@ impl Litmus {
         match self {
             Litmus::Switches(litmus) => litmus.bug.as_ref(),
             Litmus::LazyMmu(litmus) => litmus.bug.as_ref(),
+            Litmus::Notifier(litmus) => litmus.bug.as_ref(),
         }
     }
 
@@ -58,6 +66,7 @@ impl Litmus {
         match self {
             Litmus::Switches(litmus) => litmus.is_mutation(),
             Litmus::LazyMmu(litmus) => litmus.is_mutation(),
+            Litmus::Notifier(litmus) => litmus.is_mutation(),
         }
     }
 
@@ -65,6 +74,7 @@ impl Litmus {
         match self {
             Litmus::Switches(litmus) => litmus.program.cpus(),
             Litmus::LazyMmu(litmus) => litmus.program.cpus,
+            Litmus::Notifier(litmus) => litmus.program.tasks.len(),
         }
     }
 
@@ -76,6 +86,7 @@ impl Litmus {
                 let archs: BTreeSet<Arch> = litmus.under.iter().map(|(_, arch)| *arch).collect();
                 archs.into_iter().map(Arch::name).collect()
             }
+            Litmus::Notifier(litmus) => vec![client_name(litmus.client())],
         }
     }
 
@@ -83,7 +94,7 @@ impl Litmus {
     pub(crate) fn memories(&self) -> &[MemoryModel] {
         match self {
             Litmus::Switches(litmus) => &litmus.memories,
-            Litmus::LazyMmu(_) => &[MemoryModel::Sc],
+            Litmus::LazyMmu(_) | Litmus::Notifier(_) => &[MemoryModel::Sc],
         }
     }
 
@@ -113,6 +124,13 @@ impl Litmus {
                 });
                 all.collect()
             }
+            Litmus::Notifier(litmus) => {
+                let all = litmus.expected.iter().map(|(scheme, found)| Expected {
+                    setting: Setting::Notifier(litmus.setting(*scheme)),
+                    kinds: found.iter().copied().collect(),
+                });
+                all.collect()
+            }
         }
     }
 
@@ -127,13 +145,25 @@ impl Litmus {
                 }
                 None => vec![],
             },
+            Litmus::Notifier(litmus) => match litmus.mutant {
+                Some(notifier::Mutant::Caller) => vec![CALLER.to_owned()],
+                Some(mutant) => {
+                    vec![format!("a step of a driver, or of the kernel around the chain, is another one: {mutant}")]
+                }
+                None => vec![],
+            },
         };
         match (&parts[..], self) {
             ([], Litmus::Switches(_)) => "nothing: a strategy runs where it does not belong".to_owned(),
-            ([], Litmus::LazyMmu(_)) => "nothing: it was wrong as it was".to_owned(),
+            ([], Litmus::LazyMmu(_) | Litmus::Notifier(_)) => "nothing: it was wrong as it was".to_owned(),
             _ => parts.join("; "),
         }
     }
+}
+
+/// What a test of MMU notifiers has for a machine: what its devices are.
+fn client_name(client: Option<Client>) -> &'static str {
+    client.map_or("several", Client::name)
 }
 
 const CALLER: &str = "the program itself breaks a rule";
@@ -160,29 +190,32 @@ fn planted_in_switches(litmus: &sched::Litmus) -> Vec<String> {
 pub(crate) enum Setting {
     Switches(sched::Setting),
     LazyMmu(mmu::Setting),
+    Notifier(notifier::Setting),
 }
 
 impl Setting {
-    /// The strategy, or the generation of the API.
+    /// The strategy, the generation of the API, or the scheme of walks.
     pub(crate) fn scheme(&self) -> &'static str {
         match self {
             Setting::Switches(setting) => setting.strategy.name(),
             Setting::LazyMmu(setting) => setting.api.name(),
+            Setting::Notifier(setting) => setting.scheme.name(),
         }
     }
 
-    /// The MMU's rules, or the architecture.
+    /// The MMU's rules, the architecture, or what the devices are.
     pub(crate) fn machine(&self) -> &'static str {
         match self {
             Setting::Switches(setting) => setting.rules.name(),
             Setting::LazyMmu(setting) => setting.arch.name(),
+            Setting::Notifier(setting) => client_name(setting.client),
         }
     }
 
     pub(crate) fn memory(&self) -> MemoryModel {
         match self {
             Setting::Switches(setting) => setting.memory,
-            Setting::LazyMmu(_) => MemoryModel::Sc,
+            Setting::LazyMmu(_) | Setting::Notifier(_) => MemoryModel::Sc,
         }
     }
 
@@ -191,6 +224,7 @@ impl Setting {
         match self {
             Setting::Switches(setting) => setting.strategy.claims(setting.rules),
             Setting::LazyMmu(setting) => setting.api.claims(setting.arch),
+            Setting::Notifier(setting) => setting.claimed,
         }
     }
 
@@ -201,6 +235,7 @@ impl Setting {
                 format!("--strategy {strategy} --memory {memory} --machine {rules}")
             }
             Setting::LazyMmu(mmu::Setting { api, arch, .. }) => format!("--generation {api} --backend {arch}"),
+            Setting::Notifier(setting) => format!("--walks {}", setting.scheme),
         }
     }
 
@@ -252,6 +287,17 @@ impl Litmus {
                     shown: found.into_iter().collect(),
                 }
             }
+            (Litmus::Notifier(litmus), Setting::Notifier(setting)) => {
+                let found: BTreeSet<&'static str> =
+                    exploration.found.iter().map(|found| notifier::Invariant::name_of(&found.verdict)).collect();
+                let told = litmus.expectation(setting.scheme);
+                Judged {
+                    failed: !found.is_subset(&litmus.allowed),
+                    as_told: told.map(|told| *told == found),
+                    is_told_nothing: told.is_some_and(BTreeSet::is_empty),
+                    shown: found.into_iter().collect(),
+                }
+            }
             _ => unreachable!("a test runs in a setting of its own kind"),
         }
     }
@@ -265,6 +311,9 @@ impl Litmus {
             (Litmus::LazyMmu(litmus), Setting::LazyMmu(setting)) => {
                 Model::LazyMmu(mmu::Model::new(&litmus.program, setting))
             }
+            (Litmus::Notifier(litmus), Setting::Notifier(setting)) => {
+                Model::Notifier(notifier::Model::new(&litmus.program, setting))
+            }
             _ => unreachable!("a test runs in a setting of its own kind"),
         }
     }
@@ -274,6 +323,7 @@ impl Litmus {
 pub(crate) enum Model {
     Switches(sched::Model),
     LazyMmu(mmu::Model),
+    Notifier(notifier::Model),
 }
 
 impl Model {
@@ -281,6 +331,7 @@ impl Model {
         match self {
             Model::Switches(model) => model.explore(search, limits, progress),
             Model::LazyMmu(model) => model.explore(search, limits, progress),
+            Model::Notifier(model) => model.explore(search, limits, progress),
         }
     }
 
@@ -288,6 +339,7 @@ impl Model {
         match self {
             Model::Switches(model) => model.shrink(found),
             Model::LazyMmu(model) => model.shrink(found),
+            Model::Notifier(model) => model.shrink(found),
         }
     }
 
@@ -295,6 +347,7 @@ impl Model {
         match self {
             Model::Switches(model) => model.replay(schedule),
             Model::LazyMmu(model) => model.replay(schedule),
+            Model::Notifier(model) => model.replay(schedule),
         }
     }
 
@@ -302,6 +355,7 @@ impl Model {
         match self {
             Model::Switches(model) => model.report(found, replay),
             Model::LazyMmu(model) => model.report(found, replay),
+            Model::Notifier(model) => model.report(found, replay),
         }
     }
 }
@@ -324,6 +378,12 @@ pub(crate) struct Asked {
     /// Only on this back end of lazy MMU mode; can be repeated.
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Vec<Arch>,
+    /// Only under this scheme of MMU notifiers' walks; can be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) walks: Vec<Scheme>,
+    /// Only with devices of this kind, of MMU notifiers' tests; can be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: Vec<Client>,
 }
 
 impl Asked {
@@ -337,17 +397,30 @@ impl Asked {
         !self.generation.is_empty() || !self.backend.is_empty()
     }
 
+    /// Whether it is about MMU notifiers only.
+    fn is_of_notifiers(&self) -> bool {
+        !self.walks.is_empty() || !self.client.is_empty()
+    }
+
     /// The settings of a test that are asked for, and how many of them are left out because they are slow; with `slow`, those alone.
     pub(crate) fn settings_of(&self, litmus: &Litmus, slow: bool) -> (Vec<Setting>, usize) {
         match litmus {
-            Litmus::Switches(_) if self.is_of_lazy_mmu() => (Vec::new(), 0),
-            Litmus::LazyMmu(_) if self.is_of_switches() || slow => (Vec::new(), 0),
+            Litmus::Switches(_) if self.is_of_lazy_mmu() || self.is_of_notifiers() => (Vec::new(), 0),
+            Litmus::LazyMmu(_) if self.is_of_switches() || self.is_of_notifiers() || slow => (Vec::new(), 0),
+            Litmus::Notifier(_) if self.is_of_switches() || self.is_of_lazy_mmu() || slow => (Vec::new(), 0),
             Litmus::Switches(test) => self.of_switches(litmus, test, slow),
             Litmus::LazyMmu(test) => {
                 let all = test.under.iter().filter(|(api, arch)| {
                     among(api, &self.generation) && among(arch, &self.backend) && among(&MemoryModel::Sc, &self.memory)
                 });
                 (all.map(|&(api, arch)| Setting::LazyMmu(test.setting(api, arch))).collect(), 0)
+            }
+            Litmus::Notifier(test) => {
+                let has = |client: &Client| test.program.devices.iter().any(|device| device.client == *client);
+                let is_asked_for =
+                    (self.client.is_empty() || self.client.iter().any(has)) && among(&MemoryModel::Sc, &self.memory);
+                let all = test.schemes.iter().filter(|&scheme| is_asked_for && among(scheme, &self.walks));
+                (all.map(|&scheme| Setting::Notifier(test.setting(scheme))).collect(), 0)
             }
         }
     }

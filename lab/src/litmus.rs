@@ -150,6 +150,7 @@ fn nothing_to_run(tests: &[Test], slow: bool) -> BadInput {
                 Litmus::Switches(litmus) if litmus.program.accesses() => "; `weak` knows no user accesses",
                 Litmus::Switches(_) => "",
                 Litmus::LazyMmu(_) => "; it is a test of lazy MMU mode (`--generation`, `--backend`)",
+                Litmus::Notifier(_) => "; it is a test of MMU notifiers (`--walks`, `--client`)",
             };
             format!("{asked_as} is for {machines}, under {memories}{knows}")
         }
@@ -175,7 +176,7 @@ struct Replayed {
 fn replay(runs: &[Run], file: &Path, json: bool) -> Result<bool> {
     let [run] = runs else {
         return Err(BadInput::new(format!(
-            "a schedule is of one test under one strategy: {} runs fit; name one test, --strategy, --memory and --machine (or --generation and --backend)",
+            "a schedule is of one test under one strategy: {} runs fit; name one test, --strategy, --memory and --machine (or --generation and --backend, or --walks)",
             runs.len()
         ))
         .into());

@@ -303,7 +303,7 @@ fn replay_prints_one_object() {
 fn compare_prints_all_of_these() {
     let (good, all) = json(&["compare", "--strategy", "refcount", "--strategy", "shootdown"]);
     assert!(good, "{all}");
-    assert_eq!(keys(&all), ["bugs", "lazy_mmu", "litmus", "native", "not_run", "replay"]);
+    assert_eq!(keys(&all), ["bugs", "lazy_mmu", "litmus", "mmu_notifier", "native", "not_run", "replay"]);
     for run in all["not_run"].as_array().unwrap() {
         assert_eq!(keys(run), ["machine", "memory", "strategy", "test"]);
     }
@@ -321,7 +321,7 @@ fn compare_prints_all_of_these() {
 fn compare_says_what_is_not_run() {
     let (good, safety) = json(&["compare", "--safety", "--strategy", "no-lazy"]);
     assert!(good, "{safety}");
-    assert_eq!(keys(&safety), ["lazy_mmu", "litmus", "not_run"]);
+    assert_eq!(keys(&safety), ["lazy_mmu", "litmus", "mmu_notifier", "not_run"]);
     let not_run = safety["not_run"].as_array().unwrap();
     assert!(!not_run.is_empty());
     for run in not_run {

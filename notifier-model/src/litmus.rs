@@ -56,7 +56,7 @@ mod print;
 use std::collections::BTreeSet;
 
 use crate::model::Setting;
-use crate::names::{Mutant, Scheme};
+use crate::names::{Client, Mutant, Scheme};
 use crate::program::Program;
 
 /// A litmus test of MMU notifiers.
@@ -89,9 +89,16 @@ impl Litmus {
         !self.is_mutation() && self.program.devices.iter().all(|device| device.client.is_right())
     }
 
+    /// What all its devices are, if they are of one kind.
+    pub fn client(&self) -> Option<Client> {
+        let mut clients = self.program.devices.iter().map(|device| device.client);
+        let first = clients.next()?;
+        clients.all(|client| client == first).then_some(first)
+    }
+
     /// What the test runs in.
     pub fn setting(&self, scheme: Scheme) -> Setting {
-        Setting { scheme, mutant: self.mutant, claimed: self.is_claimed() }
+        Setting { scheme, mutant: self.mutant, client: self.client(), claimed: self.is_claimed() }
     }
 
     /// What is expected to be found, if the test says so.

@@ -4,7 +4,7 @@ use core::ops::Deref;
 
 use lazytlb_machine::{Config, Machine};
 
-use crate::names::{Mutant, Scheme};
+use crate::names::{Client, Mutant, Scheme};
 use crate::program::Program;
 use crate::world::World;
 
@@ -15,6 +15,8 @@ pub struct Setting {
     pub scheme: Scheme,
     /// A planted bug.
     pub mutant: Option<Mutant>,
+    /// What all its devices are; `None` if they are of several kinds.
+    pub client: Option<Client>,
     /// Whether the program must pass: nothing is planted, and all its clients are right.
     pub claimed: bool,
 }
