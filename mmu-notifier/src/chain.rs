@@ -4,50 +4,37 @@
 //! release before unlinking (3ad3d901bbcf), unlinking that may come twice (d34883d4e35c).
 
 use core::fmt;
-use core::num::NonZero;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::null_mut;
 
-use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, LocalWord, Ordering::*};
+use lazytlb_core::memory::{AtomicWord, LocalWord, Ordering::*};
 
 use crate::interval::Intervals;
-use crate::kernel::{NotifierKernel, SpinLock, Warning, locked};
+use crate::kernel::{NotifierKernel, Warning, locked};
+use crate::list::{LIST, List};
 use crate::subscriber::Node;
-use crate::walks::{ChainId, Walks};
 
-/// Somebody subscribes: who changes page tables without a lock that registration takes sees the list, or nothing of it.
-pub const SUBSCRIBED: Label = Label::new("notifier.subscribed");
+pub use crate::list::SUBSCRIBED;
 
-/// In [`Chain::subscribed`]: somebody is, or was, in the list.
-const LIST: usize = 1;
-/// Likewise: in the tree.
+/// Beside [`LIST`]: somebody is, or was, in the tree.
 pub(crate) const INTERVALS: usize = 2;
 
 /// Who is to be told of changes of one address space's page tables.
 ///
-/// It stands in the mm, and is gone with it. On a line of its own: what everybody reads is written when somebody subscribes.
-#[repr(align(64))]
+/// It stands in the mm, and is gone with it.
 pub struct Chain<K: NotifierKernel> {
-    /// Whether anybody ever was in the list, or in the tree: all that a change costs where nobody was.
-    subscribed: K::AtomicUsize,
-    first: K::AtomicPtr<Node<K>>,
-    pub(crate) lock: K::Lock,
+    pub(crate) list: List<K>,
     pub(crate) intervals: Intervals<K>,
 }
 
 impl<K: NotifierKernel> Default for Chain<K> {
     fn default() -> Self {
-        Chain {
-            subscribed: AtomicWord::new(0),
-            first: AtomicWord::new(null_mut()),
-            lock: SpinLock::new(),
-            intervals: Intervals::default(),
-        }
+        Chain { list: List::default(), intervals: Intervals::default() }
     }
 }
 
 impl<K: NotifierKernel> fmt::Debug for Chain<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let subscribed = self.subscribed.load(Relaxed);
+        let subscribed = self.list.subscribed();
         let (list, intervals) = (subscribed & LIST != 0, subscribed & INTERVALS != 0);
         write!(f, "subscribers: {list}, interval subscribers: {intervals}")
     }
@@ -145,45 +132,12 @@ impl<K: NotifierKernel> Chain<K> {
     /// takes; who walks by others' leave pairs with [`SUBSCRIBED`].
     #[inline]
     pub fn is_unused(&self) -> bool {
-        self.subscribed.load(Acquire) == 0
+        self.list.subscribed() == 0
     }
 
     /// Whether there are, or were, interval subscribers.
     pub(crate) fn has_intervals(&self) -> bool {
-        self.subscribed.load(Acquire) & INTERVALS != 0
-    }
-
-    /// The chain, to a scheme of walks.
-    fn id(&self) -> ChainId {
-        ChainId(NonZero::new(core::ptr::from_ref(self).expose_provenance()).expect("a reference is not null"))
-    }
-
-    /// Runs `f` in a walk, if there is anybody in the list.
-    pub(crate) fn walk(&self, kernel: K, f: impl FnOnce()) {
-        if !self.first.load(Relaxed).is_null() {
-            self.in_walk(kernel, f);
-        }
-    }
-
-    /// Runs `f` in a walk: what it finds of the list stays meanwhile.
-    pub(crate) fn in_walk<R>(&self, kernel: K, f: impl FnOnce() -> R) -> R {
-        let walk = kernel.walks().begin(kernel, self.id());
-        let result = in_callback(kernel, f);
-        kernel.walks().end(kernel, self.id(), walk);
-        result
-    }
-
-    /// Goes through the list, the newest subscriber first, until `f` says that it is enough. Context: in a walk.
-    pub(crate) fn each(&self, mut f: impl FnMut(&Node<K>) -> Goes) {
-        let mut next = self.first.load(Acquire);
-        while let Some(node) = NonNull::new(next) {
-            // SAFETY: found in the list, in a walk: it stays until the walk ends.
-            let node = unsafe { node.as_ref() };
-            if f(node) == Goes::Home {
-                return;
-            }
-            next = node.next.load(Acquire);
-        }
+        self.list.subscribed() & INTERVALS != 0
     }
 
     /// All locks are held meanwhile by which an invalidation could be going on.
@@ -198,14 +152,9 @@ impl<K: NotifierKernel> Chain<K> {
             return Err(RegisterError::NoUsers);
         }
         mmap.mm_take_all_locks()?;
-        let result = locked(kernel, &self.lock, f);
+        let result = locked(kernel, &self.list.lock, f);
         mmap.mm_drop_all_locks();
         result
-    }
-
-    /// Says that somebody is subscribed. Context: all locks held.
-    pub(crate) fn subscribe(&self, how: usize) {
-        self.subscribed.fetch_or(how, Release.at(SUBSCRIBED));
     }
 
     /// Subscribes (Linux `mmu_notifier_register`). Whoever is told of a start is told of its end from now on.
@@ -231,36 +180,10 @@ impl<K: NotifierKernel> Chain<K> {
             }
             node.mm.store(mm, Relaxed);
             node.users.store(1, Relaxed);
-            self.link(node);
-            self.subscribe(LIST);
+            self.list.link(node);
+            self.list.subscribe(LIST);
             Ok(())
         })
-    }
-
-    /// Puts a node at the head of the list. Context: the lock held.
-    fn link(&self, node: &Node<K>) {
-        let first = self.first.load(Relaxed);
-        node.next.store(first, Relaxed);
-        if let Some(first) = NonNull::new(first) {
-            // SAFETY: in the list.
-            unsafe { first.as_ref() }.pprev.store(core::ptr::from_ref(&node.next).cast_mut(), Relaxed);
-        }
-        node.pprev.store(core::ptr::from_ref(&self.first).cast_mut(), Relaxed);
-        // Whoever finds it finds what was written into it.
-        self.first.store(core::ptr::from_ref(node).cast_mut(), Release);
-    }
-
-    /// Takes it out, if it is in: whoever stands on it finds the rest of the list. Context: the lock held.
-    fn unlink(node: &Node<K>) {
-        let Some(pprev) = NonNull::new(node.pprev.load(Relaxed)) else { return };
-        let next = node.next.load(Relaxed);
-        // SAFETY: the word of a node in the list, or of the chain.
-        unsafe { pprev.as_ref() }.store(next, Release);
-        if let Some(next) = NonNull::new(next) {
-            // SAFETY: in the list.
-            unsafe { next.as_ref() }.pprev.store(pprev.as_ptr(), Relaxed);
-        }
-        node.pprev.store(null_mut(), Relaxed);
     }
 
     /// Unsubscribes, and waits until no callback runs (Linux `mmu_notifier_unregister`). The subscriber is released first, if the end of
@@ -283,10 +206,10 @@ impl<K: NotifierKernel> Chain<K> {
         }
         // Released before it is unlinked: who does not find it may free pages (3ad3d901bbcf).
         if node.is_linked() {
-            self.in_walk(kernel, || node.subscriber().release(mm));
-            locked(kernel, &self.lock, || Self::unlink(node));
+            self.list.in_walk(kernel, || node.subscriber().release(mm));
+            locked(kernel, &self.list.lock, || List::unlink(node));
         }
-        self.synchronize(kernel);
+        self.list.synchronize(kernel);
         node.mm.store(null_mut(), Relaxed);
         Ok(())
     }
@@ -295,8 +218,7 @@ impl<K: NotifierKernel> Chain<K> {
     ///
     /// Context: may sleep, not in a callback.
     pub fn synchronize(&self, kernel: K) {
-        kernel.might_sleep();
-        kernel.walks().synchronize(kernel, self.id());
+        self.list.synchronize(kernel);
     }
 
     /// Finds a subscriber and takes one more user of it (the first half of Linux `mmu_notifier_get`); who finds none registers one. Context: the mmap
@@ -304,27 +226,15 @@ impl<K: NotifierKernel> Chain<K> {
     ///
     /// # Errors
     /// If it has too many.
-    pub fn get<'a>(
-        &'a self,
-        kernel: K,
-        mut is_it: impl FnMut(&Node<K>) -> bool,
-    ) -> Result<Option<&'a Node<K>>, RegisterError> {
-        locked(kernel, &self.lock, || {
-            let mut next = self.first.load(Relaxed);
-            while let Some(node) = NonNull::new(next) {
-                // SAFETY: in the list, whose lock is held.
-                let node: &'a Node<K> = unsafe { node.as_ref() };
-                if is_it(node) {
-                    let users = node.users.load(Relaxed);
-                    if users == isize::MAX.unsigned_abs() {
-                        return Err(RegisterError::Overflow);
-                    }
-                    node.users.store(users + 1, Relaxed);
-                    return Ok(Some(node));
-                }
-                next = node.next.load(Relaxed);
+    pub fn get(&self, kernel: K, mut is_it: impl FnMut(&Node<K>) -> bool) -> Result<Option<&Node<K>>, RegisterError> {
+        locked(kernel, &self.list.lock, || {
+            let Some(node) = self.list.find(|node| is_it(node).then_some(node)) else { return Ok(None) };
+            let users = node.users.load(Relaxed);
+            if users == isize::MAX.unsigned_abs() {
+                return Err(RegisterError::Overflow);
             }
-            Ok(None)
+            node.users.store(users + 1, Relaxed);
+            Ok(Some(node))
         })
     }
 
@@ -338,11 +248,11 @@ impl<K: NotifierKernel> Chain<K> {
     /// The caller owns a user, by [`get`](Self::get) or [`register`](Self::register).
     #[must_use = "the last one's node is to be freed"]
     pub unsafe fn put(&self, kernel: K, node: &Node<K>) -> bool {
-        locked(kernel, &self.lock, || {
+        locked(kernel, &self.list.lock, || {
             let users = node.users.load(Relaxed) - 1;
             node.users.store(users, Relaxed);
             if users == 0 {
-                Self::unlink(node);
+                List::unlink(node);
             }
             users == 0
         })
@@ -357,29 +267,21 @@ impl<K: NotifierKernel> Chain<K> {
             return;
         }
         self.release_intervals(kernel);
-        if self.first.load(Relaxed).is_null() {
+        if self.list.is_empty() {
             return;
         }
-        self.in_walk(kernel, || {
-            self.each(|node| {
-                node.subscriber().release(mm);
-                Goes::On
-            });
+        self.list.in_walk(kernel, || {
+            self.list.each(|node| node.subscriber().release(mm));
             // Whoever unsubscribes meanwhile has released, too, or waits below.
-            locked(kernel, &self.lock, || {
-                while let Some(node) = NonNull::new(self.first.load(Relaxed)) {
-                    // SAFETY: in the list, whose lock is held.
-                    Self::unlink(unsafe { node.as_ref() });
-                }
-            });
+            locked(kernel, &self.list.lock, || while self.list.unlink_first().is_some() {});
         });
         // A release that an unregister has begun is over before pages are freed.
-        self.synchronize(kernel);
+        self.list.synchronize(kernel);
     }
 
     /// The mm's struct is freed (Linux `mmu_notifier_subscriptions_destroy`).
     pub fn destroy(&self, kernel: K) {
-        if !self.first.load(Relaxed).is_null() || !self.intervals.is_empty() {
+        if !self.list.is_empty() || !self.intervals.is_empty() {
             kernel.warn(Warning::NotEmpty);
         }
     }
@@ -398,12 +300,7 @@ impl<K: NotifierKernel> Chain<K> {
     fn any(&self, kernel: K, f: impl Fn(&Node<K>) -> bool) -> bool {
         let mut young = false;
         if !self.is_unused() {
-            self.walk(kernel, || {
-                self.each(|node| {
-                    young |= f(node);
-                    Goes::On
-                });
-            });
+            self.list.walk(kernel, || self.list.each(|node| young |= f(node)));
         }
         young
     }
@@ -412,12 +309,8 @@ impl<K: NotifierKernel> Chain<K> {
     pub fn test_young(&self, kernel: K, mm: &K::Mm, addr: usize) -> bool {
         let mut young = false;
         if !self.is_unused() {
-            self.walk(kernel, || {
-                self.each(|node| {
-                    young = node.subscriber().test_young(mm, addr);
-                    if young { Goes::Home } else { Goes::On }
-                });
-            });
+            let is_young = |node: &Node<K>| node.subscriber().test_young(mm, addr).then_some(());
+            self.list.walk(kernel, || young = self.list.find(is_young).is_some());
         }
         young
     }
@@ -431,29 +324,12 @@ impl<K: NotifierKernel> Chain<K> {
         if self.is_unused() || start >= end {
             return;
         }
-        self.walk(kernel, || {
-            self.each(|node| {
+        self.list.walk(kernel, || {
+            self.list.each(|node| {
                 if let Some(one) = node.shared_tables() {
                     one.arch_invalidate_secondary_tlbs(mm, start, end);
                 }
-                Goes::On
             });
         });
     }
-}
-
-/// Runs callbacks: whatever would wait for them is refused meanwhile.
-pub(crate) fn in_callback<K: NotifierKernel, R>(kernel: K, f: impl FnOnce() -> R) -> R {
-    let depth = kernel.walk_depth();
-    depth.set(depth.get() + 1);
-    let result = f();
-    depth.set(depth.get() - 1);
-    result
-}
-
-/// Whether a walk goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Goes {
-    On,
-    Home,
 }

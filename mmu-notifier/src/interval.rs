@@ -18,9 +18,9 @@ use core::ptr::{NonNull, null_mut};
 
 use lazytlb_core::memory::{AtomicWord, Label, Labelled, LocalWord, Ordering::*};
 
-use crate::chain::{Chain, INTERVALS, MmapWrite, RegisterError, UnregisterError, in_callback};
-use crate::invalidate::without_blocking;
+use crate::chain::{Chain, INTERVALS, MmapWrite, RegisterError, UnregisterError};
 use crate::kernel::{NotifierKernel, Warning, locked};
+use crate::list::{in_callback, without_blocking};
 use crate::range::{Event, Invalidation, Range, WouldBlock};
 use crate::tree::{Link, Linked, Tree};
 
@@ -323,7 +323,7 @@ impl<K: NotifierKernel> Chain<K> {
         if !self.has_intervals() {
             // What goes on now knows nothing of intervals, and does not count itself.
             self.exclusively(kernel, mmap, || {
-                self.subscribe(INTERVALS);
+                self.list.subscribe(INTERVALS);
                 Ok(())
             })?;
         }
@@ -332,7 +332,7 @@ impl<K: NotifierKernel> Chain<K> {
         }
         let mm = core::ptr::from_ref(mmap.mm()).cast_mut();
         let intervals = &self.intervals;
-        locked(kernel, &self.lock, || {
+        locked(kernel, &self.list.lock, || {
             if !node.mm.load(Relaxed).is_null() {
                 return Err(RegisterError::Registered);
             }
@@ -378,7 +378,7 @@ impl<K: NotifierKernel> Chain<K> {
             return Err(UnregisterError::NotRegistered);
         }
         let intervals = &self.intervals;
-        let waits_for = locked(kernel, &self.lock, || {
+        let waits_for = locked(kernel, &self.list.lock, || {
             if !intervals.is_odd() {
                 // Nobody goes through the tree: whoever had met this one would have made the number odd.
                 node.state.store(OUT, Relaxed);
@@ -396,8 +396,9 @@ impl<K: NotifierKernel> Chain<K> {
         });
         if let Some(seq) = waits_for {
             // With the lock: the number changes before the last end has done with those who wait (319561669a59).
-            kernel
-                .wait_event(&intervals.queue, || locked(kernel, &self.lock, || (intervals.seq() != seq).then_some(())));
+            kernel.wait_event(&intervals.queue, || {
+                locked(kernel, &self.list.lock, || (intervals.seq() != seq).then_some(()))
+            });
         }
         node.mm.store(null_mut(), Relaxed);
         Ok(())
@@ -412,7 +413,7 @@ impl<K: NotifierKernel> Chain<K> {
     pub fn read_begin(&self, kernel: K, node: &IntervalNode<K>) -> usize {
         kernel.might_sleep();
         let intervals = &self.intervals;
-        let (seq, goes_on) = locked(kernel, &self.lock, || {
+        let (seq, goes_on) = locked(kernel, &self.list.lock, || {
             let seq = node.seq.load(Relaxed);
             (seq, seq == intervals.seq())
         });
@@ -427,7 +428,7 @@ impl<K: NotifierKernel> Chain<K> {
     pub(crate) fn start_intervals(&self, kernel: K, invalidation: Invalidation<'_>) -> Result<(), WouldBlock> {
         let intervals = &self.intervals;
         let range = invalidation.range();
-        let (first, seq) = locked(kernel, &self.lock, || {
+        let (first, seq) = locked(kernel, &self.list.lock, || {
             intervals.active.store(intervals.active.load(Relaxed) + 1, Relaxed);
             let first = intervals.tree.first(range.start(), range.last());
             if first.is_some() {
@@ -476,7 +477,7 @@ impl<K: NotifierKernel> Chain<K> {
     /// The interval half of an end.
     pub(crate) fn end_intervals(&self, kernel: K) {
         let intervals = &self.intervals;
-        let settled = locked(kernel, &self.lock, || {
+        let settled = locked(kernel, &self.list.lock, || {
             let Some(active) = intervals.active.load(Relaxed).checked_sub(1) else {
                 kernel.warn(Warning::EndWithoutStart);
                 return false;

@@ -2,10 +2,9 @@
 
 use core::fmt;
 
-use crate::chain::{Chain, Goes};
-use crate::kernel::{NotifierKernel, Warning};
+use crate::chain::Chain;
+use crate::kernel::NotifierKernel;
 use crate::range::{Invalidation, Range, WouldBlock};
-use crate::subscriber::Node;
 
 impl<K: NotifierKernel> Chain<K> {
     /// Page tables are about to change: when this returns nobody else translates by the range
@@ -66,24 +65,10 @@ impl<K: NotifierKernel> Chain<K> {
     /// first, since nobody subscribes meanwhile.
     fn start_list(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) -> Result<(), WouldBlock> {
         let mut started = Ok(());
-        let start = |node: &Node<K>| {
-            if let Some(one) = node.mirror() {
-                one.invalidate_range_start(mm, invalidation);
-            }
-            node.refusing().map_or(Ok(()), |one| one.invalidate_range_start(mm, invalidation))
-        };
-        self.walk(kernel, || {
-            self.each(|node| {
-                let result = without_blocking(kernel, invalidation, || start(node));
-                if result.is_err() && invalidation.is_blockable() {
-                    kernel.warn(Warning::RefusedBlockable);
-                } else {
-                    started = started.and(result);
-                }
-                Goes::On
-            });
+        self.list.walk(kernel, || {
+            started = self.list.start_each(kernel, mm, invalidation);
             if started.is_err() {
-                self.end_each(kernel, mm, invalidation);
+                self.list.end_each(kernel, mm, invalidation);
             }
         });
         started
@@ -94,33 +79,8 @@ impl<K: NotifierKernel> Chain<K> {
         if self.has_intervals() {
             self.end_intervals(kernel);
         }
-        self.walk(kernel, || self.end_each(kernel, mm, invalidation));
+        self.list.walk(kernel, || self.list.end_each(kernel, mm, invalidation));
     }
-
-    /// Tells the list of an end. Context: in a walk.
-    fn end_each(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) {
-        self.each(|node| {
-            if let Some(one) = node.mirror() {
-                without_blocking(kernel, invalidation, || one.invalidate_range_end(mm, invalidation));
-            }
-            Goes::On
-        });
-    }
-}
-
-/// Runs a callback, which must not sleep if the invalidation may not block.
-pub(crate) fn without_blocking<K: NotifierKernel, R>(
-    kernel: K,
-    invalidation: Invalidation<'_>,
-    f: impl FnOnce() -> R,
-) -> R {
-    if invalidation.is_blockable() {
-        return f();
-    }
-    kernel.non_block_start();
-    let result = f();
-    kernel.non_block_end();
-    result
 }
 
 /// An invalidation from its start, until dropped: pairs cannot be forgotten on an error's way out.

@@ -78,6 +78,10 @@ pub enum Warning {
     RefusedBlockable,
     /// An end came without a start.
     EndWithoutStart,
+    /// Somebody waits in a callback for callbacks to end: for its own. It never ends.
+    WaitsForItself,
+    /// A subscriber is taken out of a list that it is not in ([former forms](crate::former) only): Linux's wrote through a null pointer.
+    UnlinkedTwice,
     /// A chain goes, and somebody is subscribed.
     NotEmpty,
 }
@@ -87,6 +91,8 @@ impl fmt::Display for Warning {
         f.write_str(match self {
             Warning::RefusedBlockable => "a subscriber refused an invalidation that may block",
             Warning::EndWithoutStart => "an invalidation ends that has not begun",
+            Warning::WaitsForItself => "a callback waits for itself",
+            Warning::UnlinkedTwice => "a subscriber is taken out of a list that it is not in",
             Warning::NotEmpty => "a chain goes while somebody is subscribed",
         })
     }

@@ -8,7 +8,8 @@
 //! * [`subscriber`]: what a subscriber does, by its contract ([`Mirror`], [`Refusing`], [`SharedTables`]);
 //! * [`interval`]: subscribers of some addresses only, and how they tell that what they have looked up is still so;
 //! * [`walks`]: what keeps subscribers in place while they are called, which may take long and sleep; three schemes;
-//! * [`kernel`]: what it asks of a kernel.
+//! * [`kernel`]: what it asks of a kernel;
+//! * [`former`]: the list as it was posted, reviewed and merged since 2008, to be compared.
 //!
 //! Nothing is allocated: nodes are the subscribers', and the chain is the mm's. All words are of the kernel's [`Memory`](lazytlb_core::Memory), so a model runs
 //! this very code.
@@ -16,9 +17,11 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod chain;
+pub mod former;
 pub mod interval;
 mod invalidate;
 pub mod kernel;
+mod list;
 pub mod range;
 pub mod subscriber;
 mod tree;

@@ -1,0 +1,194 @@
+//! A list of subscribers, and ways through it.
+
+use core::num::NonZero;
+use core::ptr::{NonNull, null_mut};
+
+use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, LocalWord, Ordering::*};
+
+use crate::kernel::{NotifierKernel, SpinLock, Warning};
+use crate::range::{Invalidation, WouldBlock};
+use crate::subscriber::Node;
+use crate::walks::{ChainId, Walks};
+
+/// Somebody subscribes: who changes page tables without a lock that registration takes sees the list, or nothing of it.
+pub const SUBSCRIBED: Label = Label::new("notifier.subscribed");
+
+/// In [`List::subscribed`]: somebody is, or was, in the list.
+pub(crate) const LIST: usize = 1;
+
+/// Who is subscribed to an address space, the newest first.
+///
+/// On a line of its own: what everybody reads is written when somebody subscribes.
+#[repr(align(64))]
+pub(crate) struct List<K: NotifierKernel> {
+    /// Whether anybody ever subscribed, a bit for each way: all that a change costs where nobody did.
+    subscribed: K::AtomicUsize,
+    first: K::AtomicPtr<Node<K>>,
+    pub(crate) lock: K::Lock,
+}
+
+impl<K: NotifierKernel> Default for List<K> {
+    fn default() -> Self {
+        List { subscribed: AtomicWord::new(0), first: AtomicWord::new(null_mut()), lock: SpinLock::new() }
+    }
+}
+
+impl<K: NotifierKernel> List<K> {
+    /// The ways in which anybody ever subscribed.
+    #[inline]
+    pub(crate) fn subscribed(&self) -> usize {
+        self.subscribed.load(Acquire)
+    }
+
+    /// Somebody subscribes. Context: all locks held under which an invalidation can go on.
+    pub(crate) fn subscribe(&self, how: usize) {
+        self.subscribed.fetch_or(how, Release.at(SUBSCRIBED));
+    }
+
+    /// Whether nobody is in it now. Stale at once, unless its lock is held.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.load(Relaxed).is_null()
+    }
+
+    /// The list, to a scheme of walks.
+    fn id(&self) -> ChainId {
+        ChainId(NonZero::new(core::ptr::from_ref(self).expose_provenance()).expect("a reference is not null"))
+    }
+
+    /// Runs `f` in a walk, if there is anybody in the list.
+    pub(crate) fn walk(&self, kernel: K, f: impl FnOnce()) {
+        if !self.is_empty() {
+            self.in_walk(kernel, f);
+        }
+    }
+
+    /// Runs `f` in a walk: what it finds of the list stays meanwhile.
+    pub(crate) fn in_walk<R>(&self, kernel: K, f: impl FnOnce() -> R) -> R {
+        let walk = kernel.walks().begin(kernel, self.id());
+        let result = in_callback(kernel, f);
+        kernel.walks().end(kernel, self.id(), walk);
+        result
+    }
+
+    /// Waits for the walks that have begun. Context: may sleep, not in one.
+    pub(crate) fn synchronize(&self, kernel: K) {
+        kernel.might_sleep();
+        if kernel.walk_depth().get() != 0 {
+            kernel.warn(Warning::WaitsForItself);
+        }
+        kernel.walks().synchronize(kernel, self.id());
+    }
+
+    /// Goes through the list until `f` gives something. Context: in a walk, or with the lock held; what is given is there as long.
+    pub(crate) fn find<'a, R>(&'a self, mut f: impl FnMut(&'a Node<K>) -> Option<R>) -> Option<R> {
+        let mut next = self.first.load(Acquire);
+        while let Some(node) = NonNull::new(next) {
+            // SAFETY: found in the list: it stays until the walk ends, or the lock is released.
+            let node = unsafe { node.as_ref() };
+            if let Some(result) = f(node) {
+                return Some(result);
+            }
+            next = node.next.load(Acquire);
+        }
+        None
+    }
+
+    /// Goes through all of it. Context: as above.
+    pub(crate) fn each(&self, mut f: impl FnMut(&Node<K>)) {
+        self.find(|node| {
+            f(node);
+            None::<()>
+        });
+    }
+
+    /// Puts a node at the head. Context: the lock held.
+    pub(crate) fn link(&self, node: &Node<K>) {
+        let first = self.first.load(Relaxed);
+        node.next.store(first, Relaxed);
+        if let Some(first) = NonNull::new(first) {
+            // SAFETY: in the list.
+            unsafe { first.as_ref() }.pprev.store(core::ptr::from_ref(&node.next).cast_mut(), Relaxed);
+        }
+        node.pprev.store(core::ptr::from_ref(&self.first).cast_mut(), Relaxed);
+        // Whoever finds it finds what was written into it.
+        self.first.store(core::ptr::from_ref(node).cast_mut(), Release);
+    }
+
+    /// Takes it out, if it is in: whoever stands on it finds the rest of the list. Says whether it was. Context: the lock held.
+    pub(crate) fn unlink(node: &Node<K>) -> bool {
+        let Some(pprev) = NonNull::new(node.pprev.load(Relaxed)) else { return false };
+        let next = node.next.load(Relaxed);
+        // SAFETY: the word of a node in the list, or of the list.
+        unsafe { pprev.as_ref() }.store(next, Release);
+        if let Some(next) = NonNull::new(next) {
+            // SAFETY: in the list.
+            unsafe { next.as_ref() }.pprev.store(pprev.as_ptr(), Relaxed);
+        }
+        node.pprev.store(null_mut(), Relaxed);
+        true
+    }
+
+    /// Takes out the first one. Context: the lock held.
+    pub(crate) fn unlink_first(&self) -> Option<NonNull<Node<K>>> {
+        let node = NonNull::new(self.first.load(Relaxed))?;
+        // SAFETY: in the list, whose lock is held.
+        Self::unlink(unsafe { node.as_ref() });
+        Some(node)
+    }
+
+    /// Tells everybody that an invalidation starts. Context: in a walk.
+    ///
+    /// # Errors
+    /// If somebody refuses. All the others have been told all the same.
+    pub(crate) fn start_each(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) -> Result<(), WouldBlock> {
+        let start = |node: &Node<K>| {
+            if let Some(one) = node.mirror() {
+                one.invalidate_range_start(mm, invalidation);
+            }
+            node.refusing().map_or(Ok(()), |one| one.invalidate_range_start(mm, invalidation))
+        };
+        let mut started = Ok(());
+        self.each(|node| {
+            let result = without_blocking(kernel, invalidation, || start(node));
+            if result.is_err() && invalidation.is_blockable() {
+                kernel.warn(Warning::RefusedBlockable);
+            } else {
+                started = started.and(result);
+            }
+        });
+        started
+    }
+
+    /// Tells everybody that it ends. Context: in a walk.
+    pub(crate) fn end_each(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) {
+        self.each(|node| {
+            if let Some(one) = node.mirror() {
+                without_blocking(kernel, invalidation, || one.invalidate_range_end(mm, invalidation));
+            }
+        });
+    }
+}
+
+/// Runs callbacks: whatever would wait for them is refused meanwhile.
+pub(crate) fn in_callback<K: NotifierKernel, R>(kernel: K, f: impl FnOnce() -> R) -> R {
+    let depth = kernel.walk_depth();
+    depth.set(depth.get() + 1);
+    let result = f();
+    depth.set(depth.get() - 1);
+    result
+}
+
+/// Runs a callback, which must not sleep if the invalidation may not block.
+pub(crate) fn without_blocking<K: NotifierKernel, R>(
+    kernel: K,
+    invalidation: Invalidation<'_>,
+    f: impl FnOnce() -> R,
+) -> R {
+    if invalidation.is_blockable() {
+        return f();
+    }
+    kernel.non_block_start();
+    let result = f();
+    kernel.non_block_end();
+    result
+}
