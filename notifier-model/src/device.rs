@@ -58,6 +58,8 @@ pub(crate) struct Device {
     sptes: &'static [SimWord<usize>],
     /// What it has of them in its TLB.
     tlb: &'static [SimWord<usize>],
+    /// Where it walks the CPUs' tables: 1 while it knows where the lowest one is.
+    table: &'static SimWord<usize>,
     /// 1 from before it is subscribed until it no longer is.
     subscribed: &'static SimWord<usize>,
     /// 1 when unsubscribing is over: no callback runs.
@@ -81,6 +83,7 @@ impl Device {
             driver: devices::place(machine, client, index),
             sptes: shared(machine, "spte", program.ptes.len()),
             tlb: shared(machine, "device_tlb", program.ptes.len()),
+            table: one("walk_cache"),
             subscribed: one("subscribed"),
             gone: one("gone"),
             started: one("started"),
@@ -118,6 +121,11 @@ impl Device {
     pub(crate) fn leads_to(&self, page: usize) -> bool {
         let leads = |word: &SimWord<usize>| frame(word.load(Relaxed)) == page;
         Machine::with(|machine| machine.inspect(|| self.sptes.iter().chain(self.tlb).any(leads)))
+    }
+
+    /// Whether it knows where the table is. Not a step.
+    pub(crate) fn knows_table(&self) -> bool {
+        Machine::with(|machine| machine.inspect(|| self.table.load(Relaxed) != 0))
     }
 
     /// What the CPUs' page table has, as a driver looks it up.
@@ -176,6 +184,7 @@ impl Device {
                 for entry in entries {
                     machine.put(&self.tlb[entry], 0);
                 }
+                machine.put(self.table, 0);
             });
         });
     }
@@ -201,7 +210,8 @@ impl Device {
                 let mut value = machine.look(&self.tlb[entry]);
                 if value == 0 {
                     let walks = self.client == Client::Sva && machine.look(self.released) == 0;
-                    value = if walks { current } else { machine.look(&self.sptes[entry]) };
+                    value =
+                        if walks { pages.walk(machine, entry, self.table) } else { machine.look(&self.sptes[entry]) };
                     machine.put(&self.tlb[entry], value);
                 }
                 if value == 0 || (writes && value & WRITABLE == 0) {
@@ -218,6 +228,17 @@ impl Device {
         if is_late {
             Invariant::I3.broken(&raw const self.tlb[entry]);
         }
+    }
+
+    /// Planted: the driver gives the device a page by its address, past all translations.
+    #[track_caller]
+    pub(crate) fn uses(&self, entry: usize, value: usize) {
+        let at = Location::caller();
+        Machine::with(|machine| {
+            machine.agent_step(|| {
+                world().pages.use_page(machine, entry, value, User::Device(self.index), false, at);
+            });
+        });
     }
 
     /// A callback begins.
@@ -263,7 +284,8 @@ impl Device {
 
     /// What must be so when all scripts are over.
     pub(crate) fn check_end(&self, machine: &Machine) {
-        if self.started.peek() != 0 && self.subscribed.peek() != 0 {
+        // Who was released has nothing more to hold off, and is told of no end.
+        if self.started.peek() != 0 && self.subscribed.peek() != 0 && self.released.peek() == 0 {
             Invariant::I4.fails(machine);
         }
     }

@@ -1,4 +1,4 @@
-//! Drivers: six ways to keep a device's translations right, and one that was given up.
+//! Drivers: ways to keep a device's translations right, and one that was given up.
 
 mod gru;
 mod hmm;
@@ -6,6 +6,7 @@ mod kvm;
 mod odp;
 mod pins;
 mod sva;
+mod userptr;
 mod xpmem;
 
 use core::panic::Location;
@@ -22,12 +23,19 @@ use crate::names::{Client, Mutant};
 /// Places a driver of this kind, for the device of this number.
 pub(crate) fn place(machine: &Machine, client: Client, device: usize) -> &'static dyn Driver {
     match client {
-        Client::Kvm => placed(machine, |place| kvm::Kvm::new(device, place)),
+        Client::Kvm => {
+            let root = object(machine, "stage2_root");
+            placed(machine, |place| kvm::Kvm::new(device, place, root))
+        }
         Client::Gru => placed(machine, |place| gru::Gru::new(device, place)),
         Client::Xpmem => placed(machine, |place| xpmem::Xpmem::new(device, place)),
-        Client::Odp => placed(machine, |place| odp::Odp::new(device, place)),
+        Client::Odp => {
+            let child = object(machine, "child_mr");
+            placed(machine, |place| odp::Odp::new(device, place, child))
+        }
         Client::Hmm => placed(machine, |place| hmm::Hmm::new(device, place)),
         Client::Pins => placed(machine, |place| pins::Pins::new(device, place)),
+        Client::Userptr => placed(machine, |place| userptr::Userptr::new(device, place)),
         Client::Sva => placed(machine, |place| sva::Sva::new(device, place)),
     }
 }
@@ -42,6 +50,11 @@ fn placed<D: Driver + 'static>(machine: &Machine, new: impl Fn(NonNull<D>) -> D)
     unsafe { place.as_ref() }
 }
 
+/// Something that a driver has beside itself.
+fn object(machine: &Machine, name: &'static str) -> NonNull<SimWord<usize>> {
+    machine.alloc_at_setup(machine.create_cache(name, ObjectKind::Other, 1, |_| AtomicWord::new(0)))
+}
+
 /// A driver's memory is freed.
 fn freed<D>(machine: &Machine, driver: &'static D) {
     machine.free(NonNull::from(driver), Location::caller());
@@ -52,16 +65,22 @@ fn device(index: usize) -> &'static Device {
     &world().devices[index]
 }
 
-/// The address space goes: a driver drops all that it maps, and maps nothing any more.
-fn released(device: &Device, lock: &Lock, dead: &SimWord<usize>) {
+/// The address space goes: a driver drops all that it maps, and maps nothing any more. Says whether it has done so before, unless it does nothing.
+fn released(device: &Device, lock: &Lock, dead: &SimWord<usize>) -> Option<bool> {
     device.is_called();
+    if world().has(Mutant::UnregistersInRelease) {
+        world().leave_former(device);
+    }
+    let mut was_dead = None;
     if !world().has(Mutant::NoRelease) {
         lock.lock();
+        was_dead = Some(dead.load(Relaxed) != 0);
         dead.store(1, Relaxed);
         device.zap(device.entries.clone());
         device.unlock(lock);
     }
     device.is_released();
+    was_dead
 }
 
 /// The node of who mirrors page tables.

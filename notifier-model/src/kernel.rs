@@ -4,6 +4,7 @@ use core::cell::Cell;
 
 use lazytlb_core::memory::{At, AtomicInt, AtomicWord, LocalWord, Memory, Ordering::*};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
+use lazytlb_mmu_notifier::former::{Form, FormerChain};
 use lazytlb_mmu_notifier::walks::ChainId;
 use lazytlb_mmu_notifier::{
     Chain, Epochs, Hazards, Interrupted, MmapWrite, NotifierKernel, SpinLock, Srcu, Walks, Warning,
@@ -287,6 +288,8 @@ pub(crate) struct LabMm {
     pub(crate) count: SimWord<usize>,
     /// Who is told.
     pub(crate) chain: Chain<LabNotifier>,
+    /// The same in a former form, where a test asks for one.
+    pub(crate) former: FormerChain<LabNotifier>,
     mmap: Lock,
     /// All other locks by which an invalidation can begin: how many hold one.
     invalidating: SimWord<usize>,
@@ -296,11 +299,12 @@ pub(crate) struct LabMm {
 const REGISTERS: usize = 1 << 16;
 
 impl LabMm {
-    pub(crate) fn new() -> LabMm {
+    pub(crate) fn new(form: Form) -> LabMm {
         LabMm {
             users: AtomicWord::new(1),
             count: AtomicWord::new(1),
             chain: Chain::default(),
+            former: FormerChain::new(form),
             mmap: Lock::new(true),
             invalidating: AtomicWord::new(0),
         }

@@ -2,7 +2,7 @@
 //! TLBs of their own, and a checker that knows who still leads to which page.
 //!
 //! * [`Program`]: what memory management does on each CPU, and what devices do meanwhile; [`Statement`]s.
-//! * [`Client`]: how a device's driver keeps it right: six ways that are in use, or were, and one that was given up.
+//! * [`Client`]: how a device's driver keeps it right: the ways that are in use, or were, and one that was given up.
 //! * [`Scheme`]: what keeps subscribers in place while they are called. [`Mutant`]: what can be planted.
 //! * [`Model`]: the program on a machine; explore it, shrink what was found, replay it.
 //! * [`Invariant`]: what is checked, by the numbers that the literature gives it.

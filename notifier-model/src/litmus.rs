@@ -8,13 +8,14 @@
 //! # A comment. The first comment block is what `lazytlb litmus` prints about the test.
 //! name fault-against-unmap
 //! mmu-notifier hazards srcu        # the schemes of walks; all of them if none is named
+//! form reviewed                    # the list in a former form; `form reviewed without releases-first waits`: with some things left out
 //! pte P Q                          # entries of the page table
 //! page A B                         # pages
 //! map P A                          # what is mapped at the start; `map Q B read-only`
 //! device gpu hmm P Q               # a device, how its driver keeps it right, and the first and the last entry that it uses; all if not said
 //! mirrors gpu P                    # the device maps an entry at the start
 //! late gpu                         # it is not subscribed at the start
-//! spinlock l                       # locks
+//! spinlock l                       # locks; `mutex m` for one that who wants it may sleep for
 //! mutant counter-only              # a planted bug
 //! bug N05 A title                  # the test shows a known bug: `lazytlb bugs` runs it
 //!
@@ -37,15 +38,17 @@
 //! | `protect PTE`, `unprotect PTE` | takes the permission to write away; gives it |
 //! | `copy PAGE` | copies the page in the task's hand |
 //! | `free` | gives the page in the task's hand back; it is freed with its last reference |
+//! | `unlink-table`, `free-table` | the page table is taken out of the one above it; it is freed |
 //! | `flush-tlb PTE` | flushes the CPUs' TLBs, and those of devices that walk the same tables |
 //! | `age PTE` | asks the devices whether the page was accessed |
 //! | `store PTE`, `load PTE` | a CPU writes, or reads |
 //! | `fault DEVICE PTE` | the driver maps an entry, as its fault handler does: until it has, or nothing is there |
 //! | `write DEVICE PTE`, `read DEVICE PTE` | the device uses its translation, if it has one |
 //! | `register DEVICE`, `unregister DEVICE`, `free-device DEVICE` | the driver subscribes, unsubscribes, and its memory is freed |
-//! | `exit` | the last user of the address space goes |
+//! | `synchronize` | waits for all callbacks that run |
+//! | `exit` | a user of the address space goes: with the last one, and there is one at the start, all is unmapped |
 //! | `mmgrab`, `mmdrop` | a reference to the mm's struct, and the end of one |
-//! | `lock LOCK`, `unlock LOCK` | a spinlock |
+//! | `lock LOCK`, `unlock LOCK` | a spinlock, or a mutex |
 //!
 //! What is found is told by its verdict, or by the number of the [`Invariant`](crate::Invariant) that is broken. Where no bug is planted, and all clients are
 //! [right](crate::Client::is_right), nothing may be found but what is allowed.
@@ -55,9 +58,26 @@ mod print;
 
 use std::collections::BTreeSet;
 
+use lazytlb_mmu_notifier::former::Form;
+
 use crate::model::Setting;
 use crate::names::{Client, Mutant, Scheme};
 use crate::program::Program;
+
+/// What can be left out of a form of the list.
+type Flag = (&'static str, fn(&mut Form) -> &mut bool);
+
+/// All of them.
+const FLAGS: [Flag; 8] = [
+    ("registers-alone", |form| &mut form.registers_alone),
+    ("releases-first", |form| &mut form.releases_first),
+    ("unlinks-once", |form| &mut form.unlinks_once),
+    ("releases", |form| &mut form.releases),
+    ("waits", |form| &mut form.waits),
+    ("callbacks-sleep", |form| &mut form.callbacks_sleep),
+    ("walks-sleep", |form| &mut form.walks_sleep),
+    ("unwinds", |form| &mut form.unwinds),
+];
 
 /// A litmus test of MMU notifiers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,9 +104,10 @@ impl Litmus {
         self.mutant.is_some()
     }
 
-    /// Whether it must pass: nothing is planted, and no client is known to be wrong.
+    /// Whether it must pass: nothing is planted, no former form is asked for that is known to be wrong, and no client is known to be wrong.
     pub fn is_claimed(&self) -> bool {
-        !self.is_mutation() && self.program.devices.iter().all(|device| device.client.is_right())
+        let is_right = self.program.form.is_none_or(|form| form == Form::REVIEWED);
+        is_right && !self.is_mutation() && self.program.devices.iter().all(|device| device.client.is_right())
     }
 
     /// What all its devices are, if they are of one kind.

@@ -33,6 +33,9 @@ pub(crate) struct Pages {
     tasks: usize,
     /// The page table: where each page is, and [`WRITABLE`].
     pub(crate) entries: &'static [SimWord<usize>],
+    /// The page that the table is in, and what leads to it: 1 while it does.
+    table: NonNull<SimWord<usize>>,
+    linked: &'static SimWord<usize>,
     pages: Vec<NonNull<Page>>,
     /// The references to each page, of the entries that map it, and of who holds it. Theirs whether it is free or not (Linux `struct page`).
     refs: &'static [SimWord<usize>],
@@ -48,7 +51,10 @@ impl Pages {
     pub(crate) fn place(machine: &Machine, program: &Program) -> Pages {
         let cache: Cache<Page> =
             machine.create_cache("page", ObjectKind::Frame, program.pages.len().max(1), |_| AtomicWord::new(0));
+        let table = machine.create_cache("page_table", ObjectKind::Table, 1, |_| AtomicWord::new(0));
         let pages = Pages {
+            table: machine.alloc_at_setup(table),
+            linked: &shared(machine, "pmd", 1)[0],
             tasks: program.tasks.len(),
             entries: placed(machine.place_slice("pte", ObjectKind::Table, program.ptes.len(), |_| AtomicWord::new(0))),
             pages: program.pages.iter().map(|_| machine.alloc_at_setup(cache)).collect(),
@@ -59,6 +65,7 @@ impl Pages {
             wrote: shared(machine, "wrote", program.ptes.len()),
             hand: locals(machine, "hand", program.tasks.len()),
         };
+        pages.linked.poke(1);
         for &(entry, page) in &program.mapped {
             let writable = if program.protected.contains(&entry) { 0 } else { WRITABLE };
             pages.entries[entry].poke(pages.frame_of(page) | writable);
@@ -131,6 +138,35 @@ impl Pages {
     pub(crate) fn set(&self, entry: usize, page: usize) {
         let value = self.frame_of(page) | WRITABLE;
         self.change(entry, |_| value);
+    }
+
+    /// Nobody finds the table any more, who does not know where it is.
+    pub(crate) fn unlink_table(&self) {
+        self.linked.store(0, Relaxed);
+    }
+
+    /// The table's page is freed, and nobody knows where it is then.
+    #[track_caller]
+    pub(crate) fn free_table(&self) {
+        if world().devices.iter().any(|device| device.knows_table()) {
+            Invariant::I15.broken(self.table.as_ptr());
+        }
+        Machine::with(|machine| machine.free(self.table, Location::caller()));
+    }
+
+    /// A device walks the table, from above or from what it knows of it: `knows` is the word in which it keeps that. Part of a step.
+    pub(crate) fn walk(&self, machine: &Machine, entry: usize, knows: &SimWord<usize>) -> usize {
+        if machine.look(knows) == 0 {
+            machine.put(knows, machine.look(self.linked));
+        }
+        if machine.look(knows) == 0 {
+            return 0;
+        }
+        if !machine.is_live(self.table.as_ptr()) {
+            let name = machine.name_of_ptr(self.table.as_ptr());
+            machine.fail(Kind::HardwareReaches, format!("a device walks {name}, which is freed"));
+        }
+        machine.look(&self.entries[entry])
     }
 
     /// The page in the task's hand is copied.

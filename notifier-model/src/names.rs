@@ -27,6 +27,8 @@ names! {
         Odp "odp",
         /// Retries by the sequence of an interval: HMM, and all newer drivers.
         Hmm "hmm",
+        /// Gives up what it maps, and may refuse: i915 and amdgpu before 2019.
+        Userptr "userptr",
         /// Holds a reference to each page, and drops its translations at the end: KVM, February 2008.
         Pins "pins",
         /// Walks the CPU's tables, and has a TLB: an IOMMU.
@@ -49,6 +51,18 @@ names! {
         LooksUpFirst "looks-up-first",
         /// A driver maps again, in the start of an invalidation, what it has just dropped.
         RefillsInStart "refills-in-start",
+        /// A driver drops its translations before it counts an invalidation.
+        DropsBeforeCount "drops-before-count",
+        /// A driver uses what it has looked up when it has released its lock.
+        UsesOutside "uses-outside",
+        /// A driver marks a page dirty under its lock, and takes the page's for that.
+        MarksUnderLock "marks-under-lock",
+        /// Two callbacks that find a region idle both destroy it.
+        DestroysTwice "destroys-twice",
+        /// A driver looks into what it has freed in release when it is asked for accessed bits.
+        AgesAfterRelease "ages-after-release",
+        /// A callback takes the address space, and gives it back: for the last time, perhaps.
+        PutsMm "puts-mm",
         /// A driver drops its translations at the end, not at the start, and holds no reference.
         DropsAtEnd "drops-at-end",
         /// A driver does nothing but when the address space goes.
@@ -57,6 +71,8 @@ names! {
         NoTlbFlush "no-tlb-flush",
         /// A driver does nothing when the address space goes.
         NoRelease "no-release",
+        /// A driver unsubscribes when it is released.
+        UnregistersInRelease "unregisters-in-release",
         /// Nobody is told that the address space goes.
         ExitNotAnnounced "exit-not-announced",
         /// Waits look at what they wait for without the chain's lock (Linux before 5.18).
@@ -71,6 +87,11 @@ names! {
 }
 
 impl Client {
+    /// Whether there was anything like it before there were interval subscribers, and flushes: former forms of the list know no others.
+    pub(crate) fn is_of_list(self) -> bool {
+        !matches!(self, Client::Hmm | Client::Sva)
+    }
+
     /// Whether nothing it does may be found wrong. Who holds references to pages until an invalidation ends uses pages that the CPUs have left: what it
     /// writes meanwhile is lost.
     pub fn is_right(self) -> bool {

@@ -2,6 +2,8 @@
 
 use core::ops::RangeInclusive;
 
+use lazytlb_mmu_notifier::former::Form;
+
 use crate::names::Client;
 
 /// One step of a task's script. Numbers are indices into the program's lists.
@@ -27,6 +29,10 @@ pub enum Statement {
     Copy(usize),
     /// The task's reference to the page in its hand is given back; the last one frees it.
     Free,
+    /// The page table is taken out of the one above it: nobody finds it any more.
+    UnlinkTable,
+    /// It is freed.
+    FreeTable,
     /// The CPUs' TLBs are flushed of an entry, and those of devices that walk the same tables.
     FlushTlb(usize),
     /// Asks the devices whether an entry's page was accessed, and clears it.
@@ -45,15 +51,17 @@ pub enum Statement {
     Register(usize),
     /// It unsubscribes.
     Unregister(usize),
+    /// Waits for all callbacks that run.
+    Synchronize,
     /// The driver's part of it is freed.
     FreeDevice(usize),
-    /// The last user of the address space goes: all is unmapped, page by page, as in `exit_mmap`.
+    /// A user of the address space goes (mmput). With the last one all is unmapped, page by page, as in `exit_mmap`.
     Exit,
     /// A reference to the mm's struct.
     Mmgrab,
     /// It is given back.
     Mmdrop,
-    /// A spinlock is taken.
+    /// A lock is taken.
     Lock(usize),
     /// It is released.
     Unlock(usize),
@@ -79,6 +87,8 @@ pub struct Device {
 pub struct Program {
     /// The name of the program.
     pub name: String,
+    /// The form of the list, if it is not today's chain.
+    pub form: Option<Form>,
     /// The entries of its page table, by name.
     pub ptes: Vec<String>,
     /// The pages, by name.
@@ -89,8 +99,10 @@ pub struct Program {
     pub protected: Vec<usize>,
     /// The devices.
     pub devices: Vec<Device>,
-    /// The spinlocks, by name.
+    /// The locks, by name.
     pub locks: Vec<String>,
+    /// Those of them that who wants them may sleep for.
+    pub mutexes: Vec<usize>,
     /// The tasks, by name; each has a CPU.
     pub tasks: Vec<String>,
     /// Each task's script.
@@ -115,6 +127,8 @@ impl Program {
             Unprotect(one) => format!("unprotect {}", pte(one)),
             Copy(to) => format!("copy {}", page(to)),
             Free => "free".into(),
+            UnlinkTable => "unlink-table".into(),
+            FreeTable => "free-table".into(),
             FlushTlb(one) => format!("flush-tlb {}", pte(one)),
             Age(one) => format!("age {}", pte(one)),
             Store(one) => format!("store {}", pte(one)),
@@ -124,6 +138,7 @@ impl Program {
             Read(by, one) => format!("read {} {}", device(by), pte(one)),
             Register(one) => format!("register {}", device(one)),
             Unregister(one) => format!("unregister {}", device(one)),
+            Synchronize => "synchronize".into(),
             FreeDevice(one) => format!("free-device {}", device(one)),
             Exit => "exit".into(),
             Mmgrab => "mmgrab".into(),

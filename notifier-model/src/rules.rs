@@ -16,5 +16,6 @@ rules! {
         I9 "mm-count" "the mm's struct goes while somebody is subscribed"
         I13 "retry-unlocked" "what was looked up is used without the lock under which it was told to be current"
         I14 "not-notified" "an entry changes that somebody may mirror, and nobody was told"
+        I15 "table-freed-under-walker" "a page table is freed that a device still walks"
     }
 }

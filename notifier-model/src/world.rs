@@ -8,6 +8,7 @@ use std::rc::Rc;
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Ordering::*};
 use lazytlb_machine::report::Section;
 use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal, SimWord};
+use lazytlb_mmu_notifier::former::{Form, FormerChain};
 use lazytlb_mmu_notifier::{Event, NotifierKernel, Range};
 
 use crate::device::{Device, Fault, Subscription};
@@ -63,8 +64,9 @@ impl lazytlb_machine::World for World {
 impl World {
     /// Places a program on a machine.
     pub(crate) fn set_up(machine: &Machine, program: &Program, setting: &Setting) -> Rc<World> {
-        let mm = machine.create_cache("mm_struct", ObjectKind::Mm, 1, |_| LabMm::new());
-        let lock = |_| Lock::new(false);
+        let mm = machine
+            .create_cache("mm_struct", ObjectKind::Mm, 1, |_| LabMm::new(program.form.unwrap_or(Form::REVIEWED)));
+        let lock = |lock| Lock::new(program.mutexes.contains(&lock));
         let world = Rc::new(World {
             program: program.clone(),
             mutant: setting.mutant,
@@ -75,7 +77,7 @@ impl World {
             pages: Pages::place(machine, program),
             devices: (0..program.devices.len()).map(|device| Device::place(machine, program, device)).collect(),
             mm: machine.alloc_at_setup(mm),
-            locks: placed(machine.place_slice("spinlock", ObjectKind::Other, program.locks.len(), lock)),
+            locks: placed(machine.place_slice("lock", ObjectKind::Other, program.locks.len(), lock)),
             looks: locals(machine, "looks", program.tasks.len()),
             references: &shared(machine, "references", 1)[0],
             over: &shared(machine, "over", 1)[0],
@@ -132,6 +134,26 @@ impl World {
         }
     }
 
+    /// Planted: a callback takes a reference to the address space's users, if it can, and gives it back.
+    pub(crate) fn puts_mm(&self) {
+        let users = &self.mm().users;
+        let mut seen = users.load(Relaxed);
+        while seen != 0 {
+            match users.compare_exchange(seen, seen + 1, AcqRel, Relaxed) {
+                Ok(_) => return self.mmput(),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Planted: a driver takes a page's lock, and releases it.
+    pub(crate) fn locks_page(&self) {
+        if let Some(lock) = self.locks.first() {
+            lock.lock();
+            lock.unlock();
+        }
+    }
+
     /// Whether anybody mirrors the page table. Part of a step.
     pub(crate) fn is_mirrored(&self, machine: &Machine) -> bool {
         self.devices.iter().any(|device| device.is_subscribed(machine))
@@ -167,6 +189,8 @@ impl World {
             Statement::Unprotect(entry) => drop(self.pages.change(entry, |value| value | WRITABLE)),
             Statement::Copy(page) => self.pages.copy(page),
             Statement::Free => self.pages.free_hand(),
+            Statement::UnlinkTable => self.pages.unlink_table(),
+            Statement::FreeTable => self.pages.free_table(),
             Statement::FlushTlb(entry) => self.flush_tlb(entry),
             Statement::Age(entry) => {
                 let mm = self.mm();
@@ -182,8 +206,12 @@ impl World {
             Statement::Read(device, entry) => self.devices[device].access(entry, false),
             Statement::Register(device) => self.register(&self.devices[device]),
             Statement::Unregister(device) => self.unregister(&self.devices[device]),
+            Statement::Synchronize => match self.former() {
+                Some(former) => former.synchronize(LabNotifier),
+                None => self.mm().chain.synchronize(LabNotifier),
+            },
             Statement::FreeDevice(device) => Machine::with(|machine| self.devices[device].driver.free(machine)),
-            Statement::Exit => self.exit(),
+            Statement::Exit => self.mmput(),
             Statement::Mmgrab => self.mmgrab(),
             Statement::Mmdrop => self.mmdrop(),
             Statement::Lock(lock) => self.locks[lock].lock(),
@@ -195,7 +223,11 @@ impl World {
     fn start(&self, first: usize, last: usize, started: &mut Started) {
         let mm = self.mm();
         mm.begins_to_invalidate();
-        mm.chain.invalidate_range_start(LabNotifier, mm, &range(first, last, Event::Clear));
+        let range = range(first, last, Event::Clear);
+        match self.former() {
+            Some(former) => former.invalidate_range_start(LabNotifier, mm, &range),
+            None => mm.chain.invalidate_range_start(LabNotifier, mm, &range),
+        }
         self.pages.counts_invalidated(first..=last, |count| count + 1);
         started.push(Pair { first, last, blockable: true });
     }
@@ -203,7 +235,11 @@ impl World {
     fn start_nonblock(&self, first: usize, last: usize, started: &mut Started) -> bool {
         let mm = self.mm();
         mm.begins_to_invalidate();
-        let result = mm.chain.invalidate_range_start_nonblock(LabNotifier, mm, &range(first, last, Event::Unmap));
+        let range = range(first, last, Event::Unmap);
+        let result = match self.former() {
+            Some(former) => former.invalidate_range_start_nonblock(LabNotifier, mm, &range),
+            None => mm.chain.invalidate_range_start_nonblock(LabNotifier, mm, &range),
+        };
         if result.is_err() {
             mm.has_invalidated();
             return false;
@@ -222,7 +258,11 @@ impl World {
             self.pages.counts_invalidated(first..=last, |count| count - 1);
         }
         let event = if blockable { Event::Clear } else { Event::Unmap };
-        mm.chain.invalidate_range_end(LabNotifier, mm, &range(first, last, event), blockable);
+        let range = range(first, last, event);
+        match self.former() {
+            Some(former) => former.invalidate_range_end(LabNotifier, mm, &range, blockable),
+            None => mm.chain.invalidate_range_end(LabNotifier, mm, &range, blockable),
+        }
         if pair.is_some() {
             mm.has_invalidated();
         }
@@ -241,6 +281,10 @@ impl World {
         device.set_subscribed(true);
         let mut mmap = mm.mmap_write_lock();
         let registered = match device.driver.subscription() {
+            // SAFETY: as below.
+            Subscription::List(node) if self.former().is_some() => unsafe {
+                mm.former.register(LabNotifier, &mut mmap, node)
+            },
             // SAFETY: the driver stays until it has unsubscribed, or a test wants to see what comes of that; the reference is taken below.
             Subscription::List(node) => unsafe { mm.chain.register(LabNotifier, &mut mmap, node) },
             Subscription::Interval(node) => {
@@ -262,6 +306,10 @@ impl World {
         let mm = self.mm();
         device.driver.closes();
         let unregistered = match device.driver.subscription() {
+            // SAFETY: as below; where the form does not wait the test does, or wants to see what comes of that.
+            Subscription::List(node) if self.former().is_some() => unsafe {
+                mm.former.unregister(LabNotifier, mm, node)
+            },
             // SAFETY: one task unsubscribes, or a test wants to see what comes of two.
             Subscription::List(node) => unsafe { mm.chain.unregister(LabNotifier, mm, node) },
             // SAFETY: as above.
@@ -276,12 +324,21 @@ impl World {
         }
     }
 
-    /// The last user goes: everybody is told, and then the pages go one by one.
-    fn exit(&self) {
+    /// A user goes; the last one takes the address space with it.
+    fn mmput(&self) {
+        if self.mm().users.fetch_sub(1, AcqRel) == 1 {
+            self.exit_mmap();
+        }
+    }
+
+    /// Everybody is told, and then the pages go one by one.
+    fn exit_mmap(&self) {
         let mm = self.mm();
-        mm.users.store(0, Release);
         if !self.has(Mutant::ExitNotAnnounced) {
-            mm.chain.release(LabNotifier, mm);
+            match self.former() {
+                Some(former) => former.release(LabNotifier, mm),
+                None => mm.chain.release(LabNotifier, mm),
+            }
         }
         for entry in 0..self.program.ptes.len() {
             let late = self.devices.iter().find(|device| {
@@ -298,6 +355,22 @@ impl World {
             self.end_of(&mut started);
         }
         self.mmdrop();
+    }
+
+    /// The list in a former form, where the test is of one.
+    fn former(&self) -> Option<&'static FormerChain<LabNotifier>> {
+        self.program.form.map(|_| &self.mm().former)
+    }
+
+    /// Planted: a driver unsubscribes when it is released, as the posting of 2008 says that it may.
+    pub(crate) fn leave_former(&self, device: &Device) {
+        if let (Some(former), Subscription::List(node)) = (self.former(), device.driver.subscription()) {
+            // SAFETY: the driver stays until its release is over.
+            let left = unsafe { former.unregister(LabNotifier, self.mm(), node) };
+            if let Err(error) = left {
+                Machine::with(|machine| machine.fail(Kind::Warning, error.to_string()));
+            }
+        }
     }
 
     fn mmgrab(&self) {
@@ -391,6 +464,8 @@ fn name_of(statement: Statement) -> &'static str {
         Statement::Unprotect(_) => "ptep_set_access_flags",
         Statement::Copy(_) => "copy_highpage",
         Statement::Free => "put_page",
+        Statement::UnlinkTable => "pmd_clear",
+        Statement::FreeTable => "pte_free",
         Statement::FlushTlb(_) => "flush_tlb_page",
         Statement::Age(_) => "folio_referenced",
         Statement::Store(_) => "store",
@@ -400,11 +475,12 @@ fn name_of(statement: Statement) -> &'static str {
         Statement::Read(..) => "device_read",
         Statement::Register(_) => "mmu_notifier_register",
         Statement::Unregister(_) => "mmu_notifier_unregister",
+        Statement::Synchronize => "mmu_notifier_synchronize",
         Statement::FreeDevice(_) => "kfree",
         Statement::Exit => "exit_mmap",
         Statement::Mmgrab => "mmgrab",
         Statement::Mmdrop => "mmdrop",
-        Statement::Lock(_) => "spin_lock",
-        Statement::Unlock(_) => "spin_unlock",
+        Statement::Lock(_) => "lock",
+        Statement::Unlock(_) => "unlock",
     }
 }

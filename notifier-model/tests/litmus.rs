@@ -90,7 +90,10 @@ fn each_change_needs_its_pair() {
         let scripts = &mut litmus.program.scripts;
         let is_of_pair =
             |one: &Statement| matches!(one, Statement::Start(..) | Statement::StartNonblock(..) | Statement::End);
-        if !scripts.iter().flatten().any(is_of_pair) {
+        let takes_away =
+            |one: &Statement| matches!(one, Statement::Zap(_) | Statement::Clear(_) | Statement::Protect(_));
+        let has = |is: &dyn Fn(&Statement) -> bool| scripts.iter().flatten().any(is);
+        if !has(&is_of_pair) || !has(&takes_away) {
             continue;
         }
         scripts.iter_mut().for_each(|script| script.retain(|one| !is_of_pair(one)));

@@ -32,7 +32,7 @@ impl Gru {
 
 impl MmuNotifier<LabNotifier> for Gru {
     fn release(&self, _: &LabMm) {
-        released(device(self.device), &self.lock, &self.dead);
+        let _ = released(device(self.device), &self.lock, &self.dead);
     }
 }
 

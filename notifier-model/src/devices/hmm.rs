@@ -65,7 +65,7 @@ impl Driver for Hmm {
 
     /// Nobody is told of an interval that is left: what is mapped goes first.
     fn closes(&self) {
-        released(device(self.device), &self.lock, &self.dead);
+        let _ = released(device(self.device), &self.lock, &self.dead);
     }
 
     fn free(&'static self, machine: &Machine) {
@@ -99,7 +99,13 @@ impl Driver for Hmm {
             device.install(entry, value);
             Fault::Mapped
         };
+        if world().has(Mutant::MarksUnderLock) {
+            world().locks_page();
+        }
         device.unlock(&self.lock);
+        if fault == Fault::Mapped && world().has(Mutant::UsesOutside) {
+            device.uses(entry, value);
+        }
         fault
     }
 }

@@ -3,6 +3,7 @@
 //! Source: virt/kvm/kvm_main.c of 2026. A fault reads the sequence, looks up without a lock, and asks with the lock held whether what it has found may have
 //! been invalidated: by what goes on, if the address is within the range, or by what came and went meanwhile.
 
+use core::panic::Location;
 use core::ptr::NonNull;
 
 use lazytlb_core::memory::{AtomicWord, Memory, Ordering::*};
@@ -25,10 +26,12 @@ pub(crate) struct Kvm {
     first: SimWord<usize>,
     last: SimWord<usize>,
     dead: SimWord<usize>,
+    /// The root of the guest's tables; freed in release.
+    root: NonNull<SimWord<usize>>,
 }
 
 impl Kvm {
-    pub(super) fn new(device: usize, place: NonNull<Kvm>) -> Kvm {
+    pub(super) fn new(device: usize, place: NonNull<Kvm>, root: NonNull<SimWord<usize>>) -> Kvm {
         let word = || AtomicWord::new(0);
         Kvm {
             node: mirror(place),
@@ -39,6 +42,7 @@ impl Kvm {
             first: word(),
             last: word(),
             dead: word(),
+            root,
         }
     }
 
@@ -55,7 +59,19 @@ impl Kvm {
 
 impl MmuNotifier<LabNotifier> for Kvm {
     fn release(&self, _: &LabMm) {
-        released(device(self.device), &self.lock, &self.dead);
+        let was_dead = released(device(self.device), &self.lock, &self.dead);
+        if was_dead == Some(false) {
+            Machine::try_with(|machine| machine.free(self.root, Location::caller()));
+        }
+    }
+
+    fn clear_flush_young(&self, _: &LabMm, _: usize, _: usize) -> bool {
+        self.lock.lock();
+        let is_there = self.dead.load(Relaxed) == 0 || world().has(Mutant::AgesAfterRelease);
+        // SAFETY: in the arena, freed or not.
+        let young = is_there && unsafe { self.root.as_ref() }.load(Relaxed) != 0;
+        device(self.device).unlock(&self.lock);
+        young
     }
 }
 
@@ -67,7 +83,15 @@ impl Mirror<LabNotifier> for Kvm {
             return;
         }
         world().may_sleep_wrongly();
+        if world().has(Mutant::PutsMm) {
+            world().puts_mm();
+        }
         self.lock.lock();
+        if world().has(Mutant::DropsBeforeCount) {
+            device.zap(device.hit_by(invalidation));
+            device.unlock(&self.lock);
+            self.lock.lock();
+        }
         let in_progress = self.in_progress.load(Relaxed);
         self.in_progress.store(in_progress + 1, Relaxed);
         let (first, last) = match in_progress {
@@ -76,7 +100,7 @@ impl Mirror<LabNotifier> for Kvm {
         };
         self.first.store(first, Relaxed);
         self.last.store(last, Relaxed);
-        if !world().has(Mutant::DropsAtEnd) {
+        if !world().has(Mutant::DropsAtEnd) && !world().has(Mutant::DropsBeforeCount) {
             device.zap(device.hit_by(invalidation));
         }
         device.unlock(&self.lock);

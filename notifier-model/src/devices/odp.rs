@@ -3,6 +3,7 @@
 //! Source: drivers/infiniband/core/umem_odp.c of Linux 3.19. A region that comes while something is invalidated cannot know whether it is met: it has no
 //! count of its own until nothing goes on, and who faults waits. (The interval subscribers' deferred list comes from here.)
 
+use core::panic::Location;
 use core::ptr::NonNull;
 
 use lazytlb_core::memory::{AtomicWord, Memory, Ordering::*};
@@ -28,10 +29,13 @@ pub(crate) struct Odp {
     count: SimWord<usize>,
     seq: SimWord<usize>,
     dead: SimWord<usize>,
+    /// A region below this one, destroyed when it is invalidated; 1 while it is there.
+    has_child: SimWord<usize>,
+    child: NonNull<SimWord<usize>>,
 }
 
 impl Odp {
-    pub(super) fn new(device: usize, place: NonNull<Odp>) -> Odp {
+    pub(super) fn new(device: usize, place: NonNull<Odp>, child: NonNull<SimWord<usize>>) -> Odp {
         let word = || AtomicWord::new(0);
         Odp {
             node: mirror(place),
@@ -43,6 +47,8 @@ impl Odp {
             count: word(),
             seq: word(),
             dead: word(),
+            has_child: AtomicWord::new(1),
+            child,
         }
     }
 
@@ -53,7 +59,7 @@ impl Odp {
 
 impl MmuNotifier<LabNotifier> for Odp {
     fn release(&self, _: &LabMm) {
-        released(device(self.device), &self.lock, &self.dead);
+        let _ = released(device(self.device), &self.lock, &self.dead);
     }
 }
 
@@ -70,6 +76,16 @@ impl Mirror<LabNotifier> for Odp {
         }
         device.zap(hit);
         device.unlock(&self.lock);
+        // Of two that come at once, one destroys it (d3d930411ce3).
+        let is_mine = if world().has(Mutant::DestroysTwice) {
+            self.has_child.load(Relaxed) != 0
+        } else {
+            self.has_child.compare_exchange(1, 0, Relaxed, Relaxed).is_ok()
+        };
+        if is_mine {
+            self.has_child.store(0, Relaxed);
+            Machine::with(|machine| machine.free(self.child, Location::caller()));
+        }
     }
 
     fn invalidate_range_end(&self, _: &LabMm, invalidation: Invalidation<'_>) {

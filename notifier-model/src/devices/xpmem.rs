@@ -41,7 +41,7 @@ impl Xpmem {
 
 impl MmuNotifier<LabNotifier> for Xpmem {
     fn release(&self, _: &LabMm) {
-        released(device(self.device), &self.lock, &self.dead);
+        let _ = released(device(self.device), &self.lock, &self.dead);
     }
 }
 

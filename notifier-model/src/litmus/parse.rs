@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use lazytlb_machine::text::{Line, Place, TextError, Word};
+use lazytlb_mmu_notifier::former::Form;
 
-use super::Litmus;
+use super::{FLAGS, Litmus};
 use crate::names::{Client, Mutant, Scheme};
 use crate::program::{Device, Program, Statement};
 use crate::rules::Invariant;
@@ -16,12 +17,13 @@ const MOST_TASKS: usize = 6;
 const MOST_NAMES: usize = 8;
 
 /// Lines of the header that say all in one.
-const ONCE: [&str; 4] = ["name", "mmu-notifier", "mutant", "bug"];
+const ONCE: [&str; 5] = ["name", "mmu-notifier", "form", "mutant", "bug"];
 
-const STATEMENTS: &str = "start, start-nonblock, end, zap, clear, set, protect, unprotect, copy, free, flush-tlb, age, store, load, fault, write, read, \
-    register, unregister, free-device, exit, mmgrab, mmdrop, lock, unlock";
+const STATEMENTS: &str = "start, start-nonblock, end, zap, clear, set, protect, unprotect, copy, free, unlink-table, free-table, flush-tlb, age, store, load, fault, write, read, \
+    register, unregister, synchronize, free-device, exit, mmgrab, mmdrop, lock, unlock";
 
-const HEADER: &str = "name, mmu-notifier, pte, page, map, device, mirrors, late, spinlock, mutant, bug, or task";
+const HEADER: &str =
+    "name, mmu-notifier, form, pte, page, map, device, mirrors, late, spinlock, mutex, mutant, bug, or task";
 
 /// What has been read so far.
 struct Reader {
@@ -112,10 +114,17 @@ impl Reader {
             ("name", _) => return Err(missing("one name")),
             ("mmu-notifier", []) => self.litmus.schemes = Scheme::ALL.to_vec(),
             ("mmu-notifier", schemes) => self.litmus.schemes = line.parse_all(schemes, str::parse::<Scheme>)?,
-            ("pte" | "page" | "spinlock", []) => return Err(missing("a name")),
+            ("form", [name, without @ ..]) => program.form = Some(form(line, code, *name, without)?),
+            ("form", []) => return Err(missing("a form")),
+            ("pte" | "page" | "spinlock" | "mutex", []) => return Err(missing("a name")),
             ("pte", names) => line.declare(&mut program.ptes, names, "entry", MOST_NAMES)?,
             ("page", names) => line.declare(&mut program.pages, names, "page", MOST_NAMES)?,
-            ("spinlock", names) => line.declare(&mut program.locks, names, "spinlock", MOST_NAMES)?,
+            ("spinlock", names) => line.declare(&mut program.locks, names, "lock", MOST_NAMES)?,
+            ("mutex", names) => {
+                let first = program.locks.len();
+                line.declare(&mut program.locks, names, "lock", MOST_NAMES)?;
+                program.mutexes.extend(first..program.locks.len());
+            }
             ("map", [pte, page] | [pte, page, Word { text: "read-only", .. }]) => {
                 let mapped = (line.named(*pte, &program.ptes, "entry")?, line.named(*page, &program.pages, "page")?);
                 if program.mapped.iter().any(|one| one.0 == mapped.0) {
@@ -219,7 +228,7 @@ impl Reader {
         let pte = |word: &Word<'_>| line.named(*word, &program.ptes, "entry");
         let page = |word: &Word<'_>| line.named(*word, &program.pages, "page");
         let device = |word: &Word<'_>| device_of(line, program, *word);
-        let lock = |word: &Word<'_>| line.named(*word, &program.locks, "spinlock");
+        let lock = |word: &Word<'_>| line.named(*word, &program.locks, "lock");
         Ok(match (key.text, rest) {
             ("start" | "start-nonblock", [first, last]) if pte(first)? > pte(last)? => {
                 return Err(line.error(last.column, "the last entry comes before the first"));
@@ -234,6 +243,8 @@ impl Reader {
             ("unprotect", [one]) => Unprotect(pte(one)?),
             ("copy", [to]) => Copy(page(to)?),
             ("free", []) => Free,
+            ("unlink-table", []) => UnlinkTable,
+            ("free-table", []) => FreeTable,
             ("flush-tlb", [one]) => FlushTlb(pte(one)?),
             ("age", [one]) => Age(pte(one)?),
             ("store", [one]) => Store(pte(one)?),
@@ -243,6 +254,7 @@ impl Reader {
             ("read", [by, one]) => Read(device(by)?, pte(one)?),
             ("register", [one]) => Register(device(one)?),
             ("unregister", [one]) => Unregister(device(one)?),
+            ("synchronize", []) => Synchronize,
             ("free-device", [one]) => FreeDevice(device(one)?),
             ("exit", []) => Exit,
             ("mmgrab", []) => Mmgrab,
@@ -273,6 +285,10 @@ impl Reader {
         }
         if self.in_header {
             return Err(self.last.error("the test has no tasks: expected a line such as `task TASK | task TASK`"));
+        }
+        let of_today = self.litmus.program.devices.iter().find(|device| !device.client.is_of_list());
+        if let (Some(_), Some(device)) = (self.litmus.program.form, of_today) {
+            return Err(self.last.error(format!("former forms of the list have no {}", device.client)));
         }
         self.check_scripts()?;
         self.check_expectations()?;
@@ -332,6 +348,28 @@ fn device_of(line: &Line<'_>, program: &Program, word: Word<'_>) -> Result<usize
     device.ok_or_else(|| line.error(word.column, format!("there is no device `{}`", word.text)))
 }
 
+/// `form NAME [without FLAG...]`
+fn form(line: &Line<'_>, code: &str, name: Word<'_>, rest: &[Word<'_>]) -> Result<Form, TextError> {
+    let unknown = |word: Word<'_>, what: &str, names: Vec<&str>| {
+        line.error(word.column, format!("unknown {what} `{}`; there are: {}", word.text, names.join(", ")))
+    };
+    let known = Form::ALL.iter().find(|(one, _)| *one == name.text);
+    let (_, mut form) =
+        *known.ok_or_else(|| unknown(name, "form", Form::ALL.iter().map(|(name, _)| *name).collect()))?;
+    match rest {
+        [] => return Ok(form),
+        [Word { text: "without", .. }, _, ..] => {}
+        [Word { text: "without", .. }] => return Err(line.error(line.end(code), "expected what is left out")),
+        [other, ..] => return Err(line.error(other.column, "expected `without`, and what is left out")),
+    }
+    for &word in &rest[1..] {
+        let flag = FLAGS.iter().find(|(one, _)| *one == word.text);
+        let (_, flag) = flag.ok_or_else(|| unknown(word, "thing", FLAGS.iter().map(|(name, _)| *name).collect()))?;
+        *flag(&mut form) = false;
+    }
+    Ok(form)
+}
+
 /// What is wrong with a statement that is none.
 fn wrong_statement(line: &Line<'_>, cell: &str, key: Word<'_>, rest: &[Word<'_>]) -> TextError {
     let takes = match key.text {
@@ -341,8 +379,8 @@ fn wrong_statement(line: &Line<'_>, cell: &str, key: Word<'_>, rest: &[Word<'_>]
         "copy" => "one page",
         "fault" | "write" | "read" => "a device and an entry",
         "register" | "unregister" | "free-device" => "one device",
-        "lock" | "unlock" => "one spinlock",
-        "end" | "free" | "exit" | "mmgrab" | "mmdrop" => "nothing",
+        "lock" | "unlock" => "one lock",
+        "synchronize" | "unlink-table" | "free-table" | "end" | "free" | "exit" | "mmgrab" | "mmdrop" => "nothing",
         _ => return line.error(key.column, format!("unknown statement `{}`; expected {STATEMENTS}", key.text)),
     };
     line.takes_one(cell, key, rest, takes)

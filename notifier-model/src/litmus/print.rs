@@ -4,7 +4,7 @@ use core::fmt;
 
 use lazytlb_machine::text::{MAGIC, write_columns, write_line as line};
 
-use super::Litmus;
+use super::{FLAGS, Litmus};
 
 /// The whole test: what is printed is read as an equal one.
 impl fmt::Display for Litmus {
@@ -21,6 +21,13 @@ impl fmt::Display for Litmus {
         }
         line(f, "mutant", self.mutant)?;
         line(f, "mmu-notifier", &self.schemes)?;
+        if let Some(form) = program.form {
+            // With nothing left out that is in it, whichever form it comes from.
+            let without = FLAGS.iter().filter(|(_, flag)| !*flag(&mut form.clone())).map(|(name, _)| *name);
+            let without: Vec<&str> = without.collect();
+            let words = ["reviewed"].into_iter().chain((!without.is_empty()).then_some("without"));
+            line(f, "form", words.chain(without))?;
+        }
         line(f, "pte", &program.ptes)?;
         line(f, "page", &program.pages)?;
         for &(entry, page) in &program.mapped {
@@ -38,7 +45,9 @@ impl fmt::Display for Litmus {
             )?;
             line(f, "late", Some(&device.name).filter(|_| !device.subscribed))?;
         }
-        line(f, "spinlock", &program.locks)?;
+        for (lock, name) in program.locks.iter().enumerate() {
+            line(f, if program.mutexes.contains(&lock) { "mutex" } else { "spinlock" }, [name])?;
+        }
         writeln!(f)?;
         let column = |(name, script): (&String, &Vec<_>)| {
             let statements = script.iter().map(|&statement| program.text_of(statement));
