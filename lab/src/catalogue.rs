@@ -4,8 +4,9 @@
 //! number names a variant: `B07b` belongs to B07 as well. Entries that no litmus test shows are listed in `open.txt`,
 //! with the reason; whoever adds a test takes its entry out there.
 //!
-//! Numbers with a B are those of real bugs, with a C of candidates that nobody has reported, as far as is known, and with an M of
-//! lazy MMU mode's, with an N of MMU notifiers'. B01 to B36, B38 to B43, C1 to C3 and M01 to M27 must all be there. The others (C4, MB1, S01, ...) were found, or thought of, here.
+//! Numbers with a B are those of real bugs, with a C of candidates that nobody has reported, as far as is known, with an M of lazy
+//! MMU mode's, with an N of MMU notifiers', with a P of the defects of their first proposal. B01 to B36, B38 to B43, C1 to C3, M01 to
+//! M27, N01 to N27 and P1 to P7 must all be there. The others (C4, MB1, S01, ...) were found, or thought of, here.
 
 use crate::bad_input::BadInput;
 use crate::suite::{self, Test};
@@ -111,8 +112,11 @@ mod tests {
         let real = (1..=36).chain(38..=43).map(|number| format!("B{number:02}"));
         let candidates = (1..=3).map(|number| format!("C{number}"));
         let of_lazy_mmu = (1..=27).map(|number| format!("M{number:02}"));
-        let numbered: Vec<String> = real.chain(candidates).chain(of_lazy_mmu).collect();
-        assert_eq!(numbered.len(), 45 + 27);
+        let of_notifiers = (1..=27).map(|number| format!("N{number:02}"));
+        let of_their_proposal = (1..=7).map(|number| format!("P{number}"));
+        let numbered: Vec<String> =
+            real.chain(candidates).chain(of_lazy_mmu).chain(of_notifiers).chain(of_their_proposal).collect();
+        assert_eq!(numbered.len(), 45 + 27 + 27 + 7);
         for id in &numbered {
             assert!(ids.contains(&**id), "{id} is not in the catalogue");
         }

@@ -41,6 +41,11 @@ pub(crate) trait Driver {
     /// Tries once to map an entry.
     fn fault(&self, device: &Device, entry: usize) -> Fault;
 
+    /// Its region is moved to these entries.
+    fn moves(&self, _: &Device, _: RangeInclusive<usize>) {
+        unreachable!("the language lets no others be moved");
+    }
+
     /// It is about to unsubscribe. Nothing is to be done where it is released then.
     fn closes(&self) {}
 

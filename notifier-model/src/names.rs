@@ -59,6 +59,8 @@ names! {
         MarksUnderLock "marks-under-lock",
         /// Two callbacks that find a region idle both destroy it.
         DestroysTwice "destroys-twice",
+        /// A driver moves its region while invalidations go on, some of which it has counted.
+        MovesUnawaited "moves-unawaited",
         /// A driver looks into what it has freed in release when it is asked for accessed bits.
         AgesAfterRelease "ages-after-release",
         /// A callback takes the address space, and gives it back: for the last time, perhaps.

@@ -51,6 +51,8 @@ pub enum Statement {
     Register(usize),
     /// It unsubscribes.
     Unregister(usize),
+    /// A driver's region is moved, to the entries from one to another: it maps no others.
+    Move(usize, usize, usize),
     /// Waits for all callbacks that run.
     Synchronize,
     /// The driver's part of it is freed.
@@ -138,6 +140,7 @@ impl Program {
             Read(by, one) => format!("read {} {}", device(by), pte(one)),
             Register(one) => format!("register {}", device(one)),
             Unregister(one) => format!("unregister {}", device(one)),
+            Move(one, first, last) => format!("move {} {} {}", device(one), pte(first), pte(last)),
             Synchronize => "synchronize".into(),
             FreeDevice(one) => format!("free-device {}", device(one)),
             Exit => "exit".into(),

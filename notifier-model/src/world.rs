@@ -206,6 +206,10 @@ impl World {
             Statement::Read(device, entry) => self.devices[device].access(entry, false),
             Statement::Register(device) => self.register(&self.devices[device]),
             Statement::Unregister(device) => self.unregister(&self.devices[device]),
+            Statement::Move(device, first, last) => {
+                let device = &self.devices[device];
+                device.driver.moves(device, first..=last);
+            }
             Statement::Synchronize => match self.former() {
                 Some(former) => former.synchronize(LabNotifier),
                 None => self.mm().chain.synchronize(LabNotifier),
@@ -475,6 +479,7 @@ fn name_of(statement: Statement) -> &'static str {
         Statement::Read(..) => "device_read",
         Statement::Register(_) => "mmu_notifier_register",
         Statement::Unregister(_) => "mmu_notifier_unregister",
+        Statement::Move(..) => "rereg_user_mr",
         Statement::Synchronize => "mmu_notifier_synchronize",
         Statement::FreeDevice(_) => "kfree",
         Statement::Exit => "exit_mmap",

@@ -3,6 +3,7 @@
 //! Source: drivers/infiniband/core/umem_odp.c of Linux 3.19. A region that comes while something is invalidated cannot know whether it is met: it has no
 //! count of its own until nothing goes on, and who faults waits. (The interval subscribers' deferred list comes from here.)
 
+use core::ops::{Range, RangeInclusive};
 use core::panic::Location;
 use core::ptr::NonNull;
 
@@ -28,6 +29,9 @@ pub(crate) struct Odp {
     /// How many of them are about the region.
     count: SimWord<usize>,
     seq: SimWord<usize>,
+    /// Where it is: the first entry, and how many there are.
+    first: SimWord<usize>,
+    entries: SimWord<usize>,
     dead: SimWord<usize>,
     /// A region below this one, destroyed when it is invalidated; 1 while it is there.
     has_child: SimWord<usize>,
@@ -46,6 +50,8 @@ impl Odp {
             made: word(),
             count: word(),
             seq: word(),
+            first: word(),
+            entries: AtomicWord::new(usize::MAX),
             dead: word(),
             has_child: AtomicWord::new(1),
             child,
@@ -54,6 +60,18 @@ impl Odp {
 
     fn is_held_off(&self) -> bool {
         self.counts.load(Acquire) == 0 || self.count.load(Relaxed) > 0
+    }
+
+    /// The entries that the region has. With the lock held.
+    fn region(&self) -> Range<usize> {
+        let first = self.first.load(Relaxed);
+        first..first + self.entries.load(Relaxed)
+    }
+
+    /// Those of an invalidation. With the lock held.
+    fn hit_by(&self, device: &Device, invalidation: Invalidation<'_>) -> impl Iterator<Item = usize> + Clone + use<> {
+        let region = self.region();
+        device.hit_by(invalidation).filter(move |entry| region.contains(entry))
     }
 }
 
@@ -70,7 +88,7 @@ impl Mirror<LabNotifier> for Odp {
         world().may_sleep_wrongly();
         self.lock.lock();
         self.active.store(self.active.load(Relaxed) + 1, Relaxed);
-        let hit = device.hit_by(invalidation);
+        let hit = self.hit_by(device, invalidation);
         if self.counts.load(Relaxed) != 0 && hit.clone().next().is_some() {
             self.count.store(self.count.load(Relaxed) + 1, Relaxed);
         }
@@ -92,7 +110,7 @@ impl Mirror<LabNotifier> for Odp {
         let device = device(self.device);
         device.ends();
         self.lock.lock();
-        if self.counts.load(Relaxed) != 0 && device.hit_by(invalidation).next().is_some() {
+        if self.counts.load(Relaxed) != 0 && self.hit_by(device, invalidation).next().is_some() {
             self.seq.store(self.seq.load(Relaxed) + 1, Relaxed);
             self.count.store(self.count.load(Relaxed).saturating_sub(1), Release);
         }
@@ -114,6 +132,22 @@ impl Driver for Odp {
         freed(machine, self);
     }
 
+    // What counts an invalidation where it starts must count it where it ends, so a region is moved when none goes on (rereg_user_mr; KVM's memslots
+    // likewise).
+    fn moves(&self, device: &Device, entries: RangeInclusive<usize>) {
+        self.lock.lock();
+        while self.active.load(Relaxed) != 0 && !world().has(Mutant::MovesUnawaited) {
+            device.unlock(&self.lock);
+            Sim.spin_until(|| (self.active.load(Acquire) == 0).then_some(()));
+            self.lock.lock();
+        }
+        self.first.store(*entries.start(), Relaxed);
+        self.entries.store(entries.count(), Relaxed);
+        self.seq.store(self.seq.load(Relaxed) + 1, Relaxed);
+        device.zap(device.entries.clone());
+        device.unlock(&self.lock);
+    }
+
     fn fault(&self, device: &Device, entry: usize) -> Fault {
         self.lock.lock();
         if self.made.load(Relaxed) == 0 {
@@ -124,7 +158,11 @@ impl Driver for Odp {
         }
         let is_held_off = self.is_held_off();
         let seq = self.seq.load(Relaxed);
+        let is_mine = self.region().contains(&entry);
         device.unlock(&self.lock);
+        if !is_mine {
+            return Fault::Nothing;
+        }
         if is_held_off {
             Sim.spin_until(|| (!self.is_held_off()).then_some(()));
             return Fault::Again;

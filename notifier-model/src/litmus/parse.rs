@@ -230,7 +230,7 @@ impl Reader {
         let device = |word: &Word<'_>| device_of(line, program, *word);
         let lock = |word: &Word<'_>| line.named(*word, &program.locks, "lock");
         Ok(match (key.text, rest) {
-            ("start" | "start-nonblock", [first, last]) if pte(first)? > pte(last)? => {
+            ("start" | "start-nonblock", [first, last]) | ("move", [_, first, last]) if pte(first)? > pte(last)? => {
                 return Err(line.error(last.column, "the last entry comes before the first"));
             }
             ("start", [first, last]) => Start(pte(first)?, pte(last)?),
@@ -254,6 +254,13 @@ impl Reader {
             ("read", [by, one]) => Read(device(by)?, pte(one)?),
             ("register", [one]) => Register(device(one)?),
             ("unregister", [one]) => Unregister(device(one)?),
+            ("move", [one, first, last]) => {
+                let moved = device(one)?;
+                if program.devices[moved].client != Client::Odp {
+                    return Err(line.error(one.column, "only the region of an `odp` device can be moved"));
+                }
+                Move(moved, pte(first)?, pte(last)?)
+            }
             ("synchronize", []) => Synchronize,
             ("free-device", [one]) => FreeDevice(device(one)?),
             ("exit", []) => Exit,
@@ -379,6 +386,7 @@ fn wrong_statement(line: &Line<'_>, cell: &str, key: Word<'_>, rest: &[Word<'_>]
         "copy" => "one page",
         "fault" | "write" | "read" => "a device and an entry",
         "register" | "unregister" | "free-device" => "one device",
+        "move" => "a device, and the first and the last entry",
         "lock" | "unlock" => "one lock",
         "synchronize" | "unlink-table" | "free-table" | "end" | "free" | "exit" | "mmgrab" | "mmdrop" => "nothing",
         _ => return line.error(key.column, format!("unknown statement `{}`; expected {STATEMENTS}", key.text)),
