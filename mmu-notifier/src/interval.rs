@@ -24,7 +24,7 @@ use crate::list::{in_callback, without_blocking};
 use crate::range::{Event, Invalidation, Range, WouldBlock};
 use crate::tree::{Link, Linked, Tree};
 
-/// The last invalidation has ended: who has waited for it sees what it has changed.
+/// The last invalidation has ended, or the next one has begun behind it: who has waited for that sees what was changed.
 pub const SETTLED: Label = Label::new("notifier.settled");
 
 /// What an interval subscriber does (Linux `struct mmu_interval_notifier_ops`).
@@ -257,6 +257,13 @@ impl<K: NotifierKernel> Intervals<K> {
         self.seq() & 1 != 0
     }
 
+    /// Something is invalidated that somebody is subscribed to. Context: the lock held.
+    ///
+    /// With release: who waits for the last end may see this number and never the even one before it, and must see what was changed until then.
+    fn make_odd(&self) {
+        self.seq.store(self.seq() | 1, Release.at(SETTLED));
+    }
+
     fn defer(&self, node: &IntervalNode<K>, state: usize) {
         node.state.store(state, Relaxed);
         node.deferred.store(self.deferred.load(Relaxed), Relaxed);
@@ -343,7 +350,7 @@ impl<K: NotifierKernel> Chain<K> {
                 if intervals.is_odd() {
                     intervals.defer(node, COMES);
                 } else {
-                    intervals.seq.store(intervals.seq() | 1, Relaxed);
+                    intervals.make_odd();
                     node.state.store(IN, Relaxed);
                     // SAFETY: in no tree, and it stays.
                     unsafe { intervals.tree.insert(node) };
@@ -432,7 +439,7 @@ impl<K: NotifierKernel> Chain<K> {
             intervals.active.store(intervals.active.load(Relaxed) + 1, Relaxed);
             let first = intervals.tree.first(range.start(), range.last());
             if first.is_some() {
-                intervals.seq.store(intervals.seq() | 1, Relaxed);
+                intervals.make_odd();
             }
             (first, intervals.seq())
         });
