@@ -50,9 +50,6 @@ pub unsafe trait MmapWrite<K: NotifierKernel> {
     /// The address space.
     fn mm(&self) -> &K::Mm;
 
-    /// Its chain.
-    fn chain(&self) -> &Chain<K>;
-
     /// How many users it has (`mm_users`).
     fn mm_users(&self) -> usize;
 
@@ -84,6 +81,8 @@ pub enum RegisterError {
     Overflow,
     /// The interval has no addresses, or some behind the last one.
     NoInterval,
+    /// There is no memory for it.
+    NoMemory,
 }
 
 impl From<Interrupted> for RegisterError {
@@ -100,6 +99,7 @@ impl fmt::Display for RegisterError {
             RegisterError::Registered => "it is subscribed already",
             RegisterError::Overflow => "it has been got too often",
             RegisterError::NoInterval => "the interval has no addresses, or some behind the last one",
+            RegisterError::NoMemory => "there is no memory for it",
         })
     }
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::chain::Chain;
-use crate::kernel::NotifierKernel;
+use crate::kernel::{NotifierKernel, NotifierMm};
 use crate::range::{Invalidation, Range, WouldBlock};
 
 impl<K: NotifierKernel> Chain<K> {
@@ -87,7 +87,6 @@ impl<K: NotifierKernel> Chain<K> {
 #[must_use = "the invalidation ends where this is dropped"]
 pub struct RangeGuard<'a, K: NotifierKernel> {
     kernel: K,
-    chain: &'a Chain<K>,
     mm: &'a K::Mm,
     range: &'a Range,
     blockable: bool,
@@ -104,13 +103,14 @@ impl<K: NotifierKernel> fmt::Debug for RangeGuard<'_, K> {
 impl<'a, K: NotifierKernel> RangeGuard<'a, K> {
     /// Begins ([`Chain::invalidate_range_start`]). Context: may sleep.
     #[inline]
-    pub fn start(kernel: K, chain: &'a Chain<K>, mm: &'a K::Mm, range: &'a Range) -> Self {
+    pub fn start(kernel: K, mm: &'a K::Mm, range: &'a Range) -> Self {
         kernel.might_sleep();
+        let chain = mm.notifiers();
         let unused = chain.is_unused();
         if !unused {
             chain.start_blockable(kernel, mm, range);
         }
-        RangeGuard { kernel, chain, mm, range, blockable: true, unused }
+        RangeGuard { kernel, mm, range, blockable: true, unused }
     }
 
     /// Begins, if nobody would have to sleep ([`Chain::invalidate_range_start_nonblock`]).
@@ -118,12 +118,13 @@ impl<'a, K: NotifierKernel> RangeGuard<'a, K> {
     /// # Errors
     /// If somebody would.
     #[inline]
-    pub fn try_start(kernel: K, chain: &'a Chain<K>, mm: &'a K::Mm, range: &'a Range) -> Result<Self, WouldBlock> {
+    pub fn try_start(kernel: K, mm: &'a K::Mm, range: &'a Range) -> Result<Self, WouldBlock> {
+        let chain = mm.notifiers();
         let unused = chain.is_unused();
         if !unused {
             chain.start(kernel, mm, Invalidation::new(range, false))?;
         }
-        Ok(RangeGuard { kernel, chain, mm, range, blockable: false, unused })
+        Ok(RangeGuard { kernel, mm, range, blockable: false, unused })
     }
 }
 
@@ -131,7 +132,7 @@ impl<K: NotifierKernel> Drop for RangeGuard<'_, K> {
     #[inline]
     fn drop(&mut self) {
         if !self.unused {
-            self.chain.end(self.kernel, self.mm, Invalidation::new(self.range, self.blockable));
+            self.mm.notifiers().end(self.kernel, self.mm, Invalidation::new(self.range, self.blockable));
         }
     }
 }

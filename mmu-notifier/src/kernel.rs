@@ -4,14 +4,19 @@ use core::fmt;
 
 use lazytlb_core::memory::{AtomicWord, Memory, Ordering::*};
 
+use crate::chain::Chain;
 use crate::walks::Walks;
 
 /// A kernel, as the chain sees it: a small copyable handle.
 ///
 /// Context of all calls: any, if they do not say otherwise.
-pub trait NotifierKernel: Memory + 'static {
-    /// What callbacks are told of an address space: the kernel's mm.
-    type Mm;
+///
+/// # Safety
+/// All handles have the same [`walks`](Self::walks), and [`walk_depth`](Self::walk_depth) is the current task's. A
+/// [`Lock`](Self::Lock) is held by one at a time.
+pub unsafe trait NotifierKernel: Memory + 'static {
+    /// The kernel's mm, of which callbacks are told.
+    type Mm: NotifierMm<Self>;
 
     /// A lock of a chain's. It is held for a few loads and stores, or for one pass over the subscribers.
     type Lock: SpinLock<Self>;
@@ -70,6 +75,15 @@ pub trait NotifierKernel: Memory + 'static {
     }
 }
 
+/// An address space, with the chain that stands in it (Linux `mm->notifier_subscriptions`).
+///
+/// # Safety
+/// It is always the same chain, and nobody else's.
+pub unsafe trait NotifierMm<K: NotifierKernel> {
+    /// Its chain.
+    fn notifiers(&self) -> &Chain<K>;
+}
+
 /// What is wrong with what a subscriber or a caller did, where the chain can go on all the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
@@ -84,6 +98,8 @@ pub enum Warning {
     UnlinkedTwice,
     /// A chain goes, and somebody is subscribed.
     NotEmpty,
+    /// A [`Subscription`](crate::Subscription) was dropped in a callback: it stays subscribed, and is never freed.
+    DroppedInCallback,
 }
 
 impl fmt::Display for Warning {
@@ -94,6 +110,7 @@ impl fmt::Display for Warning {
             Warning::WaitsForItself => "a callback waits for itself",
             Warning::UnlinkedTwice => "a subscriber is taken out of a list that it is not in",
             Warning::NotEmpty => "a chain goes while somebody is subscribed",
+            Warning::DroppedInCallback => "a subscription is dropped in a callback, and stays",
         })
     }
 }

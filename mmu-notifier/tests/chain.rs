@@ -1,4 +1,4 @@
-//! The list: who is told what, in which order, and what is refused. The scenarios are those of `mmu-notifier.md`'s conformance suite (C1 and so on).
+//! The list: who is told what, in which order, and what is refused. C1 and so on number the scenarios of the conformance suite.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -27,7 +27,7 @@ fn unregister(mm: &Mm, node: &Node<K>) -> Result<(), UnregisterError> {
 }
 
 fn pair(mm: &Mm) {
-    drop(RangeGuard::start(kernel(), &mm.chain, mm, &range()));
+    drop(RangeGuard::start(kernel(), mm, &range()));
 }
 
 #[test]
@@ -144,8 +144,8 @@ fn c12_pairs_nest_and_everybody_hears_both_ends() {
     let nodes = [mirror(&one), refusing(&two), shared_tables(&tlb)];
     nodes.iter().for_each(|node| register(&mm, node).unwrap());
     let range = range();
-    let outer = RangeGuard::start(kernel(), &mm.chain, &mm, &range);
-    let inner = RangeGuard::try_start(kernel(), &mm.chain, &mm, &range).unwrap();
+    let outer = RangeGuard::start(kernel(), &mm, &range);
+    let inner = RangeGuard::try_start(kernel(), &mm, &range).unwrap();
     mm.chain.arch_invalidate_secondary_tlbs(kernel(), &mm, 0x1000, 0x2000);
     drop(inner);
     drop(outer);
@@ -160,7 +160,7 @@ fn c22_who_is_refused_ends_what_it_has_begun() {
     let refuses = Recorder { refuses: true, ..Recorder::new("b", log) };
     let nodes = [mirror(&one), refusing(&refuses), mirror(&two)];
     nodes.iter().for_each(|node| register(&mm, node).unwrap());
-    assert_eq!(RangeGuard::try_start(kernel(), &mm.chain, &mm, &range()).map(drop), Err(WouldBlock));
+    assert_eq!(RangeGuard::try_start(kernel(), &mm, &range()).map(drop), Err(WouldBlock));
     assert_eq!(log.take(), "c:start b:refuses a:start c:end a:end");
     pair(&mm);
     assert_eq!(log.take(), "c:start b:start a:start c:end a:end", "what may block is not refused");

@@ -99,7 +99,7 @@ fn range(addrs: std::ops::Range<usize>) -> Range {
 }
 
 fn start<'a>(mm: &'static Mm, range: &'a Range) -> RangeGuard<'a, K> {
-    RangeGuard::start(kernel(), &mm.chain, mm, range)
+    RangeGuard::start(kernel(), mm, range)
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn c24_what_the_list_refuses_leaves_no_interval_begun() {
     // SAFETY: unsubscribed below.
     unsafe { mm.chain.register(kernel(), &mut mm.mmap_write_lock(), &node) }.unwrap();
     let range = range(10..11);
-    assert!(RangeGuard::try_start(kernel(), &mm.chain, mm, &range).is_err());
+    assert!(RangeGuard::try_start(kernel(), mm, &range).is_err());
     assert_eq!(log.take(), "a:Clear l:refuses");
     // It would wait for ever, if anything were still going on.
     let seq = one.read_begin();
@@ -186,7 +186,7 @@ fn c25_who_has_begun_finishes_though_another_refuses() {
         Subscribed::new(mm, with_finish("d"), 13..20),
     ];
     let range = range(10..20);
-    assert!(RangeGuard::try_start(kernel(), &mm.chain, mm, &range).is_err());
+    assert!(RangeGuard::try_start(kernel(), mm, &range).is_err());
     assert_eq!(log.take(), "a:Clear b:Clear c:refuses a:finish b:finish");
     drop(start(mm, &range));
     assert_eq!(log.take(), "a:Clear b:Clear c:Clear d:Clear a:finish b:finish d:finish", "C33: both passes, in order");

@@ -54,7 +54,7 @@ fn who_is_freed_is_not_called<S: Scheme>() {
         for round in 0..ROUNDS {
             let range = Range::new(round..round + 1, Event::Clear).unwrap();
             let _lock = mm.others.read().unwrap();
-            drop(RangeGuard::start(kernel, &mm.chain, &mm, &range));
+            drop(RangeGuard::start(kernel, &mm, &range));
         }
     };
     let subscribes = || {
@@ -119,7 +119,7 @@ fn nothing_leads_to_what_is_free<S: Scheme>() {
             let (old, new) = (page.pte.load(Relaxed), (round + 1) % FRAMES);
             let range = Range::new(0x1000..0x2000, Event::Clear).unwrap();
             let _lock = mm.others.read().unwrap();
-            let guard = RangeGuard::start(kernel, &mm.chain, &mm, &range);
+            let guard = RangeGuard::start(kernel, &mm, &range);
             page.frames[new].store(USED, Relaxed);
             page.pte.store(new, Release);
             page.frames[old].store(0, Release);

@@ -7,7 +7,7 @@ use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 use lazytlb_mmu_notifier::former::{Form, FormerChain};
 use lazytlb_mmu_notifier::walks::ChainId;
 use lazytlb_mmu_notifier::{
-    Chain, Epochs, Hazards, Interrupted, MmapWrite, NotifierKernel, SpinLock, Srcu, Walks, Warning,
+    Chain, Epochs, Hazards, Interrupted, MmapWrite, NotifierKernel, NotifierMm, SpinLock, Srcu, Walks, Warning,
 };
 
 use crate::names::{Mutant, Scheme};
@@ -185,7 +185,8 @@ impl Memory for LabNotifier {
     }
 }
 
-impl NotifierKernel for LabNotifier {
+// SAFETY: one of the world's; a word for each task; a mutant's lock, which is none, is found by what comes of it.
+unsafe impl NotifierKernel for LabNotifier {
     type Mm = LabMm;
     type Lock = LabLock;
     type WaitQueue = LabQueue;
@@ -295,6 +296,13 @@ pub(crate) struct LabMm {
     invalidating: SimWord<usize>,
 }
 
+// SAFETY: a field.
+unsafe impl NotifierMm<LabNotifier> for LabMm {
+    fn notifiers(&self) -> &Chain<LabNotifier> {
+        &self.chain
+    }
+}
+
 /// In [`LabMm::invalidating`]: registration holds them all.
 const REGISTERS: usize = 1 << 16;
 
@@ -344,9 +352,6 @@ impl Drop for Mmap {
 unsafe impl MmapWrite<LabNotifier> for Mmap {
     fn mm(&self) -> &LabMm {
         self.0
-    }
-    fn chain(&self) -> &Chain<LabNotifier> {
-        &self.0.chain
     }
     fn mm_users(&self) -> usize {
         self.0.users.load(Relaxed)

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use lazytlb::mmu_notifier::{
     Chain, Contract, Epochs, Event, Hazards, Interrupted, IntervalNode, Invalidated, Invalidating, Invalidation,
-    Mirror, MmapWrite, MmuIntervalNotifier, MmuNotifier, Node, NotifierKernel, PollingLock, Range, RangeGuard, Srcu,
-    Walks, WouldBlock,
+    Mirror, MmapWrite, MmuIntervalNotifier, MmuNotifier, Node, NotifierKernel, NotifierMm, PollingLock, Range,
+    RangeGuard, Srcu, Walks, WouldBlock,
 };
 use lazytlb_core::Memory;
 use lazytlb_core::memory::At;
@@ -86,7 +86,8 @@ impl<S: Scheme> Memory for Bare<S> {
 
 static DEPTH: Local<AtomicUsize> = Local::from_raw(AtomicUsize::new(0));
 
-impl<S: Scheme> NotifierKernel for Bare<S> {
+// SAFETY: one static for each kernel; there is one task.
+unsafe impl<S: Scheme> NotifierKernel for Bare<S> {
     type Mm = Mm<S>;
     type Lock = PollingLock<Self>;
     type WaitQueue = ();
@@ -118,15 +119,20 @@ impl<S: Scheme> fmt::Debug for Mm<S> {
     }
 }
 
+// SAFETY: a field.
+unsafe impl<S: Scheme> NotifierMm<Bare<S>> for Mm<S> {
+    #[inline]
+    fn notifiers(&self) -> &Chain<Bare<S>> {
+        &self.chain
+    }
+}
+
 struct Mmap<S: Scheme>(&'static Mm<S>);
 
 // SAFETY: there is one task.
 unsafe impl<S: Scheme> MmapWrite<Bare<S>> for Mmap<S> {
     fn mm(&self) -> &Mm<S> {
         self.0
-    }
-    fn chain(&self) -> &Chain<Bare<S>> {
-        &self.0.chain
     }
     fn mm_users(&self) -> usize {
         1
@@ -230,7 +236,7 @@ impl<S: Scheme> Mm<S> {
         let range = Range::new(0x1000..0x2000, Event::Clear).expect("it has addresses");
         let begun = Instant::now();
         for _ in 0..rounds {
-            let guard = RangeGuard::start(kernel(), &black_box(self).chain, self, &range);
+            let guard = RangeGuard::start(kernel(), black_box(self), &range);
             black_box(&guard);
         }
         begun.elapsed()
@@ -242,7 +248,7 @@ impl<S: Scheme> Mm<S> {
         let range = Range::new(0x1000..0x2000, Event::Clear).expect("it has addresses");
         let begun = Instant::now();
         for _ in 0..rounds {
-            drop(RangeGuard::start(kernel(), &black_box(self).chain, self, &range));
+            drop(RangeGuard::start(kernel(), black_box(self), &range));
         }
         begun.elapsed()
     }

@@ -7,12 +7,13 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 use std::sync::{LazyLock, Mutex, RwLock, RwLockWriteGuard};
 
-use lazytlb_core::Memory;
 use lazytlb_core::memory::At;
+use lazytlb_core::mm::AlwaysRefCounted;
 use lazytlb_core::native::{Local, Native};
+use lazytlb_core::{ARef, Memory};
 use lazytlb_mmu_notifier::{
     Chain, Contract, Epochs, Hazards, Interrupted, Invalidation, Mirror, MmapWrite, MmuNotifier, Node, NotifierKernel,
-    PollingLock, Refusing, SharedTables, Srcu, Walks, Warning, WouldBlock,
+    NotifierMm, PollingLock, Refusing, SharedTables, Srcu, Walks, Warning, WouldBlock,
 };
 
 /// How walks are seen.
@@ -112,7 +113,8 @@ impl<S: Scheme> Memory for Toy<S> {
     }
 }
 
-impl<S: Scheme> NotifierKernel for Toy<S> {
+// SAFETY: one static for each kernel; a word for each thread; the lock is a word that is exchanged.
+unsafe impl<S: Scheme> NotifierKernel for Toy<S> {
     type Mm = ToyMm<S>;
     type Lock = PollingLock<Self>;
     type WaitQueue = ();
@@ -159,6 +161,30 @@ pub struct ToyMm<S: Scheme> {
     pub others: RwLock<()>,
     /// A signal comes before the others are taken.
     pub signal: AtomicUsize,
+    /// `mm_count`.
+    count: AtomicUsize,
+}
+
+// SAFETY: a field.
+unsafe impl<S: Scheme> NotifierMm<Toy<S>> for ToyMm<S> {
+    fn notifiers(&self) -> &Chain<Toy<S>> {
+        &self.chain
+    }
+}
+
+// SAFETY: what is in a box goes with the last reference; what is not has one of its own, which is never given back.
+unsafe impl<S: Scheme> AlwaysRefCounted for ToyMm<S> {
+    fn inc_ref(&self) {
+        self.count.fetch_add(1, Relaxed);
+    }
+
+    unsafe fn dec_ref(mm: NonNull<Self>) {
+        // SAFETY: the caller's reference keeps it.
+        if unsafe { mm.as_ref() }.count.fetch_sub(1, AcqRel) == 1 {
+            // SAFETY: from `boxed`, and this was the last reference.
+            drop(unsafe { Box::from_raw(mm.as_ptr()) });
+        }
+    }
 }
 
 impl<S: Scheme> fmt::Debug for ToyMm<S> {
@@ -175,6 +201,7 @@ impl<S: Scheme> Default for ToyMm<S> {
             mmap: Mutex::new(()),
             others: RwLock::new(()),
             signal: AtomicUsize::new(0),
+            count: AtomicUsize::new(1),
         }
     }
 }
@@ -183,6 +210,18 @@ impl<S: Scheme> ToyMm<S> {
     /// One with a user.
     pub fn new() -> Self {
         ToyMm::default()
+    }
+
+    /// One with a user, which goes with the last reference.
+    pub fn boxed() -> ARef<Self> {
+        let mm = NonNull::from(Box::leak(Box::new(ToyMm::new())));
+        // SAFETY: it begins with one.
+        unsafe { ARef::from_raw(mm) }
+    }
+
+    /// How many references there are (`mm_count`).
+    pub fn count(&self) -> usize {
+        self.count.load(Relaxed)
     }
 
     /// Takes its mmap lock for writing.
@@ -203,9 +242,6 @@ pub struct ToyMmap<'a, S: Scheme> {
 unsafe impl<S: Scheme> MmapWrite<Toy<S>> for ToyMmap<'_, S> {
     fn mm(&self) -> &ToyMm<S> {
         self.mm
-    }
-    fn chain(&self) -> &Chain<Toy<S>> {
-        &self.mm.chain
     }
     fn mm_users(&self) -> usize {
         self.mm.users.load(Relaxed)
