@@ -83,6 +83,8 @@ pub enum RegisterError {
     NoInterval,
     /// There is no memory for it.
     NoMemory,
+    /// The kernel has no MMU notifiers.
+    NotConfigured,
 }
 
 impl From<Interrupted> for RegisterError {
@@ -100,6 +102,7 @@ impl fmt::Display for RegisterError {
             RegisterError::Overflow => "it has been got too often",
             RegisterError::NoInterval => "the interval has no addresses, or some behind the last one",
             RegisterError::NoMemory => "there is no memory for it",
+            RegisterError::NotConfigured => "the kernel has no MMU notifiers",
         })
     }
 }
@@ -148,6 +151,9 @@ impl<K: NotifierKernel> Chain<K> {
         f: impl FnOnce() -> Result<R, RegisterError>,
     ) -> Result<R, RegisterError> {
         kernel.might_sleep();
+        if !K::CONFIG_MMU_NOTIFIER {
+            return Err(RegisterError::NotConfigured);
+        }
         if mmap.mm_users() == 0 {
             return Err(RegisterError::NoUsers);
         }

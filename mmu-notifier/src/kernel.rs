@@ -15,6 +15,10 @@ use crate::walks::Walks;
 /// All handles have the same [`walks`](Self::walks), and [`walk_depth`](Self::walk_depth) is the current task's. A
 /// [`Lock`](Self::Lock) is held by one at a time.
 pub unsafe trait NotifierKernel: Memory + 'static {
+    /// Whether there are MMU notifiers at all. Where there are not, nobody can subscribe, and all calls are empty, and checked all the same
+    /// (Linux has empty functions in their place).
+    const CONFIG_MMU_NOTIFIER: bool = true;
+
     /// The kernel's mm, of which callbacks are told.
     type Mm: NotifierMm<Self>;
 

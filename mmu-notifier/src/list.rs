@@ -37,7 +37,7 @@ impl<K: NotifierKernel> List<K> {
     /// The ways in which anybody ever subscribed.
     #[inline]
     pub(crate) fn subscribed(&self) -> usize {
-        self.subscribed.load(Acquire)
+        if K::CONFIG_MMU_NOTIFIER { self.subscribed.load(Acquire) } else { 0 }
     }
 
     /// Somebody subscribes. Context: all locks held under which an invalidation can go on.

@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lazytlb_mmu_notifier::{Event, Node, Range, RangeGuard, RegisterError, UnregisterError, Warning, WouldBlock};
-use lazytlb_toy_notifier::{ByHazards, Log, Recorder, Toy, ToyMm, mirror, refusing, shared_tables, warnings};
+use lazytlb_toy_notifier::{
+    ByHazards, CompiledOut, Log, Recorder, Toy, ToyMm, mirror, refusing, shared_tables, warnings,
+};
 
 type Mm = ToyMm<ByHazards>;
 type K = Toy<ByHazards>;
@@ -220,4 +222,20 @@ fn a_chain_that_goes_with_a_subscriber_is_warned_of() {
     mm.chain.destroy(kernel());
     assert_eq!(warnings(), [Warning::NotEmpty]);
     unregister(&mm, &node).unwrap();
+}
+
+#[test]
+fn nobody_subscribes_where_notifiers_are_compiled_out_and_all_calls_are_there() {
+    let (mm, log) = (ToyMm::<CompiledOut>::new(), <&Log>::default());
+    let one = Recorder::new("a", log);
+    let node = mirror::<CompiledOut>(&one);
+    // SAFETY: it is not subscribed.
+    let registered = unsafe { mm.chain.register(Toy::new(), &mut mm.mmap_write_lock(), &node) };
+    assert_eq!(registered, Err(RegisterError::NotConfigured));
+    let range = range();
+    drop(RangeGuard::start(Toy::new(), &mm, &range));
+    assert!(!mm.chain.clear_flush_young(Toy::new(), &mm, 0, 1));
+    mm.chain.release(Toy::new(), &mm);
+    mm.chain.destroy(Toy::new());
+    assert_eq!(log.take(), "");
 }

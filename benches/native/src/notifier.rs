@@ -21,6 +21,8 @@ use lazytlb_core::native::{Local, Native};
 pub trait Scheme: Copy + Send + Sync + 'static {
     /// What rows of it are called.
     const NAME: &'static str;
+    /// Whether the kernel has MMU notifiers.
+    const CONFIG_MMU_NOTIFIER: bool = true;
     /// It.
     type Walks: Walks<Bare<Self>> + 'static;
     /// That of all chains.
@@ -28,13 +30,14 @@ pub trait Scheme: Copy + Send + Sync + 'static {
 }
 
 macro_rules! scheme {
-    ($(#[$doc:meta])* $name:ident, $walks:ident, $text:literal) => {
+    ($(#[$doc:meta])* $name:ident, $walks:ident, $text:literal $(, $config:expr)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $name;
 
         impl Scheme for $name {
             const NAME: &'static str = $text;
+            $(const CONFIG_MMU_NOTIFIER: bool = $config;)?
             type Walks = $walks<Bare<$name>, 8>;
             fn walks() -> &'static Self::Walks {
                 static WALKS: LazyLock<$walks<Bare<$name>, 8>> = LazyLock::new(Default::default);
@@ -55,6 +58,10 @@ scheme!(
 scheme!(
     /// By [`Srcu`].
     BySrcu, Srcu, "srcu"
+);
+scheme!(
+    /// A kernel without MMU notifiers.
+    CompiledOut, Hazards, "compiled out", false
 );
 
 /// A kernel of one task.
@@ -88,6 +95,7 @@ static DEPTH: Local<AtomicUsize> = Local::from_raw(AtomicUsize::new(0));
 
 // SAFETY: one static for each kernel; there is one task.
 unsafe impl<S: Scheme> NotifierKernel for Bare<S> {
+    const CONFIG_MMU_NOTIFIER: bool = S::CONFIG_MMU_NOTIFIER;
     type Mm = Mm<S>;
     type Lock = PollingLock<Self>;
     type WaitQueue = ();
@@ -231,6 +239,12 @@ impl<S: Scheme> Mm<S> {
         node
     }
 
+    /// A pair.
+    #[inline]
+    pub fn pair(&self, range: &Range) {
+        drop(RangeGuard::start(kernel(), self, range));
+    }
+
     /// So many pairs, each around a change of one page.
     pub fn pairs(&self, rounds: u64) -> Duration {
         let range = Range::new(0x1000..0x2000, Event::Clear).expect("it has addresses");
@@ -248,7 +262,7 @@ impl<S: Scheme> Mm<S> {
         let range = Range::new(0x1000..0x2000, Event::Clear).expect("it has addresses");
         let begun = Instant::now();
         for _ in 0..rounds {
-            drop(RangeGuard::start(kernel(), black_box(self), &range));
+            black_box(self).pair(&range);
         }
         begun.elapsed()
     }

@@ -6,9 +6,11 @@ use lazytlb::core::mm::{CountRef, MmCore, MmPtr};
 use lazytlb::hazard::convert::HazardSlot;
 use lazytlb::lazy_mmu::LazyMmuState;
 use lazytlb::lazy_mmu::backends::Arm64;
+use lazytlb::mmu_notifier::Range;
 use lazytlb::{HazardConvert, LazyTlb, Refcount, Shootdown};
 use lazytlb_native::Bare;
 use lazytlb_native::mmu::{BareMmu, ByHand};
+use lazytlb_native::notifier::{ByHazards, CompiledOut, Mm};
 
 /// A platform whose calls are empty.
 pub type P = Bare<64>;
@@ -89,4 +91,16 @@ pub fn by_hand_enable(counters: &ByHand) {
 #[unsafe(no_mangle)]
 pub fn by_hand_disable(counters: &ByHand) {
     counters.disable();
+}
+
+/// A change of page tables, where somebody may be subscribed.
+#[unsafe(no_mangle)]
+pub fn mmu_notifier_pair(mm: &Mm<ByHazards>, range: &Range) {
+    mm.pair(range);
+}
+
+/// The same, in a kernel without MMU notifiers.
+#[unsafe(no_mangle)]
+pub fn mmu_notifier_pair_compiled_out(mm: &Mm<CompiledOut>, range: &Range) {
+    mm.pair(range);
 }

@@ -92,6 +92,11 @@ fn hot_paths_are_what_they_should_be() {
         assert!(length <= shortest + 3, "{ours}: {length} instructions, by hand {shortest}");
         assert_eq!(count(&ours, locked), count(&by_hand, locked), "{:?}", function(&ours));
     }
+    // Where nobody is subscribed a pair is a load and a branch, and where there are no MMU notifiers it is nothing.
+    let pair = function("mmu_notifier_pair");
+    let way = pair.iter().position(|line| line.starts_with('j')).expect("a branch");
+    assert!(way <= 6 && ["test", "cmp"].iter().any(|one| pair[way - 1].starts_with(one)), "{pair:?}");
+    assert_eq!(function("mmu_notifier_pair_compiled_out"), ["retq"]);
 
     let mut text = String::new();
     for (name, instructions) in assembly

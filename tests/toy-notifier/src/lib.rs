@@ -18,6 +18,8 @@ use lazytlb_mmu_notifier::{
 
 /// How walks are seen.
 pub trait Scheme: Copy + Send + Sync + 'static {
+    /// Whether the kernel has MMU notifiers.
+    const CONFIG_MMU_NOTIFIER: bool = true;
     /// It.
     type Walks: Walks<Toy<Self>> + 'static;
     /// That of all chains.
@@ -25,12 +27,13 @@ pub trait Scheme: Copy + Send + Sync + 'static {
 }
 
 macro_rules! scheme {
-    ($(#[$doc:meta])* $name:ident, $walks:ident) => {
+    ($(#[$doc:meta])* $name:ident, $walks:ident $(, $config:expr)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $name;
 
         impl Scheme for $name {
+            $(const CONFIG_MMU_NOTIFIER: bool = $config;)?
             type Walks = $walks<Toy<$name>, 4>;
             fn walks() -> &'static Self::Walks {
                 static WALKS: LazyLock<$walks<Toy<$name>, 4>> = LazyLock::new(Default::default);
@@ -51,6 +54,10 @@ scheme!(
 scheme!(
     /// By [`Srcu`].
     BySrcu, Srcu
+);
+scheme!(
+    /// A kernel without MMU notifiers.
+    CompiledOut, Hazards, false
 );
 
 /// The kernel.
@@ -115,6 +122,7 @@ impl<S: Scheme> Memory for Toy<S> {
 
 // SAFETY: one static for each kernel; a word for each thread; the lock is a word that is exchanged.
 unsafe impl<S: Scheme> NotifierKernel for Toy<S> {
+    const CONFIG_MMU_NOTIFIER: bool = S::CONFIG_MMU_NOTIFIER;
     type Mm = ToyMm<S>;
     type Lock = PollingLock<Self>;
     type WaitQueue = ();
