@@ -9,7 +9,7 @@ use lazytlb_mmu_notifier::{IntervalNode, Invalidation, Node};
 
 use crate::devices;
 use crate::kernel::{LabNotifier, Lock, locals, shared, this_task, world};
-use crate::memory::{User, WRITABLE, frame};
+use crate::memory::{DIRTY, User, WRITABLE, frame};
 use crate::names::{Client, Mutant};
 use crate::program::{self, Program};
 use crate::rules::Invariant;
@@ -61,7 +61,7 @@ pub(crate) struct Device {
     pub(crate) driver: &'static dyn Driver,
     /// The tables that its driver keeps, and it translates by: a page for each entry, and whether it may be written.
     sptes: &'static [SimWord<usize>],
-    /// What it has of them in its TLB.
+    /// What it has of them in its TLB, and which of the pages it has written.
     tlb: &'static [SimWord<usize>],
     /// Where it walks the CPUs' tables: 1 while it knows where the lowest one is.
     table: &'static SimWord<usize>,
@@ -182,11 +182,15 @@ impl Device {
         self.sptes[entry].load(Relaxed)
     }
 
-    /// Its TLB is flushed.
+    /// Its TLB is flushed, and what was written through it is said of the pages: in time, as they are still mapped.
     pub(crate) fn flush_tlb(&self, entries: impl Iterator<Item = usize>) {
         Machine::with(|machine| {
             machine.agent_step(|| {
                 for entry in entries {
+                    let value = machine.look(&self.tlb[entry]);
+                    if value & DIRTY != 0 && !world().has(Mutant::ForgetsDirty) {
+                        world().pages.set_page_dirty(machine, value);
+                    }
                     machine.put(&self.tlb[entry], 0);
                 }
                 machine.put(self.table, 0);
@@ -225,6 +229,9 @@ impl Device {
                 let is_read_only = current != 0 && current & WRITABLE == 0;
                 if writes && is_read_only && !pages.is_invalidated(machine, entry) {
                     machine.fail(Kind::StaleTranslation, "a device writes what is read-only");
+                }
+                if writes {
+                    machine.put(&self.tlb[entry], value | DIRTY);
                 }
                 pages.use_page(machine, entry, value, User::Device(self.index), writes, at);
                 current != 0 && frame(current) != frame(value)

@@ -16,10 +16,16 @@ type Page = SimWord<usize>;
 /// A bit of an entry, and of a device's translation: the page may be written.
 pub(crate) const WRITABLE: usize = 1;
 
+/// A bit of what a device's TLB has: the page was written by it.
+pub(crate) const DIRTY: usize = 2;
+
 /// Where the page of an entry is.
 pub(crate) fn frame(value: usize) -> usize {
-    value & !WRITABLE
+    value & !(WRITABLE | DIRTY)
 }
+
+/// In [`Pages::saved`]: the page is there.
+const PAGED_OUT: usize = 1 << 32;
 
 /// Who uses memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +49,10 @@ pub(crate) struct Pages {
     invalidated: &'static [SimWord<usize>],
     /// Who has written through each entry, and is to be found in its page.
     wrote: &'static [SimWord<usize>],
+    /// Which pages somebody has written, as the kernel knows it (Linux `PG_dirty`).
+    dirty: &'static [SimWord<usize>],
+    /// What the swap has of each entry: what was written, and [`PAGED_OUT`].
+    saved: &'static [SimWord<usize>],
     /// The page in each task's hand; one more than its number.
     hand: &'static [SimLocal<usize>],
 }
@@ -63,6 +73,8 @@ impl Pages {
             ),
             invalidated: shared(machine, "invalidated", program.ptes.len()),
             wrote: shared(machine, "wrote", program.ptes.len()),
+            dirty: shared(machine, "PG_dirty", program.pages.len()),
+            saved: shared(machine, "swap", program.ptes.len()),
             hand: locals(machine, "hand", program.tasks.len()),
         };
         pages.linked.poke(1);
@@ -177,6 +189,27 @@ impl Pages {
         self.page(to).store(written, Relaxed);
     }
 
+    /// The page that this leads to was written by somebody, who says so (Linux `set_page_dirty`). Part of a step.
+    pub(crate) fn set_page_dirty(&self, machine: &Machine, value: usize) {
+        if let Some(page) = self.page_of(value) {
+            machine.put(&self.dirty[page], 1);
+        }
+    }
+
+    /// The page in the task's hand goes to the swap, as an entry's: it is written if it is dirty, and freed. A page that nobody is known to have written is
+    /// there as it was.
+    #[track_caller]
+    pub(crate) fn page_out(&self, entry: usize) {
+        let Some(page) = self.hand[this_task()].peek().checked_sub(1) else { return };
+        if self.dirty[page].load(Acquire) != 0 {
+            let written = self.page(page).load(Relaxed);
+            self.saved[entry].store(written | PAGED_OUT, Relaxed);
+        } else {
+            self.saved[entry].fetch_or(PAGED_OUT, Relaxed);
+        }
+        self.free_hand();
+    }
+
     /// The task lets go of the page in its hand.
     #[track_caller]
     pub(crate) fn free_hand(&self) {
@@ -255,6 +288,10 @@ impl Pages {
                 User::Device(device) => 1 << (self.tasks + device),
             };
             machine.put(written, there | bit);
+            // A CPU says it in the entry, and who clears that says it of the page.
+            if matches!(user, User::Task(_)) {
+                self.set_page_dirty(machine, value);
+            }
             machine.put(&self.wrote[entry], machine.look(&self.wrote[entry]) | bit);
         }
     }
@@ -262,8 +299,12 @@ impl Pages {
     /// What must be so when all scripts are over.
     pub(crate) fn check_end(&self, machine: &Machine, program: &Program) {
         for (entry, name) in program.ptes.iter().enumerate() {
-            let Some(page) = self.page_of(self.entries[entry].peek()) else { continue };
-            if self.wrote[entry].peek() & !self.page(page).peek() != 0 {
+            let written = match self.page_of(self.entries[entry].peek()) {
+                Some(page) => self.page(page).peek(),
+                None if self.saved[entry].peek() != 0 => self.saved[entry].peek(),
+                None => continue,
+            };
+            if self.wrote[entry].peek() & !written != 0 {
                 machine.fail(Kind::Assertion, format!("what was written through {name} is gone"));
             }
             if self.invalidated[entry].peek() != 0 {

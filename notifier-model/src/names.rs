@@ -71,6 +71,8 @@ names! {
         OnlyRelease "only-release",
         /// A driver drops translations from its tables, and does not flush its TLB.
         NoTlbFlush "no-tlb-flush",
+        /// A driver drops translations, and does not say which pages its device has written.
+        ForgetsDirty "forgets-dirty",
         /// A driver does nothing when the address space goes.
         NoRelease "no-release",
         /// A driver unsubscribes when it is released.

@@ -29,6 +29,8 @@ pub enum Statement {
     Copy(usize),
     /// The task's reference to the page in its hand is given back; the last one frees it.
     Free,
+    /// The page in the task's hand is written to the swap, as an entry's, if somebody has said that it was written; it is freed like that.
+    PageOut(usize),
     /// The page table is taken out of the one above it: nobody finds it any more.
     UnlinkTable,
     /// It is freed.
@@ -129,6 +131,7 @@ impl Program {
             Unprotect(one) => format!("unprotect {}", pte(one)),
             Copy(to) => format!("copy {}", page(to)),
             Free => "free".into(),
+            PageOut(one) => format!("page-out {}", pte(one)),
             UnlinkTable => "unlink-table".into(),
             FreeTable => "free-table".into(),
             FlushTlb(one) => format!("flush-tlb {}", pte(one)),

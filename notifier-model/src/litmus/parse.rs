@@ -19,8 +19,8 @@ const MOST_NAMES: usize = 8;
 /// Lines of the header that say all in one.
 const ONCE: [&str; 5] = ["name", "mmu-notifier", "form", "mutant", "bug"];
 
-const STATEMENTS: &str = "start, start-nonblock, end, zap, clear, set, protect, unprotect, copy, free, unlink-table, free-table, flush-tlb, age, store, load, fault, write, read, \
-    register, unregister, synchronize, free-device, exit, mmgrab, mmdrop, lock, unlock";
+const STATEMENTS: &str = "start, start-nonblock, end, zap, clear, set, protect, unprotect, copy, free, page-out, unlink-table, free-table, flush-tlb, age, store, load, fault, write, read, \
+    register, unregister, move, synchronize, free-device, exit, mmgrab, mmdrop, lock, unlock";
 
 const HEADER: &str =
     "name, mmu-notifier, form, pte, page, map, device, mirrors, late, spinlock, mutex, mutant, bug, or task";
@@ -243,6 +243,7 @@ impl Reader {
             ("unprotect", [one]) => Unprotect(pte(one)?),
             ("copy", [to]) => Copy(page(to)?),
             ("free", []) => Free,
+            ("page-out", [one]) => PageOut(pte(one)?),
             ("unlink-table", []) => UnlinkTable,
             ("free-table", []) => FreeTable,
             ("flush-tlb", [one]) => FlushTlb(pte(one)?),
@@ -381,7 +382,7 @@ fn form(line: &Line<'_>, code: &str, name: Word<'_>, rest: &[Word<'_>]) -> Resul
 fn wrong_statement(line: &Line<'_>, cell: &str, key: Word<'_>, rest: &[Word<'_>]) -> TextError {
     let takes = match key.text {
         "start" | "start-nonblock" => "the first and the last entry",
-        "zap" | "clear" | "protect" | "unprotect" | "flush-tlb" | "age" | "store" | "load" => "one entry",
+        "zap" | "clear" | "page-out" | "protect" | "unprotect" | "flush-tlb" | "age" | "store" | "load" => "one entry",
         "set" => "an entry and a page",
         "copy" => "one page",
         "fault" | "write" | "read" => "a device and an entry",
