@@ -94,6 +94,19 @@ impl Form {
     ];
 }
 
+impl Form {
+    /// Runs callbacks, which may sleep or not.
+    pub(crate) fn asleep_or_not<K: NotifierKernel, R>(&self, kernel: K, f: impl FnOnce() -> R) -> R {
+        if self.walks_sleep {
+            return f();
+        }
+        kernel.non_block_start();
+        let result = f();
+        kernel.non_block_end();
+        result
+    }
+}
+
 /// The list of an address space, in a former form.
 pub struct FormerChain<K: NotifierKernel> {
     list: List<K>,
@@ -205,15 +218,7 @@ impl<K: NotifierKernel> FormerChain<K> {
 
     /// Runs callbacks in a walk.
     fn in_walk<R>(&self, kernel: K, f: impl FnOnce() -> R) -> R {
-        self.list.in_walk(kernel, || {
-            if self.form.walks_sleep {
-                return f();
-            }
-            kernel.non_block_start();
-            let result = f();
-            kernel.non_block_end();
-            result
-        })
+        self.list.in_walk(kernel, || self.form.asleep_or_not(kernel, f))
     }
 
     /// Page tables are about to change.

@@ -10,7 +10,7 @@
 //! * [`interval`]: subscribers of some addresses only, and how they tell that what they have looked up is still so;
 //! * [`walks`]: what keeps subscribers in place while they are called, which may take long and sleep; three schemes;
 //! * [`kernel`]: what it asks of a kernel;
-//! * [`former`]: the list as it was posted, reviewed and merged since 2008, to be compared.
+//! * [`former`]: the list as it was posted, reviewed and merged since 2008, and [`rmap`], the second class of 2008, to be compared.
 //!
 //! Nothing is allocated but by [`subscription`]s: nodes are the subscribers', and the chain is the mm's. All words are of the kernel's [`Memory`](lazytlb_core::Memory), so a model runs
 //! this very code.
@@ -26,6 +26,7 @@ mod invalidate;
 pub mod kernel;
 mod list;
 pub mod range;
+pub mod rmap;
 pub mod subscriber;
 pub mod subscription;
 mod tree;

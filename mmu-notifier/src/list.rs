@@ -16,24 +16,52 @@ pub const SUBSCRIBED: Label = Label::new("notifier.subscribed");
 /// In [`List::subscribed`]: somebody is, or was, in the list.
 pub(crate) const LIST: usize = 1;
 
-/// Who is subscribed to an address space, the newest first.
+/// The place of something in a list.
+pub(crate) struct ListLink<K: NotifierKernel, N> {
+    next: K::AtomicPtr<N>,
+    /// The word that leads to it; null where it is in no list.
+    pprev: K::AtomicPtr<K::AtomicPtr<N>>,
+}
+
+impl<K: NotifierKernel, N> Default for ListLink<K, N> {
+    fn default() -> Self {
+        ListLink { next: AtomicWord::new(null_mut()), pprev: AtomicWord::new(null_mut()) }
+    }
+}
+
+impl<K: NotifierKernel, N> ListLink<K, N> {
+    /// Whether it is in a list. Stale at once, unless the list's lock is held.
+    pub(crate) fn is_linked(&self) -> bool {
+        !self.pprev.load(Relaxed).is_null()
+    }
+}
+
+/// What can be in a list.
+///
+/// # Safety
+/// [`link`](Self::link) is a field.
+pub(crate) unsafe trait Listed<K: NotifierKernel>: Sized {
+    fn link(&self) -> &ListLink<K, Self>;
+}
+
+/// Who is subscribed, the newest first.
 ///
 /// On a line of its own: what everybody reads is written when somebody subscribes.
 #[repr(align(64))]
-pub(crate) struct List<K: NotifierKernel> {
+pub(crate) struct List<K: NotifierKernel, N = Node<K>> {
     /// Whether anybody ever subscribed, a bit for each way: all that a change costs where nobody did.
     subscribed: K::AtomicUsize,
-    first: K::AtomicPtr<Node<K>>,
+    first: K::AtomicPtr<N>,
     pub(crate) lock: K::Lock,
 }
 
-impl<K: NotifierKernel> Default for List<K> {
+impl<K: NotifierKernel, N> Default for List<K, N> {
     fn default() -> Self {
         List { subscribed: AtomicWord::new(0), first: AtomicWord::new(null_mut()), lock: SpinLock::new() }
     }
 }
 
-impl<K: NotifierKernel> List<K> {
+impl<K: NotifierKernel, N: Listed<K>> List<K, N> {
     /// The ways in which anybody ever subscribed.
     #[inline]
     pub(crate) fn subscribed(&self) -> usize {
@@ -80,7 +108,7 @@ impl<K: NotifierKernel> List<K> {
     }
 
     /// Goes through the list until `f` gives something. Context: in a walk, or with the lock held; what is given is there as long.
-    pub(crate) fn find<'a, R>(&'a self, mut f: impl FnMut(&'a Node<K>) -> Option<R>) -> Option<R> {
+    pub(crate) fn find<'a, R>(&'a self, mut f: impl FnMut(&'a N) -> Option<R>) -> Option<R> {
         let mut next = self.first.load(Acquire);
         while let Some(node) = NonNull::new(next) {
             // SAFETY: found in the list: it stays until the walk ends, or the lock is released.
@@ -88,13 +116,13 @@ impl<K: NotifierKernel> List<K> {
             if let Some(result) = f(node) {
                 return Some(result);
             }
-            next = node.next.load(Acquire);
+            next = node.link().next.load(Acquire);
         }
         None
     }
 
     /// Goes through all of it. Context: as above.
-    pub(crate) fn each(&self, mut f: impl FnMut(&Node<K>)) {
+    pub(crate) fn each(&self, mut f: impl FnMut(&N)) {
         self.find(|node| {
             f(node);
             None::<()>
@@ -102,40 +130,43 @@ impl<K: NotifierKernel> List<K> {
     }
 
     /// Puts a node at the head. Context: the lock held.
-    pub(crate) fn link(&self, node: &Node<K>) {
+    pub(crate) fn link(&self, node: &N) {
+        let link = node.link();
         let first = self.first.load(Relaxed);
-        node.next.store(first, Relaxed);
+        link.next.store(first, Relaxed);
         if let Some(first) = NonNull::new(first) {
             // SAFETY: in the list.
-            unsafe { first.as_ref() }.pprev.store(core::ptr::from_ref(&node.next).cast_mut(), Relaxed);
+            unsafe { first.as_ref() }.link().pprev.store(core::ptr::from_ref(&link.next).cast_mut(), Relaxed);
         }
-        node.pprev.store(core::ptr::from_ref(&self.first).cast_mut(), Relaxed);
+        link.pprev.store(core::ptr::from_ref(&self.first).cast_mut(), Relaxed);
         // Whoever finds it finds what was written into it.
         self.first.store(core::ptr::from_ref(node).cast_mut(), Release);
     }
 
     /// Takes it out, if it is in: whoever stands on it finds the rest of the list. Says whether it was. Context: the lock held.
-    pub(crate) fn unlink(node: &Node<K>) -> bool {
-        let Some(pprev) = NonNull::new(node.pprev.load(Relaxed)) else { return false };
-        let next = node.next.load(Relaxed);
+    pub(crate) fn unlink(node: &N) -> bool {
+        let Some(pprev) = NonNull::new(node.link().pprev.load(Relaxed)) else { return false };
+        let next = node.link().next.load(Relaxed);
         // SAFETY: the word of a node in the list, or of the list.
         unsafe { pprev.as_ref() }.store(next, Release);
         if let Some(next) = NonNull::new(next) {
             // SAFETY: in the list.
-            unsafe { next.as_ref() }.pprev.store(pprev.as_ptr(), Relaxed);
+            unsafe { next.as_ref() }.link().pprev.store(pprev.as_ptr(), Relaxed);
         }
-        node.pprev.store(null_mut(), Relaxed);
+        node.link().pprev.store(null_mut(), Relaxed);
         true
     }
 
     /// Takes out the first one. Context: the lock held.
-    pub(crate) fn unlink_first(&self) -> Option<NonNull<Node<K>>> {
+    pub(crate) fn unlink_first(&self) -> Option<NonNull<N>> {
         let node = NonNull::new(self.first.load(Relaxed))?;
         // SAFETY: in the list, whose lock is held.
         Self::unlink(unsafe { node.as_ref() });
         Some(node)
     }
+}
 
+impl<K: NotifierKernel> List<K> {
     /// Tells everybody that an invalidation starts. Context: in a walk.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use core::ptr::{NonNull, null_mut};
 use lazytlb_core::memory::{AtomicWord, Ordering::*};
 
 use crate::kernel::NotifierKernel;
+use crate::list::{ListLink, Listed};
 use crate::range::{Invalidation, WouldBlock};
 
 /// What everybody has who is subscribed to an address space (Linux `struct mmu_notifier_ops`).
@@ -112,14 +113,19 @@ impl<K: NotifierKernel> fmt::Debug for Contract<K> {
 
 /// The place of a subscriber in a list (Linux `struct mmu_notifier`).
 pub struct Node<K: NotifierKernel> {
-    pub(crate) next: K::AtomicPtr<Node<K>>,
-    /// The word that leads to this node; null where it is in no list.
-    pub(crate) pprev: K::AtomicPtr<K::AtomicPtr<Node<K>>>,
+    link: ListLink<K, Node<K>>,
     /// The address space; null until it is subscribed to one.
     pub(crate) mm: K::AtomicPtr<K::Mm>,
     /// How many have got it ([`Chain::get`](crate::Chain::get)).
     pub(crate) users: K::AtomicUsize,
     contract: Contract<K>,
+}
+
+// SAFETY: it is one.
+unsafe impl<K: NotifierKernel> Listed<K> for Node<K> {
+    fn link(&self) -> &ListLink<K, Self> {
+        &self.link
+    }
 }
 
 impl<K: NotifierKernel> fmt::Debug for Node<K> {
@@ -137,18 +143,12 @@ impl<K: NotifierKernel> Node<K> {
     /// # Safety
     /// What the contract points to is there as long as the node is in a list, or a walk may have found it there. Any CPU may call it.
     pub unsafe fn new(contract: Contract<K>) -> Self {
-        Node {
-            next: AtomicWord::new(null_mut()),
-            pprev: AtomicWord::new(null_mut()),
-            mm: AtomicWord::new(null_mut()),
-            users: AtomicWord::new(0),
-            contract,
-        }
+        Node { link: ListLink::default(), mm: AtomicWord::new(null_mut()), users: AtomicWord::new(0), contract }
     }
 
     /// Whether it is in a list. Stale at once, unless the chain's lock is held.
     pub fn is_linked(&self) -> bool {
-        !self.pprev.load(Relaxed).is_null()
+        self.link.is_linked()
     }
 
     /// Who is subscribed, as what all have in common.

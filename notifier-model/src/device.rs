@@ -5,11 +5,12 @@ use core::panic::Location;
 
 use lazytlb_core::memory::{AtomicWord, Ordering::*};
 use lazytlb_machine::{Kind, Machine, SimLocal, SimWord};
+use lazytlb_mmu_notifier::rmap::RmapNode;
 use lazytlb_mmu_notifier::{IntervalNode, Invalidation, Node};
 
 use crate::devices;
 use crate::kernel::{LabNotifier, Lock, locals, shared, this_task, world};
-use crate::memory::{DIRTY, User, WRITABLE, frame};
+use crate::memory::{DIRTY, PageHead, Pages, User, WRITABLE, frame};
 use crate::names::{Client, Mutant};
 use crate::program::{self, Program};
 use crate::rules::Invariant;
@@ -31,6 +32,8 @@ pub(crate) enum Subscription {
     List(&'static Node<LabNotifier>),
     /// To its entries.
     Interval(&'static IntervalNode<LabNotifier>),
+    /// To all pages.
+    Rmap(&'static RmapNode<LabNotifier, PageHead>),
 }
 
 /// A driver, as the rest of the kernel sees it. It stands in memory that can be freed.
@@ -105,15 +108,18 @@ impl Device {
     }
 
     /// What it maps at the start is what the page table has there.
-    pub(crate) fn boot(&self, entries: &[SimWord<usize>]) {
-        for (spte, entry) in self.sptes.iter().zip(entries).filter(|(spte, _)| spte.peek() != 0) {
+    pub(crate) fn boot(&self, pages: &Pages) {
+        for (spte, entry) in self.sptes.iter().zip(pages.entries).filter(|(spte, _)| spte.peek() != 0) {
             spte.poke(entry.peek());
+            if self.client == Client::Rmap {
+                pages.head_of(entry.peek()).expect("it maps a page").boot_exported();
+            }
         }
     }
 
-    /// Whether it is, or is about to be, subscribed. Part of a step.
+    /// Whether it is, or is about to be, subscribed to the address space. Part of a step.
     pub(crate) fn is_subscribed(&self, machine: &Machine) -> bool {
-        machine.look(self.subscribed) != 0
+        machine.look(self.subscribed) != 0 && self.client != Client::Rmap
     }
 
     /// It is about to subscribe, or has unsubscribed.

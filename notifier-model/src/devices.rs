@@ -5,6 +5,7 @@ mod hmm;
 mod kvm;
 mod odp;
 mod pins;
+mod rmap;
 mod sva;
 mod userptr;
 mod xpmem;
@@ -35,6 +36,7 @@ pub(crate) fn place(machine: &Machine, client: Client, device: usize) -> &'stati
         }
         Client::Hmm => placed(machine, |place| hmm::Hmm::new(device, place)),
         Client::Pins => placed(machine, |place| pins::Pins::new(device, place)),
+        Client::Rmap => placed(machine, |place| rmap::Rmap::new(device, place)),
         Client::Userptr => placed(machine, |place| userptr::Userptr::new(device, place)),
         Client::Sva => placed(machine, |place| sva::Sva::new(device, place)),
     }

@@ -39,6 +39,9 @@
 //! | `copy PAGE` | copies the page in the task's hand |
 //! | `free` | gives the page in the task's hand back; it is freed with its last reference |
 //! | `page-out PTE` | writes the page in the task's hand to the swap, as the entry's, if anybody has said that it was written, and frees it |
+//! | `try-to-unmap PTE` | clears an entry, and has its page dropped by `rmap` devices: it is in the task's hand, or stays mapped if one cannot |
+//! | `page-mkclean PTE` | takes the permission to write away, from `rmap` devices as well |
+//! | `evict` | has the page in the task's hand dropped by `rmap` devices |
 //! | `unlink-table`, `free-table` | the page table is taken out of the one above it; it is freed |
 //! | `flush-tlb PTE` | flushes the CPUs' TLBs, and those of devices that walk the same tables |
 //! | `age PTE` | asks the devices whether the page was accessed |

@@ -5,8 +5,9 @@ use core::ptr::NonNull;
 
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Ordering::*};
 use lazytlb_machine::{Cache, Kind, Machine, ObjectKind, SimLocal, SimWord};
+use lazytlb_mmu_notifier::rmap::RmapPage;
 
-use crate::kernel::{locals, placed, shared, this_task, world};
+use crate::kernel::{LabNotifier, Lock, locals, placed, shared, this_task, world};
 use crate::program::Program;
 use crate::rules::Invariant;
 
@@ -27,6 +28,38 @@ pub(crate) fn frame(value: usize) -> usize {
 /// In [`Pages::saved`]: the page is there.
 const PAGED_OUT: usize = 1 << 32;
 
+/// What the kernel knows of a page, whether it is free or not (Linux `struct page`).
+pub(crate) struct PageHead {
+    /// Where the page is.
+    at: usize,
+    /// The page's lock.
+    pub(crate) lock: Lock,
+    /// Whether somebody maps it who keeps reverse maps of its own.
+    external: SimWord<usize>,
+}
+
+impl PageHead {
+    /// Where the page is, as entries have it.
+    pub(crate) fn frame(&self) -> usize {
+        self.at
+    }
+
+    /// Somebody maps it at the start.
+    pub(crate) fn boot_exported(&self) {
+        self.external.poke(1);
+    }
+}
+
+impl RmapPage for PageHead {
+    fn external_rmap(&self) -> bool {
+        self.external.load(Relaxed) != 0
+    }
+
+    fn set_external_rmap(&self, exported: bool) {
+        self.external.store(usize::from(exported), Relaxed);
+    }
+}
+
 /// Who uses memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum User {
@@ -43,6 +76,7 @@ pub(crate) struct Pages {
     table: NonNull<SimWord<usize>>,
     linked: &'static SimWord<usize>,
     pages: Vec<NonNull<Page>>,
+    heads: &'static [PageHead],
     /// The references to each page, of the entries that map it, and of who holds it. Theirs whether it is free or not (Linux `struct page`).
     refs: &'static [SimWord<usize>],
     /// How many invalidations go on of each entry, as far as their callers know.
@@ -61,13 +95,20 @@ impl Pages {
     pub(crate) fn place(machine: &Machine, program: &Program) -> Pages {
         let cache: Cache<Page> =
             machine.create_cache("page", ObjectKind::Frame, program.pages.len().max(1), |_| AtomicWord::new(0));
+        let boxes: Vec<NonNull<Page>> = program.pages.iter().map(|_| machine.alloc_at_setup(cache)).collect();
+        let head = |page: usize| PageHead {
+            at: boxes[page].as_ptr().expose_provenance(),
+            lock: Lock::new(true),
+            external: AtomicWord::new(0),
+        };
         let table = machine.create_cache("page_table", ObjectKind::Table, 1, |_| AtomicWord::new(0));
         let pages = Pages {
             table: machine.alloc_at_setup(table),
             linked: &shared(machine, "pmd", 1)[0],
             tasks: program.tasks.len(),
             entries: placed(machine.place_slice("pte", ObjectKind::Table, program.ptes.len(), |_| AtomicWord::new(0))),
-            pages: program.pages.iter().map(|_| machine.alloc_at_setup(cache)).collect(),
+            heads: placed(machine.place_slice("struct page", ObjectKind::Other, program.pages.len(), head)),
+            pages: boxes,
             refs: placed(
                 machine.place_slice("_refcount", ObjectKind::Other, program.pages.len(), |_| AtomicWord::new(1)),
             ),
@@ -150,6 +191,47 @@ impl Pages {
     pub(crate) fn set(&self, entry: usize, page: usize) {
         let value = self.frame_of(page) | WRITABLE;
         self.change(entry, |_| value);
+    }
+
+    /// What the kernel knows of the page that a value leads to.
+    pub(crate) fn head_of(&self, value: usize) -> Option<&'static PageHead> {
+        self.page_of(value).map(|page| &self.heads[page])
+    }
+
+    /// An entry's page is taken away from all who map it, to be reclaimed; it stays if somebody cannot drop it.
+    #[track_caller]
+    pub(crate) fn try_to_unmap(&self, entry: usize) {
+        let value = self.entries[entry].load(Acquire);
+        let Some(head) = self.head_of(value) else { return };
+        head.lock.lock();
+        if frame(self.entries[entry].load(Relaxed)) == head.frame() {
+            self.clear(entry, false);
+            if world().rmap.try_to_unmap(LabNotifier, head).is_err() {
+                self.entries[entry].store(value, Relaxed);
+                self.hand[this_task()].poke(0);
+            }
+        }
+        head.lock.unlock();
+    }
+
+    /// An entry is write-protected, and whoever else maps its page writes to it no more.
+    #[track_caller]
+    pub(crate) fn page_mkclean(&self, entry: usize) {
+        let Some(head) = self.head_of(self.entries[entry].load(Acquire)) else { return };
+        head.lock.lock();
+        self.change(entry, |value| value & !WRITABLE);
+        world().rmap.page_mkclean(LabNotifier, head);
+        head.lock.unlock();
+    }
+
+    /// Whoever maps the page in the task's hand drops it.
+    #[track_caller]
+    pub(crate) fn evict(&self) {
+        let Some(page) = self.hand[this_task()].peek().checked_sub(1) else { return };
+        let head = &self.heads[page];
+        head.lock.lock();
+        world().rmap.page_mkclean(LabNotifier, head);
+        head.lock.unlock();
     }
 
     /// Nobody finds the table any more, who does not know where it is.

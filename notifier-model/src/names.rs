@@ -31,6 +31,8 @@ names! {
         Userptr "userptr",
         /// Holds a reference to each page, and drops its translations at the end: KVM, February 2008.
         Pins "pins",
+        /// Keeps reverse maps of its own, and is told of pages: the second class of February 2008.
+        Rmap "rmap",
         /// Walks the CPU's tables, and has a TLB: an IOMMU.
         Sva "sva",
     }
@@ -97,8 +99,8 @@ impl Client {
     }
 
     /// Whether nothing it does may be found wrong. Who holds references to pages until an invalidation ends uses pages that the CPUs have left: what it
-    /// writes meanwhile is lost.
+    /// writes meanwhile is lost. So does who is told of pages, until it is.
     pub fn is_right(self) -> bool {
-        self != Client::Pins
+        !matches!(self, Client::Pins | Client::Rmap)
     }
 }

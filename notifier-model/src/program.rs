@@ -31,6 +31,12 @@ pub enum Statement {
     Free,
     /// The page in the task's hand is written to the swap, as an entry's, if somebody has said that it was written; it is freed like that.
     PageOut(usize),
+    /// An entry's page is taken away from all who map it, to be reclaimed, if those who keep reverse maps of their own can drop it.
+    TryToUnmap(usize),
+    /// An entry is write-protected, for those as well.
+    PageMkclean(usize),
+    /// Those drop the page in the task's hand.
+    Evict,
     /// The page table is taken out of the one above it: nobody finds it any more.
     UnlinkTable,
     /// It is freed.
@@ -132,6 +138,9 @@ impl Program {
             Copy(to) => format!("copy {}", page(to)),
             Free => "free".into(),
             PageOut(one) => format!("page-out {}", pte(one)),
+            TryToUnmap(one) => format!("try-to-unmap {}", pte(one)),
+            PageMkclean(one) => format!("page-mkclean {}", pte(one)),
+            Evict => "evict".into(),
             UnlinkTable => "unlink-table".into(),
             FreeTable => "free-table".into(),
             FlushTlb(one) => format!("flush-tlb {}", pte(one)),

@@ -9,11 +9,12 @@ use lazytlb_core::memory::{AtomicInt, AtomicWord, Ordering::*};
 use lazytlb_machine::report::Section;
 use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal, SimWord};
 use lazytlb_mmu_notifier::former::{Form, FormerChain};
+use lazytlb_mmu_notifier::rmap::RmapChain;
 use lazytlb_mmu_notifier::{Event, NotifierKernel, Range};
 
 use crate::device::{Device, Fault, Subscription};
 use crate::kernel::{AnyWalks, LabMm, LabNotifier, Lock, TaskWords, in_world, locals, placed, shared, this_task};
-use crate::memory::{Pages, WRITABLE};
+use crate::memory::{PageHead, Pages, WRITABLE};
 use crate::model::Setting;
 use crate::names::Mutant;
 use crate::program::{Program, Statement};
@@ -29,6 +30,8 @@ pub struct World {
     pub(crate) walks: &'static AnyWalks,
     pub(crate) words: &'static [TaskWords],
     pub(crate) pages: Pages,
+    /// Who keeps reverse maps of its own.
+    pub(crate) rmap: &'static RmapChain<LabNotifier, PageHead>,
     pub(crate) devices: Vec<Device>,
     mm: NonNull<LabMm>,
     locks: &'static [Lock],
@@ -64,8 +67,8 @@ impl lazytlb_machine::World for World {
 impl World {
     /// Places a program on a machine.
     pub(crate) fn set_up(machine: &Machine, program: &Program, setting: &Setting) -> Rc<World> {
-        let mm = machine
-            .create_cache("mm_struct", ObjectKind::Mm, 1, |_| LabMm::new(program.form.unwrap_or(Form::REVIEWED)));
+        let form = program.form.unwrap_or(Form::REVIEWED);
+        let mm = machine.create_cache("mm_struct", ObjectKind::Mm, 1, |_| LabMm::new(form));
         let lock = |lock| Lock::new(program.mutexes.contains(&lock));
         let world = Rc::new(World {
             program: program.clone(),
@@ -75,6 +78,7 @@ impl World {
                 machine.place_slice("task_struct", ObjectKind::Task, program.tasks.len(), |_| TaskWords::new()),
             ),
             pages: Pages::place(machine, program),
+            rmap: placed(machine.place("mmu_rmap_notifiers", ObjectKind::Other, RmapChain::new(form))),
             devices: (0..program.devices.len()).map(|device| Device::place(machine, program, device)).collect(),
             mm: machine.alloc_at_setup(mm),
             locks: placed(machine.place_slice("lock", ObjectKind::Other, program.locks.len(), lock)),
@@ -95,7 +99,7 @@ impl World {
         let ends = Rc::clone(self);
         machine.at_end(move |machine| in_world(&ends, || ends.end(machine)));
         for device in &self.devices {
-            device.boot(self.pages.entries);
+            device.boot(&self.pages);
         }
         in_world(self, || {
             for (device, _) in self.devices.iter().zip(&self.program.devices).filter(|(_, one)| one.subscribed) {
@@ -190,6 +194,9 @@ impl World {
             Statement::Copy(page) => self.pages.copy(page),
             Statement::Free => self.pages.free_hand(),
             Statement::PageOut(entry) => self.pages.page_out(entry),
+            Statement::TryToUnmap(entry) => self.pages.try_to_unmap(entry),
+            Statement::PageMkclean(entry) => self.pages.page_mkclean(entry),
+            Statement::Evict => self.pages.evict(),
             Statement::UnlinkTable => self.pages.unlink_table(),
             Statement::FreeTable => self.pages.free_table(),
             Statement::FlushTlb(entry) => self.flush_tlb(entry),
@@ -286,6 +293,11 @@ impl World {
         device.set_subscribed(true);
         let mut mmap = mm.mmap_write_lock();
         let registered = match device.driver.subscription() {
+            Subscription::Rmap(node) => {
+                // SAFETY: as below.
+                unsafe { self.rmap.register(LabNotifier, node) };
+                return;
+            }
             // SAFETY: as below.
             Subscription::List(node) if self.former().is_some() => unsafe {
                 mm.former.register(LabNotifier, &mut mmap, node)
@@ -311,6 +323,8 @@ impl World {
         let mm = self.mm();
         device.driver.closes();
         let unregistered = match device.driver.subscription() {
+            // SAFETY: as below.
+            Subscription::Rmap(node) => unsafe { self.rmap.unregister(LabNotifier, node) },
             // SAFETY: as below; where the form does not wait the test does, or wants to see what comes of that.
             Subscription::List(node) if self.former().is_some() => unsafe {
                 mm.former.unregister(LabNotifier, mm, node)
@@ -322,8 +336,11 @@ impl World {
         };
         match unregistered {
             Ok(()) => {
+                let held = Machine::with(|machine| machine.inspect(|| device.is_subscribed(machine)));
                 device.set_subscribed(false);
-                self.mmdrop();
+                if held {
+                    self.mmdrop();
+                }
             }
             Err(error) => Machine::with(|machine| machine.fail(Kind::Warning, error.to_string())),
         }
@@ -470,6 +487,9 @@ fn name_of(statement: Statement) -> &'static str {
         Statement::Copy(_) => "copy_highpage",
         Statement::Free => "put_page",
         Statement::PageOut(_) => "swap_writepage",
+        Statement::TryToUnmap(_) => "try_to_unmap",
+        Statement::PageMkclean(_) => "page_mkclean",
+        Statement::Evict => "mmu_rmap_invalidate_page",
         Statement::UnlinkTable => "pmd_clear",
         Statement::FreeTable => "pte_free",
         Statement::FlushTlb(_) => "flush_tlb_page",

@@ -19,7 +19,7 @@ const MOST_NAMES: usize = 8;
 /// Lines of the header that say all in one.
 const ONCE: [&str; 5] = ["name", "mmu-notifier", "form", "mutant", "bug"];
 
-const STATEMENTS: &str = "start, start-nonblock, end, zap, clear, set, protect, unprotect, copy, free, page-out, unlink-table, free-table, flush-tlb, age, store, load, fault, write, read, \
+const STATEMENTS: &str = "start, start-nonblock, end, zap, clear, set, protect, unprotect, copy, free, page-out, try-to-unmap, page-mkclean, evict, unlink-table, free-table, flush-tlb, age, store, load, fault, write, read, \
     register, unregister, move, synchronize, free-device, exit, mmgrab, mmdrop, lock, unlock";
 
 const HEADER: &str =
@@ -244,6 +244,9 @@ impl Reader {
             ("copy", [to]) => Copy(page(to)?),
             ("free", []) => Free,
             ("page-out", [one]) => PageOut(pte(one)?),
+            ("try-to-unmap", [one]) => TryToUnmap(pte(one)?),
+            ("page-mkclean", [one]) => PageMkclean(pte(one)?),
+            ("evict", []) => Evict,
             ("unlink-table", []) => UnlinkTable,
             ("free-table", []) => FreeTable,
             ("flush-tlb", [one]) => FlushTlb(pte(one)?),
@@ -382,14 +385,17 @@ fn form(line: &Line<'_>, code: &str, name: Word<'_>, rest: &[Word<'_>]) -> Resul
 fn wrong_statement(line: &Line<'_>, cell: &str, key: Word<'_>, rest: &[Word<'_>]) -> TextError {
     let takes = match key.text {
         "start" | "start-nonblock" => "the first and the last entry",
-        "zap" | "clear" | "page-out" | "protect" | "unprotect" | "flush-tlb" | "age" | "store" | "load" => "one entry",
+        "zap" | "clear" | "page-out" | "try-to-unmap" | "page-mkclean" | "protect" | "unprotect" | "flush-tlb"
+        | "age" | "store" | "load" => "one entry",
         "set" => "an entry and a page",
         "copy" => "one page",
         "fault" | "write" | "read" => "a device and an entry",
         "register" | "unregister" | "free-device" => "one device",
         "move" => "a device, and the first and the last entry",
         "lock" | "unlock" => "one lock",
-        "synchronize" | "unlink-table" | "free-table" | "end" | "free" | "exit" | "mmgrab" | "mmdrop" => "nothing",
+        "synchronize" | "evict" | "unlink-table" | "free-table" | "end" | "free" | "exit" | "mmgrab" | "mmdrop" => {
+            "nothing"
+        }
         _ => return line.error(key.column, format!("unknown statement `{}`; expected {STATEMENTS}", key.text)),
     };
     line.takes_one(cell, key, rest, takes)
