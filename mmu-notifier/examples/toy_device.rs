@@ -20,7 +20,7 @@ type Mm = ToyMm<ByHazards>;
 const PAGE: usize = 0x1000;
 const PAGE_SIZE: usize = 0x1000;
 const FRAMES: usize = 4;
-const MOVES: usize = 1000;
+const MOVES: usize = if cfg!(miri) { 20 } else { 1000 };
 
 /// The process's page table, of one entry, and the frames of memory: whether each is in use.
 struct Memory {
@@ -115,6 +115,8 @@ fn main() {
             while !is_over.load(Relaxed) {
                 retries += uses(&subscription, &memory);
                 used.fetch_add(1, Relaxed);
+                // The lock is not fair.
+                thread::yield_now();
             }
             retries
         });
