@@ -102,7 +102,7 @@ pub enum Warning {
     UnlinkedTwice,
     /// A chain goes, and somebody is subscribed.
     NotEmpty,
-    /// A [`Subscription`](crate::Subscription) was dropped in a callback: it stays subscribed, and is never freed.
+    /// A `Subscription` (feature `alloc`) was dropped in a callback: it stays subscribed, and is never freed.
     DroppedInCallback,
 }
 

@@ -6,17 +6,18 @@
 //!
 //! * [`Chain`], one in each mm; [`Range`], what changes; [`RangeGuard`], from before to behind the change;
 //! * [`subscriber`]: what a subscriber does, by its contract ([`Mirror`], [`Refusing`], [`SharedTables`]);
-//! * [`subscription`]: the same with what owns it, so that no order is left to get wrong;
+//! * `subscription` (feature `alloc`): the same with what owns it, so that no order is left to get wrong;
 //! * [`interval`]: subscribers of some addresses only, and how they tell that what they have looked up is still so;
 //! * [`walks`]: what keeps subscribers in place while they are called, which may take long and sleep; three schemes;
 //! * [`kernel`]: what it asks of a kernel;
 //! * [`former`]: the list as it was posted, reviewed and merged since 2008, and [`rmap`], the second class of 2008, to be compared.
 //!
-//! Nothing is allocated but by [`subscription`]s: nodes are the subscribers', and the chain is the mm's. All words are of the kernel's [`Memory`](lazytlb_core::Memory), so a model runs
+//! Nothing is allocated but by `Subscription`s: nodes are the subscribers', and the chain is the mm's. All words are of the kernel's [`Memory`](lazytlb_core::Memory), so a model runs
 //! this very code.
 
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(feature = "alloc")]
 extern crate alloc;
 
 pub mod chain;
@@ -28,6 +29,7 @@ mod list;
 pub mod range;
 pub mod rmap;
 pub mod subscriber;
+#[cfg(feature = "alloc")]
 pub mod subscription;
 mod tree;
 pub mod walks;
@@ -38,5 +40,6 @@ pub use invalidate::RangeGuard;
 pub use kernel::{NotifierKernel, NotifierMm, PollingLock, SpinLock, Warning};
 pub use range::{EmptyRange, Event, Invalidation, Owner, Range, WouldBlock};
 pub use subscriber::{Contract, Mirror, MmuNotifier, Node, Refusing, SharedTables};
+#[cfg(feature = "alloc")]
 pub use subscription::{IntervalSubscription, ReadTicket, Retry, Subscription};
 pub use walks::{Epochs, Hazards, Srcu, Walks};

@@ -171,6 +171,8 @@ pub struct ToyMm<S: Scheme> {
     pub signal: AtomicUsize,
     /// `mm_count`.
     count: AtomicUsize,
+    /// The box that it is in, as it was given.
+    boxed: AtomicPtr<Self>,
 }
 
 // SAFETY: a field.
@@ -188,9 +190,11 @@ unsafe impl<S: Scheme> AlwaysRefCounted for ToyMm<S> {
 
     unsafe fn dec_ref(mm: NonNull<Self>) {
         // SAFETY: the caller's reference keeps it.
-        if unsafe { mm.as_ref() }.count.fetch_sub(1, AcqRel) == 1 {
+        let mm = unsafe { mm.as_ref() };
+        let boxed = mm.boxed.load(Relaxed);
+        if mm.count.fetch_sub(1, AcqRel) == 1 {
             // SAFETY: from `boxed`, and this was the last reference.
-            drop(unsafe { Box::from_raw(mm.as_ptr()) });
+            drop(unsafe { Box::from_raw(boxed) });
         }
     }
 }
@@ -210,6 +214,7 @@ impl<S: Scheme> Default for ToyMm<S> {
             others: RwLock::new(()),
             signal: AtomicUsize::new(0),
             count: AtomicUsize::new(1),
+            boxed: AtomicPtr::default(),
         }
     }
 }
@@ -222,7 +227,10 @@ impl<S: Scheme> ToyMm<S> {
 
     /// One with a user, which goes with the last reference.
     pub fn boxed() -> ARef<Self> {
-        let mm = NonNull::from(Box::leak(Box::new(ToyMm::new())));
+        let boxed = Box::into_raw(Box::new(ToyMm::new()));
+        let mm = NonNull::new(boxed).expect("a box is somewhere");
+        // SAFETY: just made.
+        unsafe { mm.as_ref() }.boxed.store(boxed, Relaxed);
         // SAFETY: it begins with one.
         unsafe { ARef::from_raw(mm) }
     }
