@@ -415,7 +415,7 @@ pub unsafe trait AlwaysRefCounted {
     #[track_caller]
     fn inc_ref(&self);
 
-    /// Gives one back.
+    /// Gives one back. `object` may come of a shared reference: who frees the object does so by a pointer of its own.
     ///
     /// # Safety
     /// The caller owns one, and does not use `object` afterwards.

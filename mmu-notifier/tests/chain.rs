@@ -2,7 +2,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use lazytlb_mmu_notifier::{Event, Node, Range, RangeGuard, RegisterError, UnregisterError, Warning, WouldBlock};
+use lazytlb_mmu_notifier::{
+    Contract, Event, Invalidation, Mirror, MmuNotifier, Node, Owner, Range, RangeGuard, RegisterError, UnregisterError,
+    Warning, WouldBlock,
+};
 use lazytlb_toy_notifier::{
     ByHazards, CompiledOut, Log, Recorder, Toy, ToyMm, mirror, refusing, shared_tables, warnings,
 };
@@ -238,4 +241,31 @@ fn nobody_subscribes_where_notifiers_are_compiled_out_and_all_calls_are_there() 
     mm.chain.release(Toy::new(), &mm);
     mm.chain.destroy(Toy::new());
     assert_eq!(log.take(), "");
+}
+
+#[test]
+fn c34_who_has_asked_for_it_knows_it_by_the_owner() {
+    struct Migrates(&'static Log);
+    impl MmuNotifier<K> for Migrates {
+        fn release(&self, _: &Mm) {}
+    }
+    impl Mirror<K> for Migrates {
+        fn invalidate_range_start(&self, _: &Mm, invalidation: Invalidation<'_>) {
+            let range = invalidation.range();
+            let own = range.event() == Event::Migrate && range.owner() == Some(Owner(7));
+            self.0.push(if own { "own" } else { "foreign" }.into());
+        }
+        fn invalidate_range_end(&self, _: &Mm, _: Invalidation<'_>) {}
+    }
+    let (mm, log) = (Mm::new(), <&Log>::default());
+    let one = Migrates(log);
+    // SAFETY: it stays.
+    let node = unsafe { Node::new(Contract::Mirror(std::ptr::NonNull::from(&one))) };
+    register(&mm, &node).unwrap();
+    let migration = || Range::new(0..1, Event::Migrate).unwrap();
+    for range in [migration(), migration().by(Owner(7)), migration().by(Owner(8)), range().by(Owner(7))] {
+        drop(RangeGuard::start(kernel(), &mm, &range));
+    }
+    assert_eq!(log.take(), "foreign own foreign foreign");
+    unregister(&mm, &node).unwrap();
 }

@@ -3,7 +3,7 @@
 use core::ops::RangeInclusive;
 use core::panic::Location;
 
-use lazytlb_core::memory::{AtomicWord, Ordering::*};
+use lazytlb_core::memory::{AtomicInt, AtomicWord, Ordering::*};
 use lazytlb_machine::{Kind, Machine, SimLocal, SimWord};
 use lazytlb_mmu_notifier::rmap::RmapNode;
 use lazytlb_mmu_notifier::{IntervalNode, Invalidation, Node};
@@ -68,7 +68,7 @@ pub(crate) struct Device {
     tlb: &'static [SimWord<usize>],
     /// Where it walks the CPUs' tables: 1 while it knows where the lowest one is.
     table: &'static SimWord<usize>,
-    /// 1 from before it is subscribed until it no longer is.
+    /// How many users it has, from before it is subscribed until it no longer is.
     subscribed: &'static SimWord<usize>,
     /// 1 when unsubscribing is over: no callback runs.
     gone: &'static SimWord<usize>,
@@ -126,6 +126,16 @@ impl Device {
     pub(crate) fn set_subscribed(&self, subscribed: bool) {
         self.subscribed.store(usize::from(subscribed), Relaxed);
         self.gone.store(usize::from(!subscribed), Relaxed);
+    }
+
+    /// It has one more user.
+    pub(crate) fn is_got(&self) {
+        self.subscribed.fetch_add(1, Relaxed);
+    }
+
+    /// A user is about to be given back: with the last one it is in no list, and callbacks may still run.
+    pub(crate) fn is_put(&self) {
+        self.subscribed.fetch_sub(1, Relaxed);
     }
 
     /// Whether a translation of it leads to a page. Not a step.

@@ -49,6 +49,7 @@
 //! | `fault DEVICE PTE` | the driver maps an entry, as its fault handler does: until it has, or nothing is there |
 //! | `write DEVICE PTE`, `read DEVICE PTE` | the device uses its translation, if it has one |
 //! | `register DEVICE`, `unregister DEVICE`, `free-device DEVICE` | the driver subscribes, unsubscribes, and its memory is freed |
+//! | `get DEVICE`, `put DEVICE` | the driver is found by its mm, and has one more user; one is given back: the last one unsubscribes, and waits for nobody |
 //! | `move DEVICE FIRST LAST` | the driver of an `odp` device moves its region to these entries, and maps no others |
 //! | `synchronize` | waits for all callbacks that run |
 //! | `exit` | a user of the address space goes: with the last one, and there is one at the start, all is unmapped |

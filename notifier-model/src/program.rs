@@ -59,6 +59,10 @@ pub enum Statement {
     Register(usize),
     /// It unsubscribes.
     Unregister(usize),
+    /// A driver is found by its mm, and has one more user.
+    Get(usize),
+    /// One of them is given back. With the last one it is unsubscribed, and no longer called when those who wait have waited.
+    Put(usize),
     /// A driver's region is moved, to the entries from one to another: it maps no others.
     Move(usize, usize, usize),
     /// Waits for all callbacks that run.
@@ -152,6 +156,8 @@ impl Program {
             Read(by, one) => format!("read {} {}", device(by), pte(one)),
             Register(one) => format!("register {}", device(one)),
             Unregister(one) => format!("unregister {}", device(one)),
+            Get(one) => format!("get {}", device(one)),
+            Put(one) => format!("put {}", device(one)),
             Move(one, first, last) => format!("move {} {} {}", device(one), pte(first), pte(last)),
             Synchronize => "synchronize".into(),
             FreeDevice(one) => format!("free-device {}", device(one)),

@@ -214,6 +214,8 @@ impl World {
             Statement::Read(device, entry) => self.devices[device].access(entry, false),
             Statement::Register(device) => self.register(&self.devices[device]),
             Statement::Unregister(device) => self.unregister(&self.devices[device]),
+            Statement::Get(device) => self.get(&self.devices[device]),
+            Statement::Put(device) => self.put(&self.devices[device]),
             Statement::Move(device, first, last) => {
                 let device = &self.devices[device];
                 device.driver.moves(device, first..=last);
@@ -344,6 +346,25 @@ impl World {
             }
             Err(error) => Machine::with(|machine| machine.fail(Kind::Warning, error.to_string())),
         }
+    }
+
+    fn get(&self, device: &Device) {
+        let mm = self.mm();
+        let Subscription::List(node) = device.driver.subscription() else { return };
+        let _mmap = mm.mmap_write_lock();
+        let got = mm.chain.get(LabNotifier, |one| core::ptr::eq(one, node));
+        device.is_got();
+        if !matches!(got, Ok(Some(_))) {
+            Machine::with(|machine| machine.fail(Kind::Warning, "it is not subscribed"));
+        }
+    }
+
+    /// With the last user it is in no list. The reference to the mm is given back, and the driver freed, by who has waited.
+    fn put(&self, device: &Device) {
+        let Subscription::List(node) = device.driver.subscription() else { return };
+        device.is_put();
+        // SAFETY: the program's, which is checked for what comes of it.
+        let _ = unsafe { self.mm().chain.put(LabNotifier, node) };
     }
 
     /// A user goes; the last one takes the address space with it.
@@ -501,6 +522,8 @@ fn name_of(statement: Statement) -> &'static str {
         Statement::Read(..) => "device_read",
         Statement::Register(_) => "mmu_notifier_register",
         Statement::Unregister(_) => "mmu_notifier_unregister",
+        Statement::Get(_) => "mmu_notifier_get",
+        Statement::Put(_) => "mmu_notifier_put",
         Statement::Move(..) => "rereg_user_mr",
         Statement::Synchronize => "mmu_notifier_synchronize",
         Statement::FreeDevice(_) => "kfree",

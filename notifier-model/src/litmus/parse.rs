@@ -20,7 +20,7 @@ const MOST_NAMES: usize = 8;
 const ONCE: [&str; 5] = ["name", "mmu-notifier", "form", "mutant", "bug"];
 
 const STATEMENTS: &str = "start, start-nonblock, end, zap, clear, set, protect, unprotect, copy, free, page-out, try-to-unmap, page-mkclean, evict, unlink-table, free-table, flush-tlb, age, store, load, fault, write, read, \
-    register, unregister, move, synchronize, free-device, exit, mmgrab, mmdrop, lock, unlock";
+    register, unregister, get, put, move, synchronize, free-device, exit, mmgrab, mmdrop, lock, unlock";
 
 const HEADER: &str =
     "name, mmu-notifier, form, pte, page, map, device, mirrors, late, spinlock, mutex, mutant, bug, or task";
@@ -229,6 +229,14 @@ impl Reader {
         let page = |word: &Word<'_>| line.named(*word, &program.pages, "page");
         let device = |word: &Word<'_>| device_of(line, program, *word);
         let lock = |word: &Word<'_>| line.named(*word, &program.locks, "lock");
+        let listed = |word: &Word<'_>| {
+            let device = device_of(line, program, *word)?;
+            let is_listed =
+                program.form.is_none() && !matches!(program.devices[device].client, Client::Hmm | Client::Rmap);
+            is_listed
+                .then_some(device)
+                .ok_or_else(|| line.error(word.column, "only who is in today's list is got and put"))
+        };
         Ok(match (key.text, rest) {
             ("start" | "start-nonblock", [first, last]) | ("move", [_, first, last]) if pte(first)? > pte(last)? => {
                 return Err(line.error(last.column, "the last entry comes before the first"));
@@ -258,6 +266,8 @@ impl Reader {
             ("read", [by, one]) => Read(device(by)?, pte(one)?),
             ("register", [one]) => Register(device(one)?),
             ("unregister", [one]) => Unregister(device(one)?),
+            ("get", [one]) => Get(listed(one)?),
+            ("put", [one]) => Put(listed(one)?),
             ("move", [one, first, last]) => {
                 let moved = device(one)?;
                 if program.devices[moved].client != Client::Odp {
@@ -390,7 +400,7 @@ fn wrong_statement(line: &Line<'_>, cell: &str, key: Word<'_>, rest: &[Word<'_>]
         "set" => "an entry and a page",
         "copy" => "one page",
         "fault" | "write" | "read" => "a device and an entry",
-        "register" | "unregister" | "free-device" => "one device",
+        "register" | "unregister" | "get" | "put" | "free-device" => "one device",
         "move" => "a device, and the first and the last entry",
         "lock" | "unlock" => "one lock",
         "synchronize" | "evict" | "unlink-table" | "free-table" | "end" | "free" | "exit" | "mmgrab" | "mmdrop" => {
