@@ -146,10 +146,8 @@ error: -:3:3: there is no call `disbale`; there are: enable, enable-with-ptes, d
     assert!(String::from_utf8_lossy(&missing.stderr).starts_with("error: nowhere.script: "));
 }
 
-#[test]
-fn the_guide_shows_what_is_printed() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let guide = fs::read_to_string(root.join("docs/LAZY-MMU.md")).unwrap();
+/// Checks a guide's blocks, and says how many there are.
+fn blocks_shown(guide: &str) -> usize {
     let mut lines = guide.lines();
     let mut shown = 0;
     while let Some(line) = lines.next() {
@@ -180,7 +178,16 @@ fn the_guide_shows_what_is_printed() {
         }
         shown += 1;
     }
-    assert_eq!(shown, 5);
+    shown
+}
+
+#[test]
+fn the_guides_show_what_is_printed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let notifiers = fs::read_to_string(root.join("docs/MMU-NOTIFIER.md")).unwrap();
+    assert_eq!(blocks_shown(&notifiers), 1);
+    let guide = fs::read_to_string(root.join("docs/LAZY-MMU.md")).unwrap();
+    assert_eq!(blocks_shown(&guide), 5);
     assert!(guide.contains(include_str!("../../lazy-mmu/scripts/kasan.script").trim_end()));
     assert!(guide.contains(include_str!("../../litmus/lazy-mmu/lazy-kasan-populate-pause.litmus").trim_end()));
 }

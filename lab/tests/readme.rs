@@ -35,7 +35,7 @@ fn the_readme_shows_what_litmus_prints() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
     let blocks = shown(&readme);
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     for (arguments, lines) in blocks {
         let output = Command::new(cargo_bin!("lazytlb"))
             .arg("litmus")

@@ -76,12 +76,15 @@ impl RmapPage for Page {
     }
 }
 
+/// A list, and a node in it.
+type Own = (&'static RmapChain<K, Page>, &'static std::sync::OnceLock<RmapNode<K, Page>>);
+
 /// A driver with a reverse map.
 struct Driver {
     log: &'static Log,
     busy: bool,
     /// It takes itself out of this list when it is told.
-    leaves: Option<(&'static RmapChain<K, Page>, &'static std::sync::OnceLock<RmapNode<K, Page>>)>,
+    leaves: Option<Own>,
 }
 
 impl MmuRmapNotifier<Page> for Driver {

@@ -101,3 +101,38 @@ fn each_change_needs_its_pair() {
         assert!(found(&litmus, litmus.schemes[0]).contains("I14"), "{}", litmus.program.name);
     }
 }
+
+/// The guide says what each invariant is, and which bugs break it; and has all kinds of devices.
+#[test]
+fn the_guide_has_all_invariants_and_clients() {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/MMU-NOTIFIER.md")).unwrap();
+    let bundled = bundled();
+    for rule in Invariant::ALL {
+        let row = guide.lines().find(|line| line.starts_with(&format!("| {} |", rule.name()))).unwrap();
+        let [_, _, _, bugs, _] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let said: BTreeSet<&str> = bugs.split(", ").collect();
+        let breaks = |litmus: &&Litmus| litmus.expected.iter().any(|(_, found)| found.contains(rule.name()));
+        let with_bug = bundled.iter().filter(breaks).filter_map(|litmus| Some(litmus.bug.as_ref()?.0.as_str()));
+        assert_eq!(said, with_bug.collect(), "{rule}");
+    }
+    for client in Client::ALL {
+        assert!(guide.contains(&format!("\n| `{client}` |")), "{client}");
+    }
+}
+
+/// The scenarios' table names tests that there are.
+#[test]
+fn the_guide_names_tests_that_there_are() {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/MMU-NOTIFIER.md")).unwrap();
+    let bundled = bundled();
+    let is_test =
+        |word: &str| word.split_once('-').is_some_and(|(number, _)| number.starts_with('c') && number.len() == 3);
+    for name in guide.split('`').skip(1).step_by(2).filter(|word| is_test(word)) {
+        let prefix = name.trim_end_matches('*');
+        let is_it = |litmus: &Litmus| {
+            let name_of = &litmus.program.name;
+            if prefix == name { name_of == name } else { name_of.starts_with(prefix) }
+        };
+        assert!(bundled.iter().any(is_it), "there is no {name}");
+    }
+}
