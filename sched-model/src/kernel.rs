@@ -52,6 +52,8 @@ pub enum KernelStatement {
     /// Unmaps a page, with its table freed before the flush, not behind it (Linux before 4.19, where memory for a batch of
     /// tables was short).
     MunmapFreesFirst(usize),
+    /// Drops a reference that the script holds, and once more, as who unsubscribes an MMU notifier twice.
+    MmdropTwice(usize),
     /// Clears CPU bits in the masks of all tasks' address spaces, found by each process' leader, without a lock.
     WalkLeaders,
     /// The same while all other CPUs are stopped.

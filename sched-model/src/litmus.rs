@@ -43,6 +43,7 @@
 //! | `exec MM` | replaces it by a new one | P13, P14 |
 //! | `use MM`, `unuse` | adopts one as a kernel thread, gives it back | P11, P12 |
 //! | `mmput MM`, `mmdrop MM` | a user, or a reference, that the script holds is dropped | P7, P8 |
+//! | `mmdrop MM twice` | a reference that the script holds is dropped, and another that it does not | |
 //! | `flush MM`, `flush MM freed` | translations are flushed; page tables are about to be freed | P15 |
 //! | `munmap MM` | its page is unmapped: a leaf table is unhooked, flushed and freed | P15 |
 //! | `munmap MM frees-first` | the same, but the table is freed before the flush, as it must not be | P15 |

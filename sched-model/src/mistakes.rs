@@ -21,7 +21,7 @@
 //! | `unuse` | the task has adopted none |
 //! | `membarrier` | the address space is not the task's |
 //! | `load-saved-root` | no script saves one |
-//! | `munmap frees-first`, `membarrier of-tasks`, `offline borrowing`, `offline first`, `offline looking-early` | anywhere: they are there to be caught |
+//! | `munmap frees-first`, `mmdrop twice`, `membarrier of-tasks`, `offline borrowing`, `offline first`, `offline looking-early` | anywhere: they are there to be caught |
 
 use crate::kernel::KernelStatement;
 use crate::program::{Program, Statement};
@@ -168,7 +168,12 @@ impl<'a> Follower<'a> {
         use KernelStatement::*;
         if matches!(
             statement,
-            MunmapFreesFirst(_) | MembarrierOfTasks(_) | OfflineBorrowing | OfflineFirst | OfflineLookingEarly
+            MunmapFreesFirst(_)
+                | MmdropTwice(_)
+                | MembarrierOfTasks(_)
+                | OfflineBorrowing
+                | OfflineFirst
+                | OfflineLookingEarly
         ) {
             return Err("it is there to be caught: the header must say `mutant caller`");
         }

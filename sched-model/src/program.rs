@@ -153,7 +153,9 @@ impl Program {
         for statement in self.scripts.iter().flatten() {
             match *statement {
                 Statement::Mmput(mm) | Statement::Interrupt(_, InInterrupt::Mmput(mm)) => self.held[mm].0 += 1,
-                Statement::Mmdrop(mm) | Statement::Interrupt(_, InInterrupt::Mmdrop(mm)) => self.held[mm].1 += 1,
+                Statement::Mmdrop(mm)
+                | Statement::Kernel(KernelStatement::MmdropTwice(mm))
+                | Statement::Interrupt(_, InInterrupt::Mmdrop(mm)) => self.held[mm].1 += 1,
                 Statement::UseMm(mm) => used[mm] = true,
                 Statement::Kernel(statement) => {
                     if let Some(mm) = statement.needs_user() {

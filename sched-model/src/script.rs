@@ -236,6 +236,13 @@ where
         drop(unsafe { ARef::<Mm<Lab<R>, S>>::from_raw(NonNull::from(self.mm(mm))) });
     }
 
+    /// The second time the reference is somebody else's.
+    pub(crate) fn mmdrop_twice(&self, mm: usize) {
+        self.mmdrop(mm);
+        // SAFETY: not; that is the bug. The memory stays in the arena.
+        drop(unsafe { ARef::<Mm<Lab<R>, S>>::from_raw(NonNull::from(self.mm(mm))) });
+    }
+
     /// Context: interrupts off.
     fn look_into_active_mm(&self) {
         let cpu = CpuId::new(Machine::with(Machine::this_cpu));

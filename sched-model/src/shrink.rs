@@ -267,6 +267,7 @@ impl Kept {
             LockIrq(of) => LockIrq(lock(of)?),
             Unlock(of) => Unlock(lock(of)?),
             MunmapFreesFirst(of) => MunmapFreesFirst(mm(of)?),
+            MmdropTwice(of) => MmdropTwice(mm(of)?),
             MustBeReaped(of) => MustBeReaped(mm(of)?),
             UnuseTemporaryMm | SaveRoot | LoadSavedRoot | OfflineBorrowing | OfflineFirst | OfflineLookingEarly
             | Leave | WalkLeaders | WalkLeadersStopped => statement,

@@ -26,7 +26,7 @@
 //! | `forbid` | the one shape that [`duel`] has |
 //!
 //! Never accepted, because it is there to be caught: `save-root`, `load-root`, `load-saved-root`, `walk-leaders`,
-//! `munmap frees-first`, `membarrier of-tasks`, `offline borrowing`, `offline first`, `offline looking-early`, `mmput` in an interrupt, `look` in a
+//! `munmap frees-first`, `mmdrop twice`, `membarrier of-tasks`, `offline borrowing`, `offline first`, `offline looking-early`, `mmput` in an interrupt, `look` in a
 //! softirq, `look-parked`, `read-user` without a check. Nor what says what a program must come to, or needs more of a machine or
 //! a strategy than it claims: `must-be-reaped`, `check pinned-roots`, `check freeing-sleeps`. Nor `goto`: a loop need not end.
 
@@ -399,7 +399,9 @@ impl<'a> Checker<'a> {
             Leave => {}
             WalkLeadersStopped => only_if(state.clean, "the CPU may be on one of these address spaces")?,
             SaveRoot | LoadRoot(_) | LoadSavedRoot | MembarrierOfTasks(_) | OfflineBorrowing | OfflineFirst
-            | OfflineLookingEarly | MunmapFreesFirst(_) | WalkLeaders => return Err("it is there to be caught"),
+            | OfflineLookingEarly | MunmapFreesFirst(_) | MmdropTwice(_) | WalkLeaders => {
+                return Err("it is there to be caught");
+            }
             MustBeReaped(_) => return Err("nothing says that this must hold"),
         }
         Ok(Progress::Done)

@@ -234,6 +234,7 @@ fn errors_say_where_and_what() {
         (format!("{header}cpu sh\nmembarrier A of-all\n"), "t:6:14: `of-all` is not known behind `membarrier`"),
         (format!("{header}cpu idle\noffline soon\n"), "t:6:9: expected nothing, or one of borrowing"),
         (format!("{header}cpu sh\nmunmap A frees-first\n"), "t:6:1: it is there to be caught"),
+        (format!("{header}cpu sh\nmmdrop A twice\n"), "t:6:1: it is there to be caught"),
         (format!("{header}memory\n"), "t:5:7: expected a name after `memory`"),
         (format!("{header}machine # none\n"), "t:5:8: expected a name after `machine`"),
         (format!("{header}machine plain\ncpu sh\nexpect refcount arm64\n"), "t:7:17: the test is not for arm64"),

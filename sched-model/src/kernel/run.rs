@@ -178,6 +178,7 @@ where
             }
             Leave => irqs_off(|irqs_off| self.switcher.leave_mm(irqs_off)),
             MunmapFreesFirst(mm) => self.munmap(mm, true),
+            MmdropTwice(mm) => self.mmdrop_twice(mm),
             WalkLeaders => {
                 let cpu = CpuId::new(this_cpu());
                 for leader in self.leaders() {

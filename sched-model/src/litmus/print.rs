@@ -183,6 +183,7 @@ fn text_of_kernel(program: &Program, statement: KernelStatement) -> String {
         OfflineLookingEarly => "offline looking-early".into(),
         Leave => "leave".into(),
         MunmapFreesFirst(mm) => format!("munmap {} frees-first", mms[mm]),
+        MmdropTwice(mm) => format!("mmdrop {} twice", mms[mm]),
         WalkLeaders => "walk-leaders".into(),
         WalkLeadersStopped => "walk-leaders stopped".into(),
         MustBeReaped(mm) => format!("must-be-reaped {}", mms[mm]),

@@ -47,6 +47,7 @@ impl Reader {
             ("offline", [Word { text: "first", .. }]) => OfflineFirst,
             ("offline", [Word { text: "looking-early", .. }]) => OfflineLookingEarly,
             ("leave", []) => Leave,
+            ("mmdrop", [mm, Word { text: "twice", .. }]) => MmdropTwice(self.mm(line, *mm)?),
             ("munmap", [mm, Word { text: "frees-first", .. }]) => MunmapFreesFirst(self.mm(line, *mm)?),
             ("walk-leaders", []) => WalkLeaders,
             ("walk-leaders", [Word { text: "stopped", .. }]) => WalkLeadersStopped,
