@@ -123,11 +123,12 @@ impl Hardware {
         stored(Machine::with(|machine| machine.inspect(|| self.entries[entry].load(Relaxed))))
     }
 
-    /// Whether an entry leads to a page, or will, or a translation does; a look, and no step.
+    /// Whether an entry leads to a page, or will, or a translation does, a CPU's or a device's; a look, and no step.
     pub(crate) fn leads_to(&self, page: usize) -> bool {
         let leads = |value: usize| frame(value) == self.frame_of(page);
         let mut words = self.entries.iter().chain(self.tlb);
         Machine::with(|machine| machine.inspect(|| words.any(|word| leads(word.load(Relaxed)))))
+            || LabMmu.kernel().devices.leads_to(page)
             || (0..TABLE).any(|entry| leads(LabMmu.kernel().books.stored(entry)))
     }
 

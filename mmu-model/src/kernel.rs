@@ -14,6 +14,7 @@ use lazytlb_lazy_mmu::backends::{MmuKernel, Pte};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 
 use crate::calls::Calls;
+use crate::device::Devices;
 use crate::hardware::{ACCESSED, Hardware, bits};
 use crate::names::{Arch, Mutant};
 use crate::program::Program;
@@ -67,6 +68,8 @@ pub(crate) struct Kernel {
     pub(crate) cpus: &'static [CpuWords],
     pub(crate) hardware: Hardware,
     pub(crate) books: Books,
+    /// Who else translates by the page tables.
+    pub(crate) devices: Devices,
     /// The flush hook runs, and is about to ask whether there is a hash table: planted, it does not.
     pub(crate) in_flush_hook: Cell<bool>,
     /// The table that each entry is in.
@@ -103,6 +106,7 @@ impl Kernel {
             cpus: placed(machine.place_slice("percpu", ObjectKind::PerCpu, program.cpus, cpu)),
             hardware,
             books,
+            devices: Devices::place(machine, program, tasks),
             in_flush_hook: Cell::new(false),
             tables: program.tables.clone(),
             leaving: locals(machine, "leaving", program.cpus),

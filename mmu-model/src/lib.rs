@@ -11,6 +11,7 @@
 
 mod backend;
 mod calls;
+mod device;
 mod hardware;
 mod kernel;
 pub mod litmus;

@@ -14,6 +14,7 @@
 //! pte P Q                          # entries of one page table; another line, another table of another mm
 //! page A B                         # pages
 //! map P A                          # what is mapped at the start
+//! device gpu mirror                # a device that mirrors the tables in its own, and is told of changes; `shared`: one that walks them, and has a TLB
 //! spinlock ptl                     # locks
 //! guard ptl P Q                    # the entries that a lock guards; all of them if there is one lock
 //! check locked                     # entries are changed with their lock held only
@@ -48,6 +49,9 @@
 //! | `read PTE`, `read PTE raw`, `read PTE lockless` | by the accessor; past it; as who walks tables without a lock |
 //! | `touch PTE`, `touch PTE retrying` | writes through the entry's translation; as users do: where that faults, again |
 //! | `flush-tlb` | takes all translations out of the TLBs, as the architecture does |
+//! | `start FIRST LAST`, `end` | the ends of an invalidation, by the chain of MMU notifiers |
+//! | `flush-secondary PTE` | flushes the TLBs of devices that walk the same tables |
+//! | `use DEVICE PTE` | a device uses an entry, mapped by its driver when nothing is invalidated, or walked to |
 //! | `lock LOCK`, `unlock LOCK` | a spinlock, with preemption off |
 //! | `sleep`, `sleep in-arch` | may sleep here; in code of the architecture's own |
 //! | `bh-disable`, `bh-enable` | bottom halves |

@@ -51,6 +51,14 @@ pub enum Statement {
     TouchRetrying(usize),
     /// All translations are taken out of the TLBs.
     FlushTlb,
+    /// The task is about to change the entries from one to another: those who mirror them are told.
+    Start(usize, usize),
+    /// It has changed them.
+    End,
+    /// The TLBs of devices that walk the same tables are flushed of an entry.
+    FlushSecondary(usize),
+    /// A device uses an entry; its driver maps it before, if it has tables of its own.
+    Use(usize, usize),
     /// A spinlock is taken; preemption is off while it is held.
     Lock(usize),
     /// It is released.
@@ -93,6 +101,15 @@ pub enum InInterrupt {
     Sleep,
 }
 
+/// A device that uses the page tables.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Whether it walks the CPUs' tables; else its driver mirrors them in its own.
+    pub is_shared: bool,
+}
+
 /// Tasks that change entries of page tables.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Program {
@@ -116,6 +133,8 @@ pub struct Program {
     pub pages: Vec<String>,
     /// What is mapped at the start: entries and pages.
     pub mapped: Vec<(usize, usize)>,
+    /// The devices.
+    pub devices: Vec<Device>,
     /// The spinlocks, by name.
     pub locks: Vec<String>,
     /// The lock that guards each entry, if one does.
@@ -189,6 +208,10 @@ impl Program {
             Touch(at) => format!("touch {}", pte(at)),
             TouchRetrying(at) => format!("touch {} retrying", pte(at)),
             FlushTlb => "flush-tlb".into(),
+            Start(first, last) => format!("start {} {}", pte(first), pte(last)),
+            End => "end".into(),
+            FlushSecondary(at) => format!("flush-secondary {}", pte(at)),
+            Use(device, at) => format!("use {} {}", self.devices[device].name, pte(at)),
             Lock(one) => format!("lock {}", lock(one)),
             Unlock(one) => format!("unlock {}", lock(one)),
             Sleep => "sleep".into(),

@@ -22,7 +22,7 @@ rules! {
     R10 "lock-scope" "a lock is released before what was changed under it is in force, or something is changed without it"
     R11 "freed-while-mapped" "a page is freed that an entry or a translation leads to"
     R12 "used-before-in-force" "an address is used before the change that maps it is in force"
-    R13 "flushed-too-early" "translations are flushed before the changes that they are flushed for"
+    R13 "flushed-too-early" "translations are flushed, or devices let in again, before the changes that it is done for"
     R14 "crossed-pairs" "a section and a pause cross"
     R15 "context-mismatch" "one end of a section or a pause is in an interrupt, or has bottom halves disabled, and the other is not"
     R16 "batch-in-use" "a batch changes while another CPU reads it"

@@ -86,6 +86,7 @@ impl World {
         let idle = (0..program.cpus).map(|cpu| program.idle(cpu)).skip(program.first().count());
         let running: Vec<usize> = program.first().chain(idle).collect();
         self.kernel.runs(|| {
+            self.kernel.devices.subscribe();
             for task in (0..self.kernel.states.len()).filter(|task| !running.contains(task)) {
                 if !LabMmu.has(Mutant::NewTasksNotPaused) {
                     self.arch.new_task(task);
@@ -238,6 +239,18 @@ impl World {
                 books.asks_for_a_flush(task, hardware);
                 self.arch.flush_tlb();
             }
+            Statement::Start(first, last) => self.kernel.devices.start(task, first, last),
+            Statement::End => {
+                if let Some((first, last)) = self.kernel.devices.invalidates(task) {
+                    self.check_told(task, first..=last);
+                }
+                self.kernel.devices.end(task);
+            }
+            Statement::FlushSecondary(entry) => {
+                self.check_told(task, entry..=entry);
+                self.kernel.devices.flush_secondary(entry);
+            }
+            Statement::Use(device, entry) => self.kernel.devices.uses(device, entry),
             Statement::Lock(lock) => {
                 Machine::with(Machine::preempt_disable);
                 Sim.spin_until(|| self.locks[lock].compare_exchange(0, 1, Acquire, Relaxed).ok());
@@ -268,6 +281,14 @@ impl World {
         use Statement::{Disable, Enable, EnableWithPtes, Pause, Resume};
         if matches!(statement, Enable | EnableWithPtes(..) | Disable | Pause | Resume) {
             self.check_mode(task);
+        }
+    }
+
+    /// Devices are let in again, or look into the tables anew: what is in memory is what the task has stored.
+    fn check_told(&self, task: usize, entries: core::ops::RangeInclusive<usize>) {
+        let Kernel { books, hardware, .. } = &self.kernel;
+        if let Some(entry) = books.deferred(task, hardware, entries) {
+            Rule::R13.broken(&raw const hardware.entries[entry]);
         }
     }
 
@@ -631,6 +652,10 @@ fn name_of(statement: Statement) -> &'static str {
         Statement::ReadLockless(_) => "ptep_get_lockless",
         Statement::Touch(_) | Statement::TouchRetrying(_) => "memset",
         Statement::FlushTlb => "flush_tlb",
+        Statement::Start(..) => "mmu_notifier_invalidate_range_start",
+        Statement::End => "mmu_notifier_invalidate_range_end",
+        Statement::FlushSecondary(_) => "mmu_notifier_arch_invalidate_secondary_tlbs",
+        Statement::Use(..) => "device_read",
         Statement::Lock(_) => "spin_lock",
         Statement::Unlock(_) => "spin_unlock",
         Statement::Sleep | Statement::SleepInArch => "might_sleep",

@@ -116,6 +116,13 @@ fn what_is_wrong_is_refused_with_its_place() {
             "16:1: no more than 8 sections",
         ),
         ("task a\nbh-enable\n", "8:1: the task has not disabled bottom halves"),
+        ("device d gpu\n", "7:10: expected `mirror` or `shared`"),
+        ("device d\n", "7:9: expected a name, and `mirror` or `shared`"),
+        ("task a\nuse d P\n", "8:5: there is no device `d`"),
+        ("device d mirror\ntask a\nuse d\n", "9:6: expected a device and an entry"),
+        ("task a\nstart Q P\n", "8:9: the last entry comes before the first"),
+        ("task a\nstart P P\nstart Q Q\n", "9:1: the task invalidates something already"),
+        ("task a\nend\n", "8:1: the task has not begun to invalidate"),
         ("cpus 1\ntask a | task b\n", "7:6: 2 tasks do not wait"),
         ("cpus none\n", "7:6: expected a number up to 8"),
         ("waiting c\ntask a\n", "7:9: there is no task `c`"),
@@ -142,8 +149,9 @@ fn what_is_wrong_is_refused_with_its_place() {
 #[test]
 fn all_of_the_language_is_read_and_run() {
     let text = "lazytlb-litmus 1\nname t\nlazy-mmu merged\ncpus 2\nwaiting b\npreemptions 1\npte P Q\npte R\npage A B\nmap P A\n\
-        spinlock L\nat-most 9\ntask a | task b\nirq section Q B | sleep\nsoftirq set R B | read P lockless\nenable P Q | \n\
-        protect P A |\nlock L |\nflush |\nset Q A |\nunlock L |\nread Q |\ndisable |\nflush-tlb |\ntouch P |\nsyscall-exit |\n";
+        device gpu mirror\ndevice iommu shared\nspinlock L\nat-most 9\ntask a | task b\nirq section Q B | sleep\nsoftirq set R B | read P lockless\nenable P Q | \n\
+        protect P A |\nlock L |\nflush |\nset Q A |\nunlock L |\nread Q |\ndisable |\nflush-tlb |\ntouch P |\nsyscall-exit |\n\
+        start P Q | use gpu P\nflush-secondary P | use iommu P\nend |\n";
     let litmus = Litmus::parse(text).unwrap();
     assert_eq!(litmus.under.len(), Arch::ALL.len());
     assert_eq!(litmus.program.tables, [0, 0, 1]);

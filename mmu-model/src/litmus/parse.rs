@@ -7,7 +7,7 @@ use lazytlb_machine::text::{Line, Place, TextError, Word};
 use super::{Expectation, Litmus};
 use crate::kernel::TABLE;
 use crate::names::{Api, Arch, Mutant};
-use crate::program::{InInterrupt, Program, Source, Statement};
+use crate::program::{Device, InInterrupt, Program, Source, Statement};
 use crate::rules::{DEEPEST, Rule};
 use crate::world::MOST_INTERRUPTS;
 
@@ -24,7 +24,7 @@ const MOST_PREEMPTIONS: usize = 100;
 const ONCE: [&str; 7] = ["name", "cpus", "waiting", "preemptions", "at-most", "mutant", "bug"];
 
 const STATEMENTS: &str = "enable, disable, pause, resume, flush, set, clear, look, protect, age, install, remove, free, read, touch, flush-tlb, \
-    lock, unlock, sleep, bh-disable, bh-enable, syscall-exit, irq, softirq";
+    start, end, flush-secondary, use, lock, unlock, sleep, bh-disable, bh-enable, syscall-exit, irq, softirq";
 
 /// What has been read so far.
 struct Reader {
@@ -146,6 +146,17 @@ impl Reader {
             }
             "page" => line.declare(&mut program.pages, rest, "page", MOST_NAMES)?,
             "spinlock" => line.declare(&mut program.locks, rest, "spinlock", MOST_NAMES)?,
+            "device" => {
+                let [name, kind] = *rest else { return Err(missing("a name, and `mirror` or `shared`")) };
+                let mut names: Vec<String> = program.devices.iter().map(|device| device.name.clone()).collect();
+                line.declare(&mut names, &[name], "device", MOST_NAMES)?;
+                let is_shared = match kind.text {
+                    "mirror" => false,
+                    "shared" => true,
+                    _ => return Err(line.error(kind.column, "expected `mirror` or `shared`")),
+                };
+                program.devices.push(Device { name: name.text.to_owned(), is_shared });
+            }
             "map" => {
                 let [pte, page] = *rest else { return Err(missing("an entry and a page")) };
                 let mapped = (line.named(pte, &program.ptes, "entry")?, line.named(page, &program.pages, "page")?);
@@ -284,6 +295,7 @@ impl Reader {
                 return Err(line.error(line.end(cell), "expected an entry and a page"));
             }
             ("clear", [at]) => Clear(pte(at)?),
+            ("flush-secondary", [at]) => FlushSecondary(pte(at)?),
             ("remove", [at]) => Remove(pte(at)?),
             ("free", []) => Free,
             ("read", [at]) => Read(pte(at)?),
@@ -293,10 +305,23 @@ impl Reader {
             ("touch", [at, Word { text: "retrying", .. }]) => TouchRetrying(pte(at)?),
             ("age", [at]) => Age(pte(at)?),
             ("age", [at, Word { text: "by-store", .. }]) => AgeByStore(pte(at)?),
-            ("clear" | "look" | "remove" | "read" | "touch" | "age", _) => {
+            ("clear" | "look" | "remove" | "read" | "touch" | "age" | "flush-secondary", _) => {
                 return Err(line.takes_one(cell, key, rest, "one entry"));
             }
             ("flush-tlb", []) => FlushTlb,
+            ("start", [first, last]) if pte(first)? > pte(last)? => {
+                return Err(line.error(last.column, "the last entry comes before the first"));
+            }
+            ("start", [first, last]) => Start(pte(first)?, pte(last)?),
+            ("start", _) => return Err(line.takes_one(cell, key, rest, "the first and the last entry")),
+            ("end", []) => End,
+            ("use", [device, at]) => {
+                let index = self.litmus.program.devices.iter().position(|one| one.name == device.text);
+                let index =
+                    index.ok_or_else(|| line.error(device.column, format!("there is no device `{}`", device.text)))?;
+                Use(index, pte(at)?)
+            }
+            ("use", _) => return Err(line.takes_one(cell, key, rest, "a device and an entry")),
             ("lock", [lock]) => Lock(line.named(*lock, locks, "spinlock")?),
             ("unlock", [lock]) => Unlock(line.named(*lock, locks, "spinlock")?),
             ("lock" | "unlock", _) => return Err(line.takes_one(cell, key, rest, "one spinlock")),
@@ -393,10 +418,11 @@ impl Reader {
         Ok(self.litmus)
     }
 
-    /// Locks are released by who has taken them, bottom halves enabled where they are disabled, and what is open can be counted.
+    /// Locks are released by who has taken them, bottom halves enabled where they are disabled, invalidations do not nest, and what
+    /// is open can be counted.
     fn check_scripts(&self) -> Result<(), TextError> {
         for (script, places) in self.litmus.program.scripts.iter().zip(&self.statements) {
-            let (mut locked, mut bh, mut open) = (Vec::new(), 0usize, 0usize);
+            let (mut locked, mut bh, mut open, mut invalidates) = (Vec::new(), 0usize, 0usize, false);
             for (statement, place) in script.iter().zip(places) {
                 match *statement {
                     Statement::Lock(lock) if locked.contains(&lock) => {
@@ -407,6 +433,11 @@ impl Reader {
                         Some(at) => drop(locked.remove(at)),
                         None => return Err(place.error("the task has not taken this lock")),
                     },
+                    Statement::Start(..) if invalidates => {
+                        return Err(place.error("the task invalidates something already"));
+                    }
+                    Statement::End if !invalidates => return Err(place.error("the task has not begun to invalidate")),
+                    Statement::Start(..) | Statement::End => invalidates = !invalidates,
                     Statement::BhDisable => bh += 1,
                     Statement::BhEnable if bh == 0 => {
                         return Err(place.error("the task has not disabled bottom halves"));

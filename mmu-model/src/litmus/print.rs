@@ -33,6 +33,9 @@ impl fmt::Display for Litmus {
         for &(pte, page) in &program.mapped {
             line(f, "map", [&program.ptes[pte], &program.pages[page]])?;
         }
+        for device in &program.devices {
+            line(f, "device", [device.name.as_str(), if device.is_shared { "shared" } else { "mirror" }])?;
+        }
         line(f, "spinlock", &program.locks)?;
         for (lock, name) in program.locks.iter().enumerate() {
             let guarded = program.ptes.iter().zip(&program.guards).filter(|&(_, &guard)| guard == Some(lock));
