@@ -16,7 +16,7 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Words that mean something somewhere.
-const WORDS: [&str; 41] = [
+const WORDS: [&str; 47] = [
     "enable",
     "disable",
     "pause",
@@ -46,6 +46,12 @@ const WORDS: [&str; 41] = [
     "irq",
     "softirq",
     "section",
+    "start",
+    "end",
+    "flush-secondary",
+    "use",
+    "device",
+    "mirror",
     "P",
     "A",
     "ptl",

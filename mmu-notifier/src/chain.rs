@@ -248,20 +248,24 @@ impl<K: NotifierKernel> Chain<K> {
     /// reference to the mm dropped, when [`synchronize`](Self::synchronize) has returned, by a worker if the caller cannot wait. No release is called: the owner
     /// has dropped all translations before.
     ///
-    /// Context: any in which the lock may be taken; a callback will do.
+    /// Context: any in which the lock may be taken; a callback will do. Put once too often it is warned of, and nothing else, where the node is there still.
     ///
     /// # Safety
     /// The caller owns a user, by [`get`](Self::get) or [`register`](Self::register).
     #[must_use = "the last one's node is to be freed"]
     pub unsafe fn put(&self, kernel: K, node: &Node<K>) -> bool {
-        locked(kernel, &self.list.lock, || {
-            let users = node.users.load(Relaxed) - 1;
+        let left = locked(kernel, &self.list.lock, || {
+            let users = node.users.load(Relaxed).checked_sub(1)?;
             node.users.store(users, Relaxed);
             if users == 0 {
                 List::unlink(node);
             }
-            users == 0
-        })
+            Some(users)
+        });
+        if left.is_none() {
+            kernel.warn(Warning::PutTooOften);
+        }
+        left == Some(0)
     }
 
     /// The address space goes: everybody is told, and nobody is subscribed behind it but interval subscribers, who take themselves out

@@ -102,6 +102,8 @@ pub enum Warning {
     UnlinkedTwice,
     /// A chain goes, and somebody is subscribed.
     NotEmpty,
+    /// A user was given back that nobody has ([`Chain::put`]).
+    PutTooOften,
     /// A `Subscription` (feature `alloc`) was dropped in a callback: it stays subscribed, and is never freed.
     DroppedInCallback,
 }
@@ -114,6 +116,7 @@ impl fmt::Display for Warning {
             Warning::WaitsForItself => "a callback waits for itself",
             Warning::UnlinkedTwice => "a subscriber is taken out of a list that it is not in",
             Warning::NotEmpty => "a chain goes while somebody is subscribed",
+            Warning::PutTooOften => "a user is given back that nobody has",
             Warning::DroppedInCallback => "a subscription is dropped in a callback, and stays",
         })
     }

@@ -115,6 +115,9 @@ fn c6_who_is_got_twice_is_put_twice() {
     // SAFETY: as above.
     assert!(unsafe { mm.chain.put(kernel(), &node) }, "the last one");
     assert!(!node.is_linked());
+    // SAFETY: not; it is there still.
+    assert!(!unsafe { mm.chain.put(kernel(), &node) });
+    assert_eq!(warnings(), [Warning::PutTooOften]);
     mm.chain.synchronize(kernel());
     assert!(mm.chain.get(kernel(), |_| true).unwrap().is_none());
 }

@@ -135,7 +135,9 @@ impl Device {
 
     /// A user is about to be given back: with the last one it is in no list, and callbacks may still run.
     pub(crate) fn is_put(&self) {
-        self.subscribed.fetch_sub(1, Relaxed);
+        Machine::with(|machine| {
+            machine.agent_step(|| machine.put(self.subscribed, machine.look(self.subscribed).saturating_sub(1)));
+        });
     }
 
     /// Whether a translation of it leads to a page. Not a step.
