@@ -239,12 +239,10 @@ impl Devices {
         Machine::with(|machine| machine.inspect(|| words.any(leads)))
     }
 
-    /// A device uses an entry. Its driver maps it first, if it has tables of its own: what memory has, when nothing is invalidated.
-    #[track_caller]
-    pub(crate) fn uses(&self, device: usize, entry: usize) {
-        let (device, hardware, at) = (&self.devices[device], LabMmu.hardware(), Location::caller());
-        let word = &device.translations[entry];
-        while !device.is_shared {
+    /// A driver with tables of its own maps an entry: what memory has, when nothing is invalidated.
+    fn faults(device: &Device, entry: usize) {
+        let (hardware, word) = (LabMmu.hardware(), &device.translations[entry]);
+        loop {
             device.lock.take();
             let is_free = device.active.load(Relaxed) == 0;
             if is_free && word.load(Relaxed) == 0 {
@@ -252,9 +250,19 @@ impl Devices {
             }
             device.lock.release();
             if is_free {
-                break;
+                return;
             }
             Sim.spin_until(|| (device.active.load(Acquire) == 0).then_some(()));
+        }
+    }
+
+    /// A device uses an entry, once its driver has mapped it, if it has tables of its own.
+    #[track_caller]
+    pub(crate) fn uses(&self, device: usize, entry: usize) {
+        let (device, hardware, at) = (&self.devices[device], LabMmu.hardware(), Location::caller());
+        let word = &device.translations[entry];
+        if !device.is_shared {
+            Self::faults(device, entry);
         }
         Machine::with(|machine| {
             machine.agent_step(|| {
