@@ -180,6 +180,11 @@ impl<K: NotifierKernel> IntervalNode<K> {
         self.read_retry(seq)
     }
 
+    /// What the last invalidation of its set; odd. For a debugger, a dump, or a checker.
+    pub fn seq(&self) -> usize {
+        self.seq.load(Relaxed)
+    }
+
     fn subscriber(&self) -> &dyn MmuIntervalNotifier<K> {
         // SAFETY: there as long as the node is in a tree; who calls it has found it there, and it does not leave meanwhile.
         unsafe { self.subscriber.0.as_ref() }
@@ -219,6 +224,22 @@ impl<K: NotifierKernel> Finishes<'_, K> {
     }
 }
 
+/// How the interval subscribers of a chain stand: for a debugger, a dump, or a checker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IntervalState {
+    /// How many invalidations go on. With none the sequence is even, and nobody waits.
+    pub active: usize,
+    /// The chain's sequence: odd while something is invalidated that somebody is subscribed to.
+    pub seq: usize,
+    /// How many subscribers are in the tree, which stays as it is while the sequence is odd.
+    pub inserted: usize,
+    /// How many wait for the last end, to come or to go.
+    pub deferred: usize,
+}
+
+/// Where a chain's sequence begins: shortly before the end of the numbers, as Linux's jiffies do, so that every test sees it wrap.
+const FIRST_SEQ: usize = usize::MAX - 3;
+
 /// The interval subscribers of a chain.
 pub(crate) struct Intervals<K: NotifierKernel> {
     tree: Tree<K, IntervalNode<K>>,
@@ -236,7 +257,7 @@ impl<K: NotifierKernel> Default for Intervals<K> {
         Intervals {
             tree: Tree::default(),
             active: AtomicWord::new(0),
-            seq: AtomicWord::new(2),
+            seq: AtomicWord::new(FIRST_SEQ),
             deferred: AtomicWord::new(null_mut()),
             queue: K::new_wait_queue(),
         }
@@ -268,6 +289,19 @@ impl<K: NotifierKernel> Intervals<K> {
         node.state.store(state, Relaxed);
         node.deferred.store(self.deferred.load(Relaxed), Relaxed);
         self.deferred.store(core::ptr::from_ref(node).cast_mut(), Relaxed);
+    }
+
+    fn state(&self) -> IntervalState {
+        let all = core::iter::successors(self.tree.first(0, usize::MAX), |node| self.tree.next(node, 0, usize::MAX));
+        // SAFETY: who waits stays until it does not.
+        let node = |at: *mut IntervalNode<K>| unsafe { at.as_ref() };
+        let waiting = core::iter::successors(node(self.deferred.load(Relaxed)), |one| node(one.deferred.load(Relaxed)));
+        IntervalState {
+            active: self.active.load(Relaxed),
+            seq: self.seq(),
+            inserted: all.count(),
+            deferred: waiting.count(),
+        }
     }
 
     /// Takes a node out of those that wait.
@@ -429,6 +463,13 @@ impl<K: NotifierKernel> Chain<K> {
             kernel.wait_event(&intervals.queue, || (intervals.seq.load(Acquire.at(SETTLED)) != seq).then_some(()));
         }
         seq
+    }
+
+    /// How interval subscribers stand.
+    ///
+    /// Context: nobody comes, goes, or invalidates meanwhile: all others have stopped, or wait for the lock that the caller holds.
+    pub fn interval_state(&self) -> IntervalState {
+        self.intervals.state()
     }
 
     /// The interval half of a start.

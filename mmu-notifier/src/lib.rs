@@ -35,7 +35,7 @@ mod tree;
 pub mod walks;
 
 pub use chain::{Chain, Interrupted, MmapWrite, RegisterError, UnregisterError};
-pub use interval::{Finish, IntervalNode, Invalidated, Invalidating, MmuIntervalNotifier};
+pub use interval::{Finish, IntervalNode, IntervalState, Invalidated, Invalidating, MmuIntervalNotifier};
 pub use invalidate::RangeGuard;
 pub use kernel::{NotifierKernel, NotifierMm, PollingLock, SpinLock, Warning};
 pub use range::{EmptyRange, Event, Invalidation, Owner, Range, WouldBlock};

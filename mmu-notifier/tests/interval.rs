@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::thread;
 
 use lazytlb_mmu_notifier::{
-    Event, Finish, IntervalNode, Invalidated, Invalidating, Invalidation, MmuIntervalNotifier, Range, RangeGuard,
-    RegisterError, UnregisterError, Warning, WouldBlock,
+    Event, Finish, IntervalNode, IntervalState, Invalidated, Invalidating, Invalidation, MmuIntervalNotifier, Range,
+    RangeGuard, RegisterError, UnregisterError, Warning, WouldBlock,
 };
 use lazytlb_toy_notifier::{ByHazards, Log, Recorder, Toy, ToyMm, refusing, sleep, warnings};
 
@@ -134,6 +134,49 @@ fn c13_a_reader_begins_anew_if_it_was_met_and_only_then() {
     let seq = one.read_begin();
     assert!(!one.node.read_retry(seq));
     one.remove().unwrap();
+}
+
+#[test]
+fn c32_the_sequence_wraps() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let first_seq = mm.chain.interval_state().seq;
+    let one = Subscribed::new(mm, named("a", log), 10..20);
+    for wraps in [false, true, true, true] {
+        let seq = one.read_begin();
+        assert!(!one.node.read_retry(seq));
+        drop(start(mm, &range(15..16)));
+        assert!(one.node.read_retry(seq), "it is told of each");
+        let state = mm.chain.interval_state();
+        assert_eq!(state.seq & 1, 0);
+        assert_eq!(one.node.seq() & 1, 1);
+        assert_eq!(state.seq < first_seq, wraps, "the end of the numbers is near enough for tests");
+    }
+    one.remove().unwrap();
+    assert_eq!(mm.chain.interval_state().inserted, 0);
+}
+
+#[test]
+fn how_intervals_stand() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let state = || {
+        let IntervalState { active, seq, inserted, deferred } = mm.chain.interval_state();
+        (active, seq & 1, inserted, deferred)
+    };
+    let one = Subscribed::new(mm, named("a", log), 10..20);
+    assert_eq!(state(), (0, 0, 1, 0));
+    let (elsewhere, here) = (range(30..40), range(10..11));
+    let guard = start(mm, &elsewhere);
+    assert_eq!(state(), (1, 0, 1, 0), "nobody was met");
+    let inner = start(mm, &here);
+    assert_eq!(state(), (2, 1, 1, 0));
+    let late = Subscribed::new(mm, named("b", log), 50..60);
+    assert_eq!(state(), (2, 1, 1, 1));
+    drop(inner);
+    assert_eq!(state(), (1, 1, 1, 1));
+    drop(guard);
+    assert_eq!(state(), (0, 0, 2, 0));
+    [one, late].iter().for_each(|one| one.remove().unwrap());
+    assert_eq!(state(), (0, 0, 0, 0));
 }
 
 #[test]

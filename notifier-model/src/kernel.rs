@@ -143,26 +143,56 @@ pub(crate) struct LabQueue {
 }
 
 /// The lock of a chain.
-pub(crate) struct LabLock(SimWord<usize>);
+pub(crate) struct LabLock {
+    word: SimWord<usize>,
+    /// What the last one who held it has left: the sequence of interval subscribers, and how many were in their tree.
+    left: [SimWord<usize>; 2],
+}
+
+impl LabLock {
+    /// Who holds it is about to release it: the chain is as it is to be found.
+    fn is_left(&self) {
+        let look = |machine: &Machine| {
+            machine
+                .inspect(|| (world().mm().chain.interval_state(), self.left.each_ref().map(|word| word.load(Relaxed))))
+        };
+        let Some((state, [seq, inserted])) = Machine::try_with(look) else { return };
+        let is_odd = state.seq & 1 != 0;
+        if is_odd && state.seq == seq && state.inserted != inserted {
+            Invariant::I10.broken(&raw const *self);
+        }
+        if state.active == 0 && (is_odd || state.deferred > 0) {
+            Invariant::I11.broken(&raw const *self);
+        }
+        world().checks_sequences();
+        for (word, value) in self.left.iter().zip([state.seq, state.inserted]) {
+            word.poke(value);
+        }
+    }
+}
 
 impl SpinLock<LabNotifier> for LabLock {
     fn new() -> Self {
-        LabLock(AtomicWord::new(0))
+        LabLock { word: AtomicWord::new(0), left: [AtomicWord::new(0), AtomicWord::new(0)] }
     }
 
     fn lock(&self, _: LabNotifier) {
-        if world().skips_locks() {
+        if world().looks_unlocked() || world().has(Mutant::ChainUnlocked) {
             return;
         }
         preempt_disable();
-        Sim.spin_until(|| self.0.compare_exchange(0, 1, Acquire, Relaxed).ok());
+        Sim.spin_until(|| self.word.compare_exchange(0, 1, Acquire, Relaxed).ok());
     }
 
     unsafe fn unlock(&self, _: LabNotifier) {
-        if world().skips_locks() {
+        if world().looks_unlocked() {
             return;
         }
-        self.0.store(0, Release);
+        self.is_left();
+        if world().has(Mutant::ChainUnlocked) {
+            return;
+        }
+        self.word.store(0, Release);
         preempt_enable();
     }
 }

@@ -46,7 +46,7 @@
 //! | `flush-tlb PTE` | flushes the CPUs' TLBs, and those of devices that walk the same tables |
 //! | `age PTE` | asks the devices whether the page was accessed |
 //! | `store PTE`, `load PTE` | a CPU writes, or reads |
-//! | `fault DEVICE PTE` | the driver maps an entry, as its fault handler does: until it has, or nothing is there |
+//! | `fault DEVICE PTE` | the driver maps an entry, as its fault handler does: until it has, or nothing is there. `at-most N`: with no more than so many tries |
 //! | `write DEVICE PTE`, `read DEVICE PTE` | the device uses its translation, if it has one |
 //! | `register DEVICE`, `unregister DEVICE`, `free-device DEVICE` | the driver subscribes, unsubscribes, and its memory is freed |
 //! | `get DEVICE`, `put DEVICE` | the driver is found by its mm, and has one more user; one is given back: the last one unsubscribes, and waits for nobody |

@@ -83,6 +83,10 @@ names! {
         ExitNotAnnounced "exit-not-announced",
         /// Waits look at what they wait for without the chain's lock (Linux before 5.18).
         WaitsUnlocked "waits-unlocked",
+        /// Nobody takes the chain's lock.
+        ChainUnlocked "chain-unlocked",
+        /// A driver that remembers ranges is held off by all of them.
+        HeldOffByAny "held-off-by-any",
         /// Nobody waits for the callbacks that run.
         WalksNotAwaited "walks-not-awaited",
         /// Registration does not take all locks under which an invalidation can begin.

@@ -49,8 +49,9 @@ pub enum Statement {
     Store(usize),
     /// See [`Store`](Self::Store).
     Load(usize),
-    /// A device's driver maps an entry for it, as its fault handler does: until it has, or nothing is there to map.
-    Fault(usize, usize),
+    /// A device's driver maps an entry for it, as its fault handler does: until it has, or nothing is there to map; so often at most, or it has
+    /// waited for what is none of its business.
+    Fault(usize, usize, Option<usize>),
     /// A device writes through its translation of an entry, if it has one.
     Write(usize, usize),
     /// A device reads through it.
@@ -151,7 +152,8 @@ impl Program {
             Age(one) => format!("age {}", pte(one)),
             Store(one) => format!("store {}", pte(one)),
             Load(one) => format!("load {}", pte(one)),
-            Fault(by, one) => format!("fault {} {}", device(by), pte(one)),
+            Fault(by, one, None) => format!("fault {} {}", device(by), pte(one)),
+            Fault(by, one, Some(most)) => format!("fault {} {} at-most {most}", device(by), pte(one)),
             Write(by, one) => format!("write {} {}", device(by), pte(one)),
             Read(by, one) => format!("read {} {}", device(by), pte(one)),
             Register(one) => format!("register {}", device(one)),

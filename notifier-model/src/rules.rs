@@ -14,8 +14,12 @@ rules! {
         I6 "freed-before-release" "a page of an address space that goes is freed before a subscriber was released"
         I8 "sleeping-callback" "a callback sleeps where the invalidation must not block, or with a spinlock held"
         I9 "mm-count" "the mm's struct goes while somebody is subscribed"
+        I10 "tree-changed" "the tree of interval subscribers changes while an invalidation goes through it"
+        I11 "sequence" "no invalidation goes on, and the sequence of interval subscribers is odd, or one of them waits for the end"
+        I12 "subscriber-sequence" "an interval subscriber's own sequence is even"
         I13 "retry-unlocked" "what was looked up is used without the lock under which it was told to be current"
         I14 "not-notified" "an entry changes that somebody may mirror, and nobody was told"
         I15 "table-freed-under-walker" "a page table is freed that a device still walks"
+        I16 "starved" "a driver looks up again and again what nobody has changed"
     }
 }

@@ -119,8 +119,18 @@ impl World {
     }
 
     /// Whether the chain's lock is not taken now: planted, waits look without it.
-    pub(crate) fn skips_locks(&self) -> bool {
+    pub(crate) fn looks_unlocked(&self) -> bool {
         self.has(Mutant::WaitsUnlocked) && self.looks[this_task()].peek() != 0
+    }
+
+    /// The sequence of each interval subscriber must be odd.
+    pub(crate) fn checks_sequences(&self) {
+        for device in &self.devices {
+            let Subscription::Interval(node) = device.driver.subscription() else { continue };
+            if Machine::with(|machine| machine.inspect(|| node.seq() & 1 == 0)) {
+                Invariant::I12.broken(core::ptr::from_ref(node));
+            }
+        }
     }
 
     /// A task looks whether what it waits for has come.
@@ -206,10 +216,7 @@ impl World {
             }
             Statement::Store(entry) => self.pages.access(entry, true),
             Statement::Load(entry) => self.pages.access(entry, false),
-            Statement::Fault(device, entry) => {
-                let device = &self.devices[device];
-                while device.driver.fault(device, entry) == Fault::Again {}
-            }
+            Statement::Fault(device, entry, most) => self.fault(&self.devices[device], entry, most),
             Statement::Write(device, entry) => self.devices[device].access(entry, true),
             Statement::Read(device, entry) => self.devices[device].access(entry, false),
             Statement::Register(device) => self.register(&self.devices[device]),
@@ -279,6 +286,17 @@ impl World {
         }
         if pair.is_some() {
             mm.has_invalidated();
+        }
+    }
+
+    /// A driver tries until it has mapped an entry, or nothing is there to map; so often at most, if that is said.
+    fn fault(&self, device: &Device, entry: usize, most: Option<usize>) {
+        let mut tries = 1;
+        while device.driver.fault(device, entry) == Fault::Again {
+            if most.is_some_and(|most| tries >= most) {
+                Invariant::I16.broken(core::ptr::from_ref(self.mm()));
+            }
+            tries += 1;
         }
     }
 

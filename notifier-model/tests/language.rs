@@ -122,6 +122,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("task a\nstart P\n", "9:8: expected the first and the last entry"),
         ("task a\nset P B\n", "9:7: there is no page `B`"),
         ("task a\nfault e P\n", "9:7: there is no device `e`"),
+        ("task a\nfault d P at-most 0\n", "9:19: expected a number from 1 to 99"),
         ("task a\nmove d P Q\n", "9:6: only the region of an `odp` device can be moved"),
         ("task a\nzap P Q\n", "9:7: `Q` is not known behind `zap`"),
         ("task a\nmunmap\n", "9:1: unknown statement `munmap`"),

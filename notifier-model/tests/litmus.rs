@@ -102,6 +102,22 @@ fn each_change_needs_its_pair() {
     }
 }
 
+/// No driver is given a try that it does not need: with one less it is found to look up again.
+#[test]
+fn c31_each_client_looks_up_as_often_as_it_is_said() {
+    let mut lessened = 0;
+    for mut litmus in bundled() {
+        let faults = litmus.program.scripts.iter_mut().flatten();
+        let bounds = faults.filter_map(|one| if let Statement::Fault(_, _, most) = one { most.as_mut() } else { None });
+        let Some(most) = bounds.reduce(|one, _| one).filter(|most| **most > 1) else { continue };
+        *most -= 1;
+        lessened += 1;
+        litmus.mutant = Some(Mutant::Caller);
+        assert!(found(&litmus, litmus.schemes[0]).contains("I16"), "{}", litmus.program.name);
+    }
+    assert_eq!(lessened, 4);
+}
+
 /// The guide says what each invariant is, and which bugs break it; and has all kinds of devices.
 #[test]
 fn the_guide_has_all_invariants_and_clients() {

@@ -15,6 +15,8 @@ use crate::world::DEEPEST;
 const MOST_TASKS: usize = 6;
 /// Likewise.
 const MOST_NAMES: usize = 8;
+/// More than any program makes a driver try.
+const MOST_TRIES: usize = 99;
 
 /// Lines of the header that say all in one.
 const ONCE: [&str; 5] = ["name", "mmu-notifier", "form", "mutant", "bug"];
@@ -261,7 +263,10 @@ impl Reader {
             ("age", [one]) => Age(pte(one)?),
             ("store", [one]) => Store(pte(one)?),
             ("load", [one]) => Load(pte(one)?),
-            ("fault", [by, one]) => Fault(device(by)?, pte(one)?),
+            ("fault", [by, one]) => Fault(device(by)?, pte(one)?, None),
+            ("fault", [by, one, Word { text: "at-most", .. }, most]) => {
+                Fault(device(by)?, pte(one)?, Some(tries(line, *most)?))
+            }
             ("write", [by, one]) => Write(device(by)?, pte(one)?),
             ("read", [by, one]) => Read(device(by)?, pte(one)?),
             ("register", [one]) => Register(device(one)?),
@@ -362,6 +367,12 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// How often a driver may try.
+fn tries(line: &Line<'_>, word: Word<'_>) -> Result<usize, TextError> {
+    let tries = word.text.parse().ok().filter(|tries| (1..=MOST_TRIES).contains(tries));
+    tries.ok_or_else(|| line.error(word.column, format!("expected a number from 1 to {MOST_TRIES}")))
 }
 
 fn device_of(line: &Line<'_>, program: &Program, word: Word<'_>) -> Result<usize, TextError> {
