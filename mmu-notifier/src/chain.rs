@@ -6,11 +6,11 @@
 use core::fmt;
 use core::ptr::null_mut;
 
-use lazytlb_core::memory::{AtomicWord, LocalWord, Ordering::*};
+use lazytlb_core::memory::{AtomicWord, Ordering::*};
 
 use crate::interval::Intervals;
 use crate::kernel::{NotifierKernel, Warning, locked};
-use crate::list::{LIST, List};
+use crate::list::{LIST, List, is_in_callback};
 use crate::subscriber::Node;
 
 pub use crate::list::SUBSCRIBED;
@@ -204,7 +204,7 @@ impl<K: NotifierKernel> Chain<K> {
     /// Nobody else unsubscribes this node at the same time, and `mm` is the chain's.
     pub unsafe fn unregister(&self, kernel: K, mm: &K::Mm, node: &Node<K>) -> Result<(), UnregisterError> {
         kernel.might_sleep();
-        if kernel.walk_depth().get() != 0 {
+        if is_in_callback(kernel) {
             return Err(UnregisterError::InCallback);
         }
         if !core::ptr::eq(node.mm.load(Relaxed), mm) {
@@ -234,8 +234,9 @@ impl<K: NotifierKernel> Chain<K> {
     /// If it has too many.
     pub fn get(&self, kernel: K, mut is_it: impl FnMut(&Node<K>) -> bool) -> Result<Option<&Node<K>>, RegisterError> {
         locked(kernel, &self.list.lock, || {
-            let Some(node) = self.list.find(|node| is_it(node).then_some(node)) else { return Ok(None) };
-            let users = node.users.load(Relaxed);
+            // Who has no users is about to unsubscribe.
+            let find = |node| is_it(node).then(|| (node, node.users.load(Relaxed))).filter(|(_, users)| *users > 0);
+            let Some((node, users)) = self.list.find(find) else { return Ok(None) };
             if users == isize::MAX.unsigned_abs() {
                 return Err(RegisterError::Overflow);
             }
@@ -254,11 +255,18 @@ impl<K: NotifierKernel> Chain<K> {
     /// The caller owns a user, by [`get`](Self::get) or [`register`](Self::register).
     #[must_use = "the last one's node is to be freed"]
     pub unsafe fn put(&self, kernel: K, node: &Node<K>) -> bool {
+        self.put_then(kernel, node, || {
+            List::unlink(node);
+        })
+    }
+
+    /// The same, with what is done with a node whose last user goes, the lock held.
+    pub(crate) fn put_then(&self, kernel: K, node: &Node<K>, last: impl FnOnce()) -> bool {
         let left = locked(kernel, &self.list.lock, || {
             let users = node.users.load(Relaxed).checked_sub(1)?;
             node.users.store(users, Relaxed);
             if users == 0 {
-                List::unlink(node);
+                last();
             }
             Some(users)
         });

@@ -17,11 +17,11 @@
 
 use core::fmt;
 
-use lazytlb_core::memory::{AtomicWord, LocalWord, Ordering::*};
+use lazytlb_core::memory::{AtomicWord, Ordering::*};
 
 use crate::chain::{MmapWrite, RegisterError, UnregisterError};
 use crate::kernel::{NotifierKernel, Warning, locked};
-use crate::list::{LIST, List};
+use crate::list::{LIST, List, is_in_callback};
 use crate::range::{Invalidation, Range, WouldBlock};
 use crate::subscriber::Node;
 
@@ -163,7 +163,7 @@ impl<K: NotifierKernel> FormerChain<K> {
     /// ([`synchronize`](Self::synchronize)) before it frees anything.
     pub unsafe fn unregister(&self, kernel: K, mm: &K::Mm, node: &Node<K>) -> Result<(), UnregisterError> {
         let Form { releases_first, unlinks_once, releases, waits, .. } = self.form;
-        if waits && kernel.walk_depth().get() != 0 {
+        if waits && is_in_callback(kernel) {
             return Err(UnregisterError::InCallback);
         }
         if !releases {

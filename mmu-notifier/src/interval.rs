@@ -16,11 +16,11 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::{NonNull, null_mut};
 
-use lazytlb_core::memory::{AtomicWord, Label, Labelled, LocalWord, Ordering::*};
+use lazytlb_core::memory::{AtomicWord, Label, Labelled, Ordering::*};
 
 use crate::chain::{Chain, INTERVALS, MmapWrite, RegisterError, UnregisterError};
 use crate::kernel::{NotifierKernel, Warning, locked};
-use crate::list::{in_callback, without_blocking};
+use crate::list::{in_callback, is_in_callback, without_blocking};
 use crate::range::{Event, Invalidation, Range, WouldBlock};
 use crate::tree::{Link, Linked, Tree};
 
@@ -412,7 +412,7 @@ impl<K: NotifierKernel> Chain<K> {
     /// Nobody else unsubscribes this node at the same time, and `mm` is the chain's.
     pub unsafe fn remove_interval(&self, kernel: K, mm: &K::Mm, node: &IntervalNode<K>) -> Result<(), UnregisterError> {
         kernel.might_sleep();
-        if kernel.walk_depth().get() != 0 {
+        if is_in_callback(kernel) {
             return Err(UnregisterError::InCallback);
         }
         if !core::ptr::eq(node.mm.load(Relaxed), mm) {

@@ -1,6 +1,7 @@
 //! What the chain asks of a kernel.
 
 use core::fmt;
+use core::ptr::NonNull;
 
 use lazytlb_core::memory::{AtomicWord, Memory, Ordering::*};
 
@@ -72,10 +73,50 @@ pub unsafe trait NotifierKernel: Memory + 'static {
     /// It may again.
     fn non_block_end(self) {}
 
+    /// Leaves something to a worker, which runs it in process context, soon (Linux `queue_work`). For [shared subscriptions](crate::SharedSubscription),
+    /// whose last user may go where nobody can wait.
+    ///
+    /// # Errors
+    /// If there are no workers, as by default: it is given back.
+    fn queue_work(self, work: Work) -> Result<(), Work> {
+        Err(work)
+    }
+
     /// Reports a broken rule. Nothing by default.
     #[track_caller]
     fn warn(self, warning: Warning) {
         let _ = warning;
+    }
+}
+
+/// Something to be done in process context, where one may wait.
+#[must_use = "what is not run is never freed"]
+pub struct Work {
+    what: NonNull<()>,
+    run: unsafe fn(NonNull<()>),
+}
+
+// SAFETY: by the promise of `new`.
+unsafe impl Send for Work {}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Work")
+    }
+}
+
+impl Work {
+    /// # Safety
+    /// `run` may be called once with `what`, on any CPU.
+    #[cfg(feature = "alloc")]
+    pub(crate) unsafe fn new(what: NonNull<()>, run: unsafe fn(NonNull<()>)) -> Work {
+        Work { what, run }
+    }
+
+    /// Does it. Context: process context, with no lock held that a callback takes; not in a callback.
+    pub fn run(self) {
+        // SAFETY: by the promise of `new`; this is the one call.
+        unsafe { (self.run)(self.what) }
     }
 }
 
@@ -104,7 +145,8 @@ pub enum Warning {
     NotEmpty,
     /// A user was given back that nobody has ([`Chain::put`]).
     PutTooOften,
-    /// A `Subscription` (feature `alloc`) was dropped in a callback: it stays subscribed, and is never freed.
+    /// A `Subscription` (feature `alloc`) was dropped in a callback, or the last user of a shared one went where nobody could wait, with no worker to do so: it
+    /// stays subscribed, and is never freed.
     DroppedInCallback,
 }
 

@@ -6,7 +6,7 @@
 //!
 //! * [`Chain`], one in each mm; [`Range`], what changes; [`RangeGuard`], from before to behind the change;
 //! * [`subscriber`]: what a subscriber does, by its contract ([`Mirror`], [`Refusing`], [`SharedTables`]);
-//! * `subscription` (feature `alloc`): the same with what owns it, so that no order is left to get wrong;
+//! * `subscription` (feature `alloc`): the same with what owns it, so that no order is left to get wrong; `shared`, with several owners;
 //! * [`interval`]: subscribers of some addresses only, and how they tell that what they have looked up is still so;
 //! * [`walks`]: what keeps subscribers in place while they are called, which may take long and sleep; three schemes;
 //! * [`kernel`]: what it asks of a kernel;
@@ -28,6 +28,8 @@ pub mod kernel;
 mod list;
 pub mod range;
 pub mod rmap;
+#[cfg(feature = "alloc")]
+pub mod shared;
 pub mod subscriber;
 #[cfg(feature = "alloc")]
 pub mod subscription;
@@ -37,8 +39,10 @@ pub mod walks;
 pub use chain::{Chain, Interrupted, MmapWrite, RegisterError, UnregisterError};
 pub use interval::{Finish, IntervalNode, IntervalState, Invalidated, Invalidating, MmuIntervalNotifier};
 pub use invalidate::RangeGuard;
-pub use kernel::{NotifierKernel, NotifierMm, PollingLock, SpinLock, Warning};
+pub use kernel::{NotifierKernel, NotifierMm, PollingLock, SpinLock, Warning, Work};
 pub use range::{EmptyRange, Event, Invalidation, Owner, Range, WouldBlock};
+#[cfg(feature = "alloc")]
+pub use shared::SharedSubscription;
 pub use subscriber::{Contract, Mirror, MmuNotifier, Node, Refusing, SharedTables};
 #[cfg(feature = "alloc")]
 pub use subscription::{IntervalSubscription, ReadTicket, Retry, Subscription};

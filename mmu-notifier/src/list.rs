@@ -101,7 +101,7 @@ impl<K: NotifierKernel, N: Listed<K>> List<K, N> {
     /// Waits for the walks that have begun. Context: may sleep, not in one.
     pub(crate) fn synchronize(&self, kernel: K) {
         kernel.might_sleep();
-        if kernel.walk_depth().get() != 0 {
+        if is_in_callback(kernel) {
             kernel.warn(Warning::WaitsForItself);
         }
         kernel.walks().synchronize(kernel, self.id());
@@ -198,6 +198,11 @@ impl<K: NotifierKernel> List<K> {
             }
         });
     }
+}
+
+/// Whether the current task runs a callback.
+pub(crate) fn is_in_callback<K: NotifierKernel>(kernel: K) -> bool {
+    kernel.walk_depth().get() != 0
 }
 
 /// Runs callbacks: whatever would wait for them is refused meanwhile.

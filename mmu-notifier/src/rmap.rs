@@ -13,12 +13,10 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use lazytlb_core::memory::LocalWord;
-
 use crate::chain::UnregisterError;
 use crate::former::Form;
 use crate::kernel::{NotifierKernel, locked};
-use crate::list::{List, ListLink, Listed};
+use crate::list::{List, ListLink, Listed, is_in_callback};
 
 /// A page of the kernel's, with a flag.
 pub trait RmapPage {
@@ -133,7 +131,7 @@ impl<K: NotifierKernel, P: RmapPage> RmapChain<K, P> {
     /// # Safety
     /// If it is in a list it is in this one.
     pub unsafe fn unregister(&self, kernel: K, node: &RmapNode<K, P>) -> Result<(), UnregisterError> {
-        if kernel.walk_depth().get() != 0 {
+        if is_in_callback(kernel) {
             return Err(UnregisterError::InCallback);
         }
         if !locked(kernel, &self.list.lock, || List::unlink(node)) {

@@ -119,6 +119,9 @@ pub struct Node<K: NotifierKernel> {
     /// How many have got it ([`Chain::get`](crate::Chain::get)).
     pub(crate) users: K::AtomicUsize,
     contract: Contract<K>,
+    /// What it is part of, where several share it.
+    #[cfg(feature = "alloc")]
+    pub(crate) whole: Option<crate::shared::Whole>,
 }
 
 // SAFETY: it is one.
@@ -143,12 +146,24 @@ impl<K: NotifierKernel> Node<K> {
     /// # Safety
     /// What the contract points to is there as long as the node is in a list, or a walk may have found it there. Any CPU may call it.
     pub unsafe fn new(contract: Contract<K>) -> Self {
-        Node { link: ListLink::default(), mm: AtomicWord::new(null_mut()), users: AtomicWord::new(0), contract }
+        Node {
+            link: ListLink::default(),
+            mm: AtomicWord::new(null_mut()),
+            users: AtomicWord::new(0),
+            contract,
+            #[cfg(feature = "alloc")]
+            whole: None,
+        }
     }
 
     /// Whether it is in a list. Stale at once, unless the chain's lock is held.
     pub fn is_linked(&self) -> bool {
         self.link.is_linked()
+    }
+
+    #[cfg(feature = "alloc")]
+    pub(crate) fn contract(&self) -> &Contract<K> {
+        &self.contract
     }
 
     /// Who is subscribed, as what all have in common.

@@ -5,7 +5,7 @@
 //! [`IntervalSubscription`] likewise, and what is looked up for it is used by way of a [`ReadTicket`] or not at all.
 //!
 //! Callbacks are given neither. One that gets at its own all the same, by way of a static, and drops it would wait for itself: it stays subscribed, and
-//! is warned of ([`Warning::DroppedInCallback`]). What can be given back in a callback is a user of a node ([`Chain::put`](crate::Chain::put)).
+//! is warned of ([`Warning::DroppedInCallback`]). What can be given back in a callback is a user of a [shared subscription](crate::SharedSubscription).
 
 use alloc::alloc::alloc;
 use alloc::boxed::Box;
@@ -57,9 +57,9 @@ impl<K: NotifierKernel> sealed::Place<K> for IntervalNode<K> {
 }
 
 /// A subscriber and its node.
-struct Placed<N, T> {
-    node: N,
-    subscriber: T,
+pub(crate) struct Placed<N, T> {
+    pub(crate) node: N,
+    pub(crate) subscriber: T,
 }
 
 impl<N, T> Placed<N, T> {
@@ -67,7 +67,7 @@ impl<N, T> Placed<N, T> {
     ///
     /// # Errors
     /// If there is no memory.
-    fn new(subscriber: T, node: impl FnOnce(NonNull<T>) -> N) -> Result<NonNull<Self>, (RegisterError, T)> {
+    pub(crate) fn new(subscriber: T, node: impl FnOnce(NonNull<T>) -> N) -> Result<NonNull<Self>, (RegisterError, T)> {
         const { assert!(size_of::<N>() != 0, "a node has words") };
         // SAFETY: not of size zero.
         let memory = unsafe { alloc(Layout::new::<Self>()) };
@@ -88,7 +88,7 @@ impl<N, T> Placed<N, T> {
     ///
     /// # Safety
     /// From [`new`](Self::new), and not given back before; nobody uses it any more.
-    unsafe fn take(place: NonNull<Self>) -> T {
+    pub(crate) unsafe fn take(place: NonNull<Self>) -> T {
         // SAFETY: allocated as a box is, and the caller's.
         unsafe { Box::from_raw(place.as_ptr()) }.subscriber
     }

@@ -8,9 +8,9 @@ use std::thread;
 
 use lazytlb_mmu_notifier::{
     Contract, Event, IntervalNode, Invalidated, Invalidating, Invalidation, Mirror, MmuIntervalNotifier, MmuNotifier,
-    Node, Range, RangeGuard, WouldBlock,
+    Node, Range, RangeGuard, SharedSubscription, WouldBlock,
 };
-use lazytlb_toy_notifier::{ByEpochs, ByHazards, BySrcu, Scheme, Toy, ToyMm};
+use lazytlb_toy_notifier::{ByEpochs, ByHazards, BySrcu, Scheme, Toy, ToyMm, run_work};
 
 /// How often each thread does what it does.
 const ROUNDS: usize = if cfg!(miri) { 20 } else { 100_000 };
@@ -167,6 +167,51 @@ fn nothing_leads_to_what_is_free<S: Scheme>() {
     mm.chain.destroy(kernel);
 }
 
+/// Two threads share a subscriber, and make a new one whenever both have gone; one goes where it must not wait. Another invalidates.
+fn who_is_shared_goes_with_its_last_user<S: Scheme>() {
+    let (mm, kernel, made) = (ToyMm::<S>::boxed(), Toy::<S>::new(), AtomicUsize::new(0));
+    let invalidates = || {
+        for round in 0..ROUNDS {
+            let range = Range::new(round..round + 1, Event::Clear).unwrap();
+            let _lock = mm.others.read().unwrap();
+            drop(RangeGuard::start(kernel, &*mm, &range));
+        }
+    };
+    let shares = |waits: bool| {
+        for _ in 0..ROUNDS / 4 {
+            let make = || {
+                made.fetch_add(1, Relaxed);
+                Fragile { is_there: true.into(), running: 0.into(), released: false.into() }
+            };
+            let one = SharedSubscription::mirror(kernel, &mut mm.mmap_write_lock(), make).unwrap();
+            assert!(one.is_there.load(Relaxed) && !one.released.load(Relaxed), "it has a user");
+            thread::yield_now();
+            if waits {
+                drop(one);
+            } else {
+                one.put();
+                thread::yield_now();
+                run_work();
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(invalidates);
+        scope.spawn(|| shares(true));
+        scope.spawn(|| shares(false));
+    });
+    assert!(made.into_inner() > 1);
+    assert_eq!(mm.count(), 1, "each has given its reference back");
+    mm.chain.destroy(kernel);
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        assert_eq!(self.running.load(Relaxed), 0, "a callback runs of what is dropped");
+        self.is_there.store(false, Relaxed);
+    }
+}
+
 macro_rules! under {
     ($($module:ident $scheme:ty),*) => {$(
         mod $module {
@@ -180,6 +225,11 @@ macro_rules! under {
             #[test]
             fn nothing_leads_to_what_is_free() {
                 super::nothing_leads_to_what_is_free::<$scheme>();
+            }
+
+            #[test]
+            fn who_is_shared_goes_with_its_last_user() {
+                super::who_is_shared_goes_with_its_last_user::<$scheme>();
             }
         }
     )*};

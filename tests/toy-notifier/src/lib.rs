@@ -13,7 +13,7 @@ use lazytlb_core::native::{Local, Native};
 use lazytlb_core::{ARef, Memory};
 use lazytlb_mmu_notifier::{
     Chain, Contract, Epochs, Hazards, Interrupted, Invalidation, Mirror, MmapWrite, MmuNotifier, Node, NotifierKernel,
-    NotifierMm, PollingLock, Refusing, SharedTables, Srcu, Walks, Warning, WouldBlock,
+    NotifierMm, PollingLock, Refusing, SharedTables, Srcu, Walks, Warning, Work, WouldBlock,
 };
 
 /// How walks are seen.
@@ -92,12 +92,26 @@ thread_local! {
         NEXT.fetch_add(1, Relaxed)
     };
     static NON_BLOCK: Cell<usize> = const { Cell::new(0) };
+    static WORK: Cell<Option<Vec<Work>>> = const { Cell::new(Some(Vec::new())) };
     static WARNINGS: Cell<Vec<Warning>> = const { Cell::new(Vec::new()) };
 }
 
 /// What this thread was warned of since the last time.
 pub fn warnings() -> Vec<Warning> {
     WARNINGS.take()
+}
+
+/// Does what this thread has left to its worker, and says how much that was.
+pub fn run_work() -> usize {
+    let work = WORK.replace(Some(Vec::new())).unwrap_or_default();
+    let count = work.len();
+    work.into_iter().for_each(Work::run);
+    count
+}
+
+/// This thread has no worker, until it runs one ([`run_work`]).
+pub fn without_worker() {
+    WORK.set(None);
 }
 
 /// Sleeps, if that is allowed here.
@@ -150,6 +164,12 @@ unsafe impl<S: Scheme> NotifierKernel for Toy<S> {
     }
     fn non_block_end(self) {
         NON_BLOCK.set(NON_BLOCK.get() - 1);
+    }
+    fn queue_work(self, work: Work) -> Result<(), Work> {
+        let Some(mut all) = WORK.take() else { return Err(work) };
+        all.push(work);
+        WORK.set(Some(all));
+        Ok(())
     }
     fn warn(self, warning: Warning) {
         let mut warnings = WARNINGS.take();
