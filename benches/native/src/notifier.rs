@@ -1,20 +1,22 @@
-//! MMU notifiers on native memory, one task: what a pair, a subscription and a reader cost by themselves.
+//! MMU notifiers on native memory: what a pair, a subscription and a reader cost by themselves, and beside a second thread that invalidates.
 
 use core::fmt;
 use core::hint::black_box;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
 use std::sync::LazyLock;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lazytlb::mmu_notifier::{
     Chain, Contract, Epochs, Event, Hazards, Interrupted, IntervalNode, Invalidated, Invalidating, Invalidation,
     Mirror, MmapWrite, MmuIntervalNotifier, MmuNotifier, Node, NotifierKernel, NotifierMm, PollingLock, Range,
-    RangeGuard, Srcu, Walks, WouldBlock,
+    RangeGuard, SharedSubscription, Srcu, Subscription, Walks, WouldBlock,
 };
 use lazytlb_core::Memory;
 use lazytlb_core::memory::At;
+use lazytlb_core::mm::AlwaysRefCounted;
 use lazytlb_core::native::{Local, Native};
 
 /// A scheme of walks, for eight CPUs.
@@ -64,9 +66,15 @@ scheme!(
     CompiledOut, Hazards, "compiled out", false
 );
 
-/// A kernel of one task.
+/// A kernel of so many tasks, one for each CPU.
+const CPUS: usize = 8;
+
+/// The handle of a task.
 #[derive(Debug)]
-pub struct Bare<S>(PhantomData<S>);
+pub struct Bare<S> {
+    cpu: usize,
+    scheme: PhantomData<S>,
+}
 
 impl<S> Clone for Bare<S> {
     fn clone(&self) -> Self {
@@ -91,9 +99,13 @@ impl<S: Scheme> Memory for Bare<S> {
     }
 }
 
-static DEPTH: Local<AtomicUsize> = Local::from_raw(AtomicUsize::new(0));
+/// On a line of its own: other tasks have others.
+#[repr(align(128))]
+struct Depth(Local<AtomicUsize>);
 
-// SAFETY: one static for each kernel; there is one task.
+static DEPTHS: [Depth; CPUS] = [const { Depth(Local::from_raw(AtomicUsize::new(0))) }; CPUS];
+
+// SAFETY: one static for each kernel; a word for each task.
 unsafe impl<S: Scheme> NotifierKernel for Bare<S> {
     const CONFIG_MMU_NOTIFIER: bool = S::CONFIG_MMU_NOTIFIER;
     type Mm = Mm<S>;
@@ -107,8 +119,12 @@ unsafe impl<S: Scheme> NotifierKernel for Bare<S> {
         S::walks()
     }
     #[inline]
+    fn walk_hint(self) -> usize {
+        self.cpu
+    }
+    #[inline]
     fn walk_depth(&self) -> &Local<AtomicUsize> {
-        &DEPTH
+        &DEPTHS[self.cpu].0
     }
     fn wait_event<R>(self, (): &(), ready: impl FnMut() -> Option<R>) -> R {
         self.spin_until(ready)
@@ -119,6 +135,19 @@ unsafe impl<S: Scheme> NotifierKernel for Bare<S> {
 /// An address space, with subscribers that stay.
 pub struct Mm<S: Scheme> {
     chain: Chain<Bare<S>>,
+    /// `mm_count`.
+    count: AtomicUsize,
+}
+
+// SAFETY: it stays for ever.
+unsafe impl<S: Scheme> AlwaysRefCounted for Mm<S> {
+    fn inc_ref(&self) {
+        self.count.fetch_add(1, Relaxed);
+    }
+    unsafe fn dec_ref(mm: NonNull<Self>) {
+        // SAFETY: it stays for ever.
+        unsafe { mm.as_ref() }.count.fetch_sub(1, AcqRel);
+    }
 }
 
 impl<S: Scheme> fmt::Debug for Mm<S> {
@@ -137,7 +166,7 @@ unsafe impl<S: Scheme> NotifierMm<Bare<S>> for Mm<S> {
 
 struct Mmap<S: Scheme>(&'static Mm<S>);
 
-// SAFETY: there is one task.
+// SAFETY: nobody invalidates while somebody subscribes here.
 unsafe impl<S: Scheme> MmapWrite<Bare<S>> for Mmap<S> {
     fn mm(&self) -> &Mm<S> {
         self.0
@@ -194,21 +223,78 @@ impl<S: Scheme> MmuIntervalNotifier<Bare<S>> for Counter {
 }
 
 fn kernel<S: Scheme>() -> Bare<S> {
-    Bare(PhantomData)
+    of_cpu(0)
 }
 
-fn node<S: Scheme>() -> &'static Node<Bare<S>> {
-    let counter: &'static Counter = Box::leak(Box::default());
+fn of_cpu<S: Scheme>(cpu: usize) -> Bare<S> {
+    Bare { cpu, scheme: PhantomData }
+}
+
+/// Who is told, and writes nothing: many may tell it at once.
+#[derive(Debug)]
+pub struct Quiet;
+
+impl Quiet {
+    /// A start, or an end.
+    #[inline]
+    pub fn told(&self) {
+        black_box(self);
+    }
+}
+
+impl<S: Scheme> MmuNotifier<Bare<S>> for Quiet {
+    fn release(&self, _: &Mm<S>) {}
+}
+
+impl<S: Scheme> Mirror<Bare<S>> for Quiet {
+    fn invalidate_range_start(&self, _: &Mm<S>, _: Invalidation<'_>) {
+        self.told();
+    }
+    fn invalidate_range_end(&self, _: &Mm<S>, _: Invalidation<'_>) {
+        self.told();
+    }
+}
+
+/// Runs `f` while another thread does something again and again.
+pub fn beside(other: impl Fn() + Sync, f: impl FnOnce() -> Duration) -> Duration {
+    let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                other();
+                begun.store(true, Relaxed);
+            }
+        });
+        while !begun.load(Relaxed) {
+            thread::yield_now();
+        }
+        let time = f();
+        over.store(true, Relaxed);
+        time
+    })
+}
+
+fn node<S: Scheme>(subscriber: impl Mirror<Bare<S>> + 'static) -> &'static Node<Bare<S>> {
+    let subscriber: &'static _ = Box::leak(Box::new(subscriber));
     // SAFETY: it stays.
-    Box::leak(Box::new(unsafe { Node::new(Contract::Mirror(NonNull::from(counter))) }))
+    Box::leak(Box::new(unsafe { Node::new(Contract::Mirror(NonNull::from(subscriber))) }))
 }
 
 impl<S: Scheme> Mm<S> {
     /// One with so many subscribers. It stays, and so do they.
     pub fn with_subscribers(subscribers: usize) -> &'static Self {
-        let mm: &'static Mm<S> = Box::leak(Box::new(Mm { chain: Chain::default() }));
+        let mm: &'static Mm<S> = Box::leak(Box::new(Mm { chain: Chain::default(), count: AtomicUsize::new(1) }));
         for _ in 0..subscribers {
-            mm.register(node());
+            mm.register(node(Counter::default()));
+        }
+        mm
+    }
+
+    /// One with so many subscribers that write nothing.
+    pub fn with_quiet(subscribers: usize) -> &'static Self {
+        let mm = Mm::<S>::with_subscribers(0);
+        for _ in 0..subscribers {
+            mm.register(node(Quiet));
         }
         mm
     }
@@ -245,6 +331,12 @@ impl<S: Scheme> Mm<S> {
         drop(RangeGuard::start(kernel(), self, range));
     }
 
+    /// A pair around a change of one page, by the second thread.
+    pub fn other_pair(&self, page: usize) {
+        let range = Range::new(page * 4096..(page + 1) * 4096, Event::Clear).expect("it has addresses");
+        drop(RangeGuard::start(of_cpu(1), self, &range));
+    }
+
     /// So many pairs, each around a change of one page.
     pub fn pairs(&self, rounds: u64) -> Duration {
         let range = Range::new(0x1000..0x2000, Event::Clear).expect("it has addresses");
@@ -269,7 +361,7 @@ impl<S: Scheme> Mm<S> {
 
     /// So many times, somebody subscribes and unsubscribes.
     pub fn subscriptions(&'static self, rounds: u64) -> Duration {
-        let node = node();
+        let node = node(Counter::default());
         let begun = Instant::now();
         for _ in 0..rounds {
             self.register(node);
@@ -279,15 +371,50 @@ impl<S: Scheme> Mm<S> {
         begun.elapsed()
     }
 
-    /// So many times, an interval subscriber begins to read and finds that nothing has come.
-    pub fn reads(&'static self, rounds: u64) -> Duration {
-        let node = self.insert_interval(1);
+    /// So many times, a subscriber that owns what it needs is made and dropped.
+    pub fn owned(&'static self, rounds: u64) -> Duration {
         let begun = Instant::now();
         for _ in 0..rounds {
-            let seq = self.chain.read_begin(kernel(), node);
-            black_box(node.read_retry(black_box(seq)));
+            let made = Subscription::mirror(kernel(), &mut Mmap(self), Counter::default());
+            drop(black_box(made.map_err(|(error, _)| error).expect("it has users, and there are no signals")));
         }
         begun.elapsed()
+    }
+
+    /// So many times, one more user of a subscriber that is there comes and goes.
+    pub fn shared(&'static self, rounds: u64) -> Duration {
+        let get = || SharedSubscription::mirror(kernel(), &mut Mmap(self), || Quiet).expect("it has users");
+        let first = get();
+        let begun = Instant::now();
+        for _ in 0..rounds {
+            drop(black_box(get()));
+        }
+        let time = begun.elapsed();
+        drop(first);
+        time
+    }
+
+    /// So many times, an interval subscriber to the page of this number looks something up, until nothing has come in between.
+    pub fn reads(&'static self, rounds: u64) -> Duration {
+        let (node, word) = (self.insert_interval(1), AtomicUsize::new(0));
+        let begun = Instant::now();
+        for _ in 0..rounds {
+            loop {
+                let seq = self.chain.read_begin(kernel(), node);
+                black_box(word.load(Acquire));
+                if !node.read_retry(black_box(seq)) {
+                    break;
+                }
+            }
+        }
+        let time = begun.elapsed();
+        self.remove_interval(node);
+        time
+    }
+
+    fn remove_interval(&self, node: &IntervalNode<Bare<S>>) {
+        // SAFETY: nobody else does.
+        unsafe { self.chain.remove_interval(kernel(), self, node) }.expect("it is subscribed, and this is no callback");
     }
 }
 
