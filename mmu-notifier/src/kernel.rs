@@ -73,8 +73,8 @@ pub unsafe trait NotifierKernel: Memory + 'static {
     /// It may again.
     fn non_block_end(self) {}
 
-    /// Leaves something to a worker, which runs it in process context, soon (Linux `queue_work`). For [shared subscriptions](crate::SharedSubscription),
-    /// whose last user may go where nobody can wait.
+    /// Leaves something to a worker, which runs it in process context, soon (Linux `queue_work`): subscriptions (feature `alloc`) that end where nobody can
+    /// wait, in a callback. Called in any context.
     ///
     /// # Errors
     /// If there are no workers, as by default: it is given back.
@@ -145,8 +145,8 @@ pub enum Warning {
     NotEmpty,
     /// A user was given back that nobody has ([`Chain::put`]).
     PutTooOften,
-    /// A `Subscription` (feature `alloc`) was dropped in a callback, or the last user of a shared one went where nobody could wait, with no worker to do so: it
-    /// stays subscribed, and is never freed.
+    /// A subscription (feature `alloc`) was dropped in a callback, where nobody can wait, and there is no worker to do so: it stays subscribed, and is
+    /// never freed.
     DroppedInCallback,
 }
 

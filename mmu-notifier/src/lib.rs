@@ -26,6 +26,8 @@ pub mod interval;
 mod invalidate;
 pub mod kernel;
 mod list;
+#[cfg(feature = "alloc")]
+mod placed;
 pub mod range;
 pub mod rmap;
 #[cfg(feature = "alloc")]

@@ -1,5 +1,5 @@
 //! Subscriptions that several share: an address space has one subscriber of a kind, which its first user subscribes, and its last one unsubscribes (Linux
-//! `mmu_notifier_get` and `mmu_notifier_put`, 56c57103db23 and 2c7933f53f6b).
+//! `mmu_notifier_get` and `mmu_notifier_put`, 2c7933f53f6b, 5.4).
 //!
 //! Users go anywhere, in callbacks, too. The last one can hardly wait there, so a worker does what is left to do
 //! ([`NotifierKernel::queue_work`]). In Linux the last one takes the subscriber out of the list, without a release: a driver must have dropped all its translations
@@ -7,16 +7,16 @@
 
 use core::any::TypeId;
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
 use lazytlb_core::mm::{ARef, AlwaysRefCounted};
 
-use crate::chain::{Chain, MmapWrite, RegisterError};
-use crate::kernel::{NotifierKernel, NotifierMm, Warning, Work};
-use crate::list::is_in_callback;
+use crate::chain::{MmapWrite, RegisterError};
+use crate::kernel::{NotifierKernel, NotifierMm};
+use crate::placed::Placed;
 use crate::subscriber::{Contract, Mirror, Node, Refusing, SharedTables};
-use crate::subscription::Placed;
 
 /// What a node is part of, where several share it: found by its type.
 #[derive(Clone, Copy)]
@@ -31,20 +31,11 @@ unsafe impl Send for Whole {}
 // SAFETY: as above.
 unsafe impl Sync for Whole {}
 
-/// What several share. The subscriber goes before the mm does.
-struct Shared<K: NotifierKernel<Mm: AlwaysRefCounted>, T> {
-    subscriber: T,
-    mm: ARef<K::Mm>,
-    kernel: K,
-}
-
-type Place<K, T> = Placed<Node<K>, Shared<K, T>>;
-
 /// A user of a subscriber that its address space has once.
 ///
 /// Dropped in process context, with no lock held that a callback takes, the last one waits for callbacks, and may drop the last reference to the mm's
 /// struct. Dropped in a callback, it leaves that to a worker.
-pub struct SharedSubscription<K, T>(NonNull<Place<K, T>>)
+pub struct SharedSubscription<K, T>(NonNull<Placed<K, Node<K>, T>>)
 where
     K: NotifierKernel<Mm: AlwaysRefCounted>,
     T: 'static;
@@ -69,37 +60,30 @@ where
     }
 }
 
-/// The chain of an address space whose lock is held, apart from the lock.
-fn chain_of<'a, K: NotifierKernel>(mmap: &impl MmapWrite<K>) -> &'a Chain<K> {
-    let chain = core::ptr::from_ref(mmap.mm().notifiers());
-    // SAFETY: the mm's, which the callers use only as long as its lock is held.
-    unsafe { &*chain }
-}
-
 impl<K, T> SharedSubscription<K, T>
 where
     K: NotifierKernel<Mm: AlwaysRefCounted>,
 {
-    fn shared(&self) -> &Shared<K, T> {
+    fn placed(&self) -> &Placed<K, Node<K>, T> {
         // SAFETY: there as long as it has users.
-        &unsafe { self.0.as_ref() }.subscriber
+        unsafe { self.0.as_ref() }
     }
 
     /// The address space. Its users may be gone.
     pub fn mm(&self) -> &K::Mm {
-        &self.shared().mm
+        &self.placed().mm
+    }
+
+    fn kind() -> TypeId {
+        TypeId::of::<Placed<K, Node<K>, T>>()
     }
 
     /// One more user of what is subscribed, if there is one.
     fn find(kernel: K, mmap: &impl MmapWrite<K>, is_it: fn(&Node<K>) -> bool) -> Result<Option<Self>, RegisterError> {
         let is_mine = |node: &Node<K>| is_it(node) && node.whole.is_some_and(|whole| (whole.kind)() == Self::kind());
-        let found = chain_of(mmap).get(kernel, is_mine)?;
+        let found = mmap.mm().notifiers().get(kernel, is_mine)?;
         // What is of this kind stands in such a place.
         Ok(found.and_then(|node| node.whole).map(|whole| SharedSubscription(whole.place.cast())))
-    }
-
-    fn kind() -> TypeId {
-        TypeId::of::<Place<K, T>>()
     }
 
     /// Places a subscriber, and subscribes it.
@@ -109,69 +93,33 @@ where
         subscriber: T,
         contract: fn(NonNull<T>) -> Contract<K>,
     ) -> Result<Self, RegisterError> {
-        let shared = Shared { subscriber, mm: ARef::from(mmap.mm()), kernel };
-        let node = |at: NonNull<Shared<K, T>>| {
-            // SAFETY: a field of what was allocated.
-            let at = unsafe { &raw mut (*at.as_ptr()).subscriber };
-            // SAFETY: the same.
-            let at = unsafe { NonNull::new_unchecked(at) };
-            // SAFETY: placed with the node, and freed when that has left the list.
-            unsafe { Node::new(contract(at)) }
+        let node = |place: NonNull<Placed<K, Node<K>, T>>, at| {
+            // SAFETY: placed with the node, and given back when that has left the list.
+            let mut node = unsafe { Node::new(contract(at)) };
+            node.whole = Some(Whole { kind: Self::kind, place: place.cast() });
+            node
         };
-        let place = Placed::new(shared, node).map_err(|(error, _)| error)?;
-        // SAFETY: placed above, and nobody has seen it.
-        unsafe { (*place.as_ptr()).node.whole = Some(Whole { kind: Self::kind, place: place.cast() }) };
-        // SAFETY: likewise.
-        let node = &unsafe { place.as_ref() }.node;
-        // SAFETY: the place stays until it has unsubscribed, and has a reference.
-        match unsafe { chain_of(mmap).register(kernel, mmap, node) } {
-            Ok(()) => Ok(SharedSubscription(place)),
-            Err(error) => {
-                // SAFETY: nobody has seen it.
-                drop(unsafe { Placed::take(place) });
-                Err(error)
-            }
-        }
+        let mm = ARef::from(mmap.mm());
+        let placed = Placed::new(kernel, mm, subscriber, node, |placed: &Placed<K, Node<K>, T>| {
+            // SAFETY: it stays until it has unsubscribed, and has a reference.
+            unsafe { placed.mm.notifiers().register(kernel, mmap, &placed.node) }
+        });
+        placed.map(SharedSubscription).map_err(|(error, _)| error)
     }
 
     /// Gives this user back, and never waits: if it is the last one, a worker does. Context: any in which the chain's lock may be taken.
     pub fn put(self) {
-        if self.is_last() {
-            self.leave_to_worker();
+        let this = ManuallyDrop::new(self);
+        if this.is_last() {
+            // SAFETY: the last user is gone, and nobody else ends it.
+            unsafe { Placed::leave_to_worker(this.0) };
         }
-        core::mem::forget(self);
     }
 
     /// Gives the user back, and says whether it was the last one: then nobody finds what it has used any more, and it is this one's to unsubscribe.
     fn is_last(&self) -> bool {
-        let Shared { mm, kernel, .. } = self.shared();
-        // SAFETY: there as long as it has users.
-        mm.notifiers().put_then(*kernel, &unsafe { self.0.as_ref() }.node, || {})
-    }
-
-    fn leave_to_worker(&self) {
-        let kernel = self.shared().kernel;
-        // SAFETY: the last user is gone, and nobody else ends it.
-        let work = unsafe { Work::new(self.0.cast(), Self::end) };
-        if kernel.queue_work(work).is_err() {
-            kernel.warn(Warning::DroppedInCallback);
-        }
-    }
-
-    /// Unsubscribes, waits for callbacks, and frees. Where this is a callback it stays, and is warned of.
-    ///
-    /// # Safety
-    /// Of a place without users, once.
-    unsafe fn end(place: NonNull<()>) {
-        let place: NonNull<Place<K, T>> = place.cast();
-        // SAFETY: the caller's promise.
-        let Placed { node, subscriber: Shared { mm, kernel, .. } } = unsafe { place.as_ref() };
-        // SAFETY: the caller's promise; the chain is the mm's.
-        match unsafe { mm.notifiers().unregister(*kernel, mm, node) } {
-            // SAFETY: unsubscribed.
-            Ok(()) => drop(unsafe { Placed::take(place) }),
-            Err(_) => kernel.warn(Warning::DroppedInCallback),
-        }
+        let Placed { node, mm, kernel, .. } = self.placed();
+        mm.notifiers().put_then(*kernel, node, || {})
     }
 }
 
@@ -181,14 +129,9 @@ where
     T: 'static,
 {
     fn drop(&mut self) {
-        if !self.is_last() {
-            return;
-        }
-        if is_in_callback(self.shared().kernel) {
-            self.leave_to_worker();
-        } else {
+        if self.is_last() {
             // SAFETY: the last user is gone, and nobody else ends it.
-            unsafe { Self::end(self.0.cast()) }
+            unsafe { Placed::end_somehow(self.0) };
         }
     }
 }
@@ -200,7 +143,7 @@ where
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.shared().subscriber
+        &self.placed().subscriber
     }
 }
 

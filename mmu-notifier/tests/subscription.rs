@@ -8,7 +8,7 @@ use lazytlb_mmu_notifier::{
     Event, IntervalSubscription, Invalidated, Invalidating, Invalidation, Mirror, MmuIntervalNotifier, MmuNotifier,
     Range, RangeGuard, RegisterError, Retry, Subscription, UnregisterError, Warning, WouldBlock,
 };
-use lazytlb_toy_notifier::{ByHazards, Log, Recorder, Toy, ToyMm, warnings};
+use lazytlb_toy_notifier::{ByHazards, Log, Recorder, Toy, ToyMm, run_work, warnings, without_worker};
 
 type Mm = ToyMm<ByHazards>;
 type K = Toy<ByHazards>;
@@ -135,9 +135,23 @@ fn c5_who_unsubscribes_in_its_callback_is_told_and_stays() {
 }
 
 #[test]
-fn c5_who_is_dropped_in_its_callback_is_warned_of_and_never_freed() {
+fn c5_who_is_dropped_in_its_callback_is_told_until_a_worker_has_unsubscribed_it() {
     let mm = Mm::boxed();
     let one = lets_go(&mm, true);
+    pair(&mm);
+    pair(&mm);
+    assert_eq!((one.called.load(Relaxed), mm.count()), (2, 2));
+    assert_eq!(run_work(), 1);
+    pair(&mm);
+    assert_eq!((one.called.load(Relaxed), mm.count(), Arc::strong_count(&one)), (2, 1, 1), "freed");
+    assert_eq!(warnings(), []);
+}
+
+#[test]
+fn c5_who_is_dropped_in_its_callback_without_a_worker_is_warned_of_and_never_freed() {
+    let mm = Mm::boxed();
+    let one = lets_go(&mm, true);
+    without_worker();
     pair(&mm);
     assert_eq!(warnings(), [Warning::DroppedInCallback]);
     pair(&mm);
