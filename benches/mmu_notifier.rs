@@ -178,7 +178,9 @@ const ELSEWHERE: usize = 9;
 fn reads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("read");
     let mm = Mm::<ByHazards>::with_intervals(16);
-    group.bench_function("interval/alone", |bencher| bencher.iter_custom(|rounds| mm.reads(rounds)));
+    group.bench_function(BenchmarkId::new("interval", "alone"), |bencher| {
+        bencher.iter_custom(|rounds| mm.reads(rounds))
+    });
     for (name, page) in [("elsewhere", ELSEWHERE), ("here", HERE)] {
         group.bench_function(BenchmarkId::new("interval", name), |bencher| {
             bencher.iter_custom(|rounds| beside(|| mm.other_pair(page), || mm.reads(rounds)));
