@@ -66,6 +66,9 @@ pub(crate) struct Device {
     sptes: &'static [SimWord<usize>],
     /// What it has of them in its TLB, and which of the pages it has written.
     tlb: &'static [SimWord<usize>],
+    /// Where it has a cache: the page that it has written through each entry, and what it wrote is not in.
+    cache: &'static [SimWord<usize>],
+    cached: bool,
     /// Where it walks the CPUs' tables: 1 while it knows where the lowest one is.
     table: &'static SimWord<usize>,
     /// How many users it has, from before it is subscribed until it no longer is.
@@ -82,7 +85,7 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) fn place(machine: &Machine, program: &Program, index: usize) -> Device {
-        let program::Device { client, ref entries, subscribed, ref mapped, .. } = program.devices[index];
+        let program::Device { client, ref entries, subscribed, cached, ref mapped, .. } = program.devices[index];
         let one = |name| &shared(machine, name, 1)[0];
         let device = Device {
             index,
@@ -91,6 +94,8 @@ impl Device {
             driver: devices::place(machine, client, index),
             sptes: shared(machine, "spte", program.ptes.len()),
             tlb: shared(machine, "device_tlb", program.ptes.len()),
+            cache: shared(machine, "cache", if cached { program.ptes.len() } else { 0 }),
+            cached,
             table: one("walk_cache"),
             subscribed: one("subscribed"),
             gone: one("gone"),
@@ -210,10 +215,23 @@ impl Device {
                         world().pages.set_page_dirty(machine, value);
                     }
                     machine.put(&self.tlb[entry], 0);
+                    if !world().has(Mutant::NoWriteBack) {
+                        self.writes_back(machine, entry);
+                    }
                 }
                 machine.put(self.table, 0);
             });
         });
+    }
+
+    /// What it has written through an entry is in the page now. Part of a step.
+    fn writes_back(&self, machine: &Machine, entry: usize) {
+        let Some(line) = self.cache.get(entry) else { return };
+        let value = machine.look(line);
+        if value != 0 {
+            machine.put(line, 0);
+            world().pages.is_written(machine, value, User::Device(self.index));
+        }
     }
 
     /// The entries of an invalidation that it has.
@@ -251,7 +269,19 @@ impl Device {
                 if writes {
                     machine.put(&self.tlb[entry], value | DIRTY);
                 }
-                pages.use_page(machine, entry, value, User::Device(self.index), writes, at);
+                let user = User::Device(self.index);
+                pages.use_page(machine, value, at);
+                if writes && self.cached {
+                    if machine.look(&self.cache[entry]) != frame(value) {
+                        self.writes_back(machine, entry);
+                    }
+                    machine.put(&self.cache[entry], frame(value));
+                } else if writes {
+                    pages.is_written(machine, value, user);
+                }
+                if writes {
+                    pages.is_to_be_found(machine, entry, user);
+                }
                 current != 0 && frame(current) != frame(value)
             })
         });
@@ -262,11 +292,11 @@ impl Device {
 
     /// Planted: the driver gives the device a page by its address, past all translations.
     #[track_caller]
-    pub(crate) fn uses(&self, entry: usize, value: usize) {
+    pub(crate) fn uses(&self, value: usize) {
         let at = Location::caller();
         Machine::with(|machine| {
             machine.agent_step(|| {
-                world().pages.use_page(machine, entry, value, User::Device(self.index), false, at);
+                world().pages.use_page(machine, value, at);
             });
         });
     }
@@ -310,6 +340,13 @@ impl Device {
     /// Whether it has been. Not a step.
     pub(crate) fn has_released(&self) -> bool {
         Machine::with(|machine| machine.inspect(|| self.released.load(Relaxed) != 0))
+    }
+
+    /// All scripts are over, and hardware writes its cache back.
+    pub(crate) fn ends_cache(&self, machine: &Machine) {
+        for line in self.cache.iter().filter(|line| line.peek() != 0) {
+            world().pages.is_written_at_end(machine, line.peek(), User::Device(self.index));
+        }
     }
 
     /// What must be so when all scripts are over.

@@ -15,6 +15,7 @@
 //! device gpu hmm P Q               # a device, how its driver keeps it right, and the first and the last entry that it uses; all if not said
 //! mirrors gpu P                    # the device maps an entry at the start
 //! late gpu                         # it is not subscribed at the start
+//! cached gpu                       # what it writes stays in a cache of its own, until that is written back
 //! spinlock l                       # locks; `mutex m` for one that who wants it may sleep for
 //! mutant counter-only              # a planted bug
 //! bug N05 A title                  # the test shows a known bug: `lazytlb bugs` runs it

@@ -340,42 +340,66 @@ impl Pages {
                     machine.fail(Kind::Assertion, "a CPU's access faults");
                     return;
                 }
-                self.use_page(machine, entry, value, User::Task(this_task()), writes, at);
+                self.use_page(machine, value, at);
+                if writes {
+                    self.is_written(machine, value, User::Task(this_task()));
+                    self.is_to_be_found(machine, entry, User::Task(this_task()));
+                }
             });
         });
     }
 
     /// Somebody uses the page that an entry, or a translation, leads to. Part of a step.
-    pub(crate) fn use_page(
-        &self,
-        machine: &Machine,
-        entry: usize,
-        value: usize,
-        user: User,
-        writes: bool,
-        at: &'static Location<'static>,
-    ) {
+    pub(crate) fn use_page(&self, machine: &Machine, value: usize, at: &'static Location<'static>) {
         let page = self.page_of(value).expect("a translation leads to a page");
         let pointer = self.pages[page].as_ptr();
-        let written = self.page(page);
-        let there = machine.look(written);
+        machine.look(self.page(page));
         if !machine.is_live(pointer) {
             let name = machine.name_of_ptr(pointer);
             machine.report_rule("use-after-free", "Access to page", pointer, at);
             machine.fail(Kind::Dereferences, format!("{name} is used, and was freed"));
         }
-        if writes {
-            let bit = match user {
-                User::Task(task) => 1 << task,
-                User::Device(device) => 1 << (self.tasks + device),
-            };
-            machine.put(written, there | bit);
-            // A CPU says it in the entry, and who clears that says it of the page.
-            if matches!(user, User::Task(_)) {
-                self.set_page_dirty(machine, value);
-            }
-            machine.put(&self.wrote[entry], machine.look(&self.wrote[entry]) | bit);
+    }
+
+    /// The bit of who writes.
+    fn bit(&self, user: User) -> usize {
+        match user {
+            User::Task(task) => 1 << task,
+            User::Device(device) => 1 << (self.tasks + device),
         }
+    }
+
+    /// What somebody wrote is in the page that a translation leads to. Part of a step.
+    pub(crate) fn is_written(&self, machine: &Machine, value: usize, user: User) {
+        let page = self.page_of(value).expect("a translation leads to a page");
+        self.checks_written(machine, page);
+        let word = self.page(page);
+        machine.put(word, machine.look(word) | self.bit(user));
+        // A CPU says it in the entry, and who clears that says it of the page.
+        if matches!(user, User::Task(_)) {
+            self.set_page_dirty(machine, value);
+        }
+    }
+
+    /// The same, when all scripts are over.
+    pub(crate) fn is_written_at_end(&self, machine: &Machine, value: usize, user: User) {
+        let page = self.page_of(value).expect("a translation leads to a page");
+        self.checks_written(machine, page);
+        self.page(page).poke(self.page(page).peek() | self.bit(user));
+    }
+
+    /// Nothing is written into a page that is freed: not by a cache, either.
+    fn checks_written(&self, machine: &Machine, page: usize) {
+        let pointer = self.pages[page].as_ptr();
+        if !machine.is_live(pointer) {
+            let name = machine.name_of_ptr(pointer);
+            machine.fail(Kind::Dereferences, format!("a cache is written back to {name}, which is freed"));
+        }
+    }
+
+    /// Somebody wrote through an entry, and will look for it there. Part of a step.
+    pub(crate) fn is_to_be_found(&self, machine: &Machine, entry: usize, user: User) {
+        machine.put(&self.wrote[entry], machine.look(&self.wrote[entry]) | self.bit(user));
     }
 
     /// What must be so when all scripts are over.

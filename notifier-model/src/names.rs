@@ -73,6 +73,8 @@ names! {
         OnlyRelease "only-release",
         /// A driver drops translations from its tables, and does not flush its TLB.
         NoTlbFlush "no-tlb-flush",
+        /// A driver drops translations, and does not write its device's cache back.
+        NoWriteBack "no-write-back",
         /// A driver drops translations, and does not say which pages its device has written.
         ForgetsDirty "forgets-dirty",
         /// A driver does nothing when the address space goes.

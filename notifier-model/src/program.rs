@@ -93,6 +93,8 @@ pub struct Device {
     pub entries: RangeInclusive<usize>,
     /// Whether it is subscribed at the start.
     pub subscribed: bool,
+    /// Whether what it writes stays in a cache of its own until that is written back: by its driver, or whenever hardware likes.
+    pub cached: bool,
     /// The entries that it maps at the start.
     pub mapped: Vec<usize>,
 }

@@ -459,6 +459,9 @@ impl World {
             machine.fail(Kind::Deadlock, "a task has not come to its end");
             return;
         }
+        for device in &self.devices {
+            device.ends_cache(machine);
+        }
         self.pages.check_end(machine, &self.program);
         for device in &self.devices {
             device.check_end(machine);

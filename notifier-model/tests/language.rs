@@ -16,7 +16,7 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 /// Words that mean something somewhere.
-const WORDS: [&str; 62] = [
+const WORDS: [&str; 63] = [
     "start",
     "start-nonblock",
     "end",
@@ -55,6 +55,7 @@ const WORDS: [&str; 62] = [
     "device",
     "mirrors",
     "late",
+    "cached",
     "form",
     "without",
     "releases",
@@ -142,6 +143,8 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("form v3.6 without hope\n", "8:19: unknown thing `hope`; there are: registers-alone"),
         ("form posted\ndevice e hmm\ntask a\nend\n", "11:1: former forms of the list have no hmm"),
         ("form posted\ntask a\nget d\n", "10:5: only who is in today's list is got and put"),
+        ("cached e\n", "8:8: there is no device `e`"),
+        ("cached\n", "8:7: expected one device after `cached`"),
         ("mutant sleepy\n", "8:8: unknown mutant `sleepy`; there are: caller"),
         ("name again\n", "8:1: there is a line `name` already"),
         ("strategy refcount\n", "8:1: `strategy` is not known here"),

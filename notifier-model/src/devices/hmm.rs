@@ -104,7 +104,7 @@ impl Driver for Hmm {
         }
         device.unlock(&self.lock);
         if fault == Fault::Mapped && world().has(Mutant::UsesOutside) {
-            device.uses(entry, value);
+            device.uses(value);
         }
         fault
     }

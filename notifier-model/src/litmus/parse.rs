@@ -25,7 +25,7 @@ const STATEMENTS: &str = "start, start-nonblock, end, zap, clear, set, protect, 
     register, unregister, get, put, move, synchronize, free-device, exit, mmgrab, mmdrop, lock, unlock";
 
 const HEADER: &str =
-    "name, mmu-notifier, form, pte, page, map, device, mirrors, late, spinlock, mutex, mutant, bug, or task";
+    "name, mmu-notifier, form, pte, page, map, device, mirrors, late, cached, spinlock, mutex, mutant, bug, or task";
 
 /// What has been read so far.
 struct Reader {
@@ -153,7 +153,11 @@ impl Reader {
                 let device = device_of(line, program, *name)?;
                 program.devices[device].subscribed = false;
             }
-            ("late", _) => return Err(missing("one device")),
+            ("cached", [name]) => {
+                let device = device_of(line, program, *name)?;
+                program.devices[device].cached = true;
+            }
+            ("late" | "cached", _) => return Err(missing("one device")),
             ("mutant", [mutant]) => self.litmus.mutant = Some(line.parse_one(*mutant, str::parse::<Mutant>)?),
             ("mutant", _) => return Err(missing("one mutant")),
             ("bug", _) => self.litmus.bug = Some(line.bug(code, rest)?),
@@ -186,7 +190,7 @@ impl Reader {
             [first, ..] => return Err(line.error(first.column, "expected the first and the last entry, or nothing")),
         };
         let name = name.text.to_owned();
-        program.devices.push(Device { name, client, entries, subscribed: true, mapped: Vec::new() });
+        program.devices.push(Device { name, client, entries, subscribed: true, cached: false, mapped: Vec::new() });
         Ok(())
     }
 

@@ -43,6 +43,7 @@ impl fmt::Display for Litmus {
                 "mirrors",
                 core::iter::once(&device.name[..]).chain(mirrored).filter(|_| !device.mapped.is_empty()),
             )?;
+            line(f, "cached", Some(&device.name).filter(|_| device.cached))?;
             line(f, "late", Some(&device.name).filter(|_| !device.subscribed))?;
         }
         for (lock, name) in program.locks.iter().enumerate() {
