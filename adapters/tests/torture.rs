@@ -3,150 +3,44 @@
 //!
 //! That the checks can fail is shown by wrong adapters, each stopped by hand where its mistake does harm.
 
-mod threads;
-
-use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
+use fastrand::Rng;
 use lazytlb::core::mm::CountRef;
+use lazytlb::core::mm_switch::BroadcastFlush;
 use lazytlb::core::part::{Part, PartOf};
-use lazytlb::core::{Freeing, Host, MmCore, MmPtr};
+use lazytlb::core::{Freeing, Host as SwitchPath, MmCore, MmPtr};
 use lazytlb::{LazyTlb, Switcher, Task};
 use lazytlb_adapters::{AnyLazyTlbAlloc, ArcPerCpu, CrossbeamEpoch};
-use threads::{CPUS, Cpu, Machine, Threads, User};
+use lazytlb_host::{Host, Interrupts, Machine, Pool, User, live};
+
+/// CPUs that are threads.
+type Threads = Host<BroadcastFlush>;
 
 /// Steps of each CPU.
 const STEPS: usize = if cfg!(miri) { 60 } else { 4000 };
-/// Mms that all CPUs know.
-const SHARED: usize = 3;
-
-/// Numbers that are the same each time (Marsaglia's xorshift).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as usize % bound
-    }
-}
-
-/// The mms that all CPUs know: whoever replaces one drops a user of it, the last one perhaps.
-type Pool<S> = [Mutex<User<S>>; SHARED];
-
-/// A CPU's life: two user tasks and the idle task, which of them runs, and what happens next.
-fn live<S: LazyTlb<Threads>>(cpu: &Cpu<S>, pool: &Pool<S>, seed: u64)
-where
-    Switcher<Threads, S>: Sync,
-{
-    let switcher = cpu.machine.switcher;
-    let mut numbers = Numbers(seed);
-    let users: [&'static Task<Threads>; 2] = [(); 2].map(|()| &*Box::leak(Box::new(Task::kthread())));
-    let mut running = cpu.idle;
-    let some = |numbers: &mut Numbers| User::clone(&pool[numbers.below(SHARED)].lock().unwrap());
-    for _ in 0..STEPS {
-        cpu.idle_around();
-        let runs_user = running.mm().is_some();
-        match numbers.below(8) {
-            // To a user task, which is made if it has exited.
-            0..=2 => {
-                let next = users[numbers.below(2)];
-                if next.mm().is_none() {
-                    // SAFETY: it does not run, and has no mm.
-                    unsafe { next.copy_mm(some(&mut numbers)) };
-                }
-                if !std::ptr::eq(running, next) {
-                    cpu.switch(running, next);
-                    running = next;
-                }
-            }
-            // Idle, borrowing.
-            3 | 4 if runs_user => {
-                cpu.switch(running, cpu.idle);
-                running = cpu.idle;
-            }
-            3 => switcher.cpu_idle_enter(),
-            // The task exits, and borrows what it was on.
-            5 if runs_user => {
-                // SAFETY: it runs.
-                unsafe { switcher.exit_mm(running) };
-                cpu.switch(running, cpu.idle);
-                running = cpu.idle;
-            }
-            // SAFETY: it runs.
-            6 if runs_user => unsafe { switcher.exec_mmap(running, some(&mut numbers)) },
-            // The idle task adopts an mm for a while.
-            6 => {
-                let mm = some(&mut numbers);
-                // SAFETY: it runs, and the user is held here.
-                unsafe { switcher.kthread_use_mm(running, &mm) };
-                // SAFETY: as above.
-                unsafe { switcher.kthread_unuse_mm(running) };
-            }
-            // An mm is replaced, whoever borrows it.
-            _ => {
-                let new = cpu.machine.mm();
-                let old = std::mem::replace(&mut *pool[numbers.below(SHARED)].lock().unwrap(), new);
-                drop(old);
-            }
-        }
-        cpu.look();
-    }
-    // To rest: all exits, and nothing is borrowed.
-    for user in users.into_iter().filter(|user| user.mm().is_some()) {
-        if !std::ptr::eq(running, user) {
-            cpu.switch(running, user);
-        }
-        // SAFETY: it runs now.
-        unsafe { switcher.exit_mm(user) };
-        cpu.switch(user, cpu.idle);
-        running = cpu.idle;
-    }
-    switcher.sched_cpu_wait_empty();
-}
+const CPUS: usize = 4;
 
 /// Lets all CPUs live, and looks at what is left.
 fn torture<S: LazyTlb<Threads>>(strategy: S)
 where
     Switcher<Threads, S>: Sync,
-    User<S>: Send,
+    User<Threads, S>: Send,
 {
     let name = strategy.name();
-    let machine = Machine::boot(strategy);
-    let pool: Pool<S> = std::array::from_fn(|_| Mutex::new(machine.mm()));
-    let (booted, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        for index in 0..CPUS {
-            let (pool, booted, done) = (&pool, &booted, &done);
-            scope.spawn(move || {
-                let cpu = machine.cpu(index);
-                // Nobody sends an interrupt to a CPU that is not there yet, nor is gone while others may wait for it.
-                let wait_for_all = |count: &AtomicUsize| {
-                    count.fetch_add(1, SeqCst);
-                    // The worker has come for the last time: it might wait for a CPU that leaves this loop.
-                    while count.load(SeqCst) < CPUS {
-                        machine.platform.poll();
-                        thread::yield_now();
-                    }
-                };
-                wait_for_all(booted);
-                live(&cpu, pool, 0x9e37_79b9 + index as u64);
-                wait_for_all(done);
-                cpu.offline();
-            });
-        }
+    let machine = Machine::<Threads, S>::boot(strategy, CPUS, 4096, Interrupts::Polled);
+    let pool = Pool::new(machine, 3);
+    machine.run(|cpu| {
+        let mut left = STEPS;
+        live(cpu, &pool, Rng::with_seed(cpu.index() as u64), || {
+            left -= 1;
+            left > 0
+        });
     });
-    // One CPU is left, and the rest of the users.
-    let cpu = machine.cpu(0);
-    drop(pool);
-    // Nobody borrows any more, so one visit of the worker is enough, when all times that it was asked for have come.
-    machine.platform.time_passes(1_000_000);
-    machine.switcher.collect();
-    cpu.offline();
-    assert_eq!(machine.found(), Vec::<String>::new(), "{name}");
-    assert_eq!(machine.left(), 0, "{name}: mms that were never freed");
+    machine.finish(pool);
+    assert_eq!(machine.found(), (Vec::new(), 0), "{name}");
+    assert_eq!(machine.made_and_left().1, 0, "{name}: mms that were never freed");
 }
 
 #[test]
@@ -196,7 +90,7 @@ macro_rules! wrong {
 
             fn activate_mm(
                 &$self,
-                $host: &impl Host<Threads, Self>,
+                $host: &impl SwitchPath<Threads, Self>,
                 $this: &Self::CpuState,
                 $mm: Option<&MmCore<Threads>>,
             ) $activate
@@ -213,19 +107,19 @@ macro_rules! wrong {
                 self.0.switch_tail(platform, this)
             }
 
-            fn mm_users_zero(&self, host: &impl Host<Threads, Self>, mm: &MmCore<Threads>) {
+            fn mm_users_zero(&self, host: &impl SwitchPath<Threads, Self>, mm: &MmCore<Threads>) {
                 self.0.mm_users_zero(&Part::new(host), mm);
             }
 
-            fn cleanup_lazy_tlbs(&self, host: &impl Host<Threads, Self>, mm: MmPtr<Threads>) -> Freeing {
+            fn cleanup_lazy_tlbs(&self, host: &impl SwitchPath<Threads, Self>, mm: MmPtr<Threads>) -> Freeing {
                 self.0.cleanup_lazy_tlbs(&Part::new(host), mm)
             }
 
-            fn borrow_is_over(&self, host: &impl Host<Threads, Self>) {
+            fn borrow_is_over(&self, host: &impl SwitchPath<Threads, Self>) {
                 self.0.borrow_is_over(&Part::new(host));
             }
 
-            fn collect(&self, host: &impl Host<Threads, Self>) {
+            fn collect(&self, host: &impl SwitchPath<Threads, Self>) {
                 self.0.collect(&Part::new(host));
             }
         }
@@ -254,10 +148,10 @@ wrong! {
 fn freed_just_before_the_load<S: LazyTlb<Threads>>(strategy: S) -> Vec<String>
 where
     Switcher<Threads, S>: Sync,
-    User<S>: Send,
+    User<Threads, S>: Send,
 {
-    let machine = Machine::boot(strategy);
-    let (first, second) = (machine.mm(), machine.mm());
+    let machine = Machine::<Threads, S>::boot(strategy, 2, 4, Interrupts::Polled);
+    let (first, second) = (machine.mm().unwrap(), machine.mm().unwrap());
     let of_second = second.core().root().0;
     let ((stops, stopped), (goes_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
     let (stops, may_go_on) = (Mutex::new(stops), Mutex::new(may_go_on));
@@ -273,27 +167,30 @@ where
     unsafe { task.copy_mm(first.clone()) };
     // SAFETY: as above.
     unsafe { other.copy_mm(second) };
+    // SAFETY: the callers say who runs; tasks are leaked.
+    let switch = |prev, next| unsafe { cpu.switch(prev, next) };
     thread::scope(|scope| {
         scope.spawn(move || {
-            let _cpu = machine.cpu(1);
+            let cpu = machine.cpu(1);
             stopped.recv().unwrap();
             drop(first);
             machine.switcher.collect();
             goes_on.send(()).unwrap();
+            cpu.offline();
         });
-        cpu.switch(cpu.idle, task);
+        switch(cpu.idle, task);
         // SAFETY: it runs.
         unsafe { machine.switcher.exit_mm(task) };
-        cpu.switch(task, cpu.idle);
-        cpu.switch(cpu.idle, other);
+        switch(task, cpu.idle);
+        switch(cpu.idle, other);
     });
-    let found = machine.found();
+    let found = machine.found().0.iter().map(ToString::to_string).collect();
     // SAFETY: it runs.
     unsafe { machine.switcher.exit_mm(other) };
-    cpu.switch(other, cpu.idle);
+    switch(other, cpu.idle);
     machine.switcher.sched_cpu_wait_empty();
     machine.switcher.collect();
-    assert_eq!(machine.left(), 0);
+    assert_eq!(machine.made_and_left().1, 0);
     found
 }
 
