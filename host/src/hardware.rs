@@ -149,6 +149,10 @@ pub struct Hardware {
     /// How many ticks were passed over.
     skipped: AtomicUsize,
     pub(crate) work_asked: AtomicBool,
+    /// A CPU that is about to go, one more than its number: all others stop meanwhile, between two steps.
+    pub(crate) stopping: AtomicUsize,
+    /// How many have stopped.
+    pub(crate) stopped: AtomicUsize,
     pub(crate) handler: OnceLock<Handler>,
     pub(crate) before_load: OnceLock<BeforeLoad>,
     findings: [OnceLock<Finding>; FINDINGS],
@@ -175,6 +179,8 @@ impl Hardware {
             booted: Instant::now(),
             skipped: AtomicUsize::new(0),
             work_asked: AtomicBool::new(false),
+            stopping: AtomicUsize::new(0),
+            stopped: AtomicUsize::new(0),
             handler: OnceLock::new(),
             before_load: OnceLock::new(),
             findings: [const { OnceLock::new() }; FINDINGS],

@@ -95,11 +95,22 @@ where
     }
 
     fn step(&mut self) {
+        let cpu = self.cpu;
+        let runs_user = self.running.mm().is_some();
+        cpu.idles();
+        match self.numbers.u8(..65) {
+            // It goes offline for a while.
+            64 if !runs_user => drop(cpu.goes_and_comes_back()),
+            step => self.task_step(step % 8, runs_user),
+        }
+        cpu.walks();
+        cpu.looks();
+    }
+
+    fn task_step(&mut self, step: u8, runs_user: bool) {
         let Life { cpu, pool, running, .. } = *self;
         let switcher = cpu.machine.switcher;
-        let runs_user = running.mm().is_some();
-        cpu.idles();
-        match self.numbers.u8(..8) {
+        match step {
             // To a user task, which is made if it has exited.
             0..=2 => {
                 let next = self.users[self.numbers.usize(..2)];
@@ -132,8 +143,6 @@ where
                 }
             }
         }
-        cpu.walks();
-        cpu.looks();
     }
 
     fn exits(&mut self) {

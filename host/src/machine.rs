@@ -134,6 +134,7 @@ where
         let wait_for_all = |count: &AtomicUsize| {
             count.fetch_add(1, SeqCst);
             while count.load(SeqCst) < cpus {
+                self.stops_for_others();
                 self.platform.poll();
                 thread::yield_now();
             }
@@ -169,6 +170,20 @@ where
     pub fn cpu(&'static self, cpu: usize) -> Cpu<P, S> {
         assert_eq!(self.platform.hardware().interrupts, Interrupts::Polled, "a thread that others may signal");
         self.bring_up(cpu)
+    }
+
+    /// Waits while another CPU goes offline. Context: nothing is disabled, no lock is held.
+    fn stops_for_others(&self) {
+        let hardware = self.platform.hardware();
+        if hardware.stopping.load(SeqCst) == 0 {
+            return;
+        }
+        hardware.stopped.fetch_add(1, SeqCst);
+        while hardware.stopping.load(SeqCst) != 0 {
+            self.platform.poll();
+            thread::yield_now();
+        }
+        hardware.stopped.fetch_sub(1, SeqCst);
     }
 
     fn bring_up(&'static self, cpu: usize) -> Cpu<P, S> {
@@ -239,13 +254,44 @@ where
         });
     }
 
-    /// What comes to a CPU by itself: interrupts, and the worker, which is whoever comes first.
+    /// What comes to a CPU by itself: interrupts, another CPU that goes offline, and the worker, which is whoever comes first.
+    ///
+    /// Context: nothing is disabled, no lock is held.
     pub fn idles(&self) {
         let platform = self.machine.platform;
+        self.machine.stops_for_others();
         platform.poll();
         if platform.hardware().work_asked.swap(false, SeqCst) {
             self.machine.switcher.collect();
         }
+    }
+
+    /// The CPU goes offline, and comes back: Linux's hotplug thread, `stop_machine` and `sched_init`. Says whether it did: one goes at a time.
+    ///
+    /// Context: the idle task; nothing is disabled, no lock is held; in [`Machine::run`].
+    pub fn goes_and_comes_back(&self) -> bool {
+        let (machine, hardware) = (self.machine, self.machine.platform.hardware());
+        machine.switcher.sched_cpu_wait_empty();
+        let cpu = self.index();
+        if hardware.stopping.compare_exchange(0, cpu + 1, SeqCst, SeqCst).is_err() {
+            return false;
+        }
+        // Whoever has preemption off may count on this CPU to answer.
+        let online = || hardware.cpus.iter().filter(|words| words.online.load(SeqCst)).count();
+        while hardware.stopped.load(SeqCst) < online() - 1 {
+            machine.platform.poll();
+            thread::yield_now();
+        }
+        hardware.cpus[cpu].online.store(false, SeqCst);
+        hardware.stopping.store(0, SeqCst);
+        thread::yield_now();
+        // It does not come while another one counts who is there.
+        while hardware.stopping.compare_exchange(0, cpu + 1, SeqCst, SeqCst).is_err() {
+            thread::yield_now();
+        }
+        machine.bring_up(cpu);
+        hardware.stopping.store(0, SeqCst);
+        true
     }
 
     /// The CPU is gone. It borrows nothing, and nobody waits for it.
