@@ -222,7 +222,8 @@ impl Devices {
     /// It ends.
     pub(crate) fn end(&self, task: usize) {
         if let Some((first, last)) = self.invalidates(task) {
-            self.mm.chain.invalidate_range_end(LabChain, self.mm, &range(first, last), true);
+            // SAFETY: `ranges` has it from its start on.
+            unsafe { self.mm.chain.invalidate_range_end(LabChain, self.mm, &range(first, last), true) };
         }
         self.ranges[task].poke(0);
     }

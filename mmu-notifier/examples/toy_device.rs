@@ -75,29 +75,29 @@ fn moves(mm: &Mm, memory: &Memory, uses: &AtomicUsize) {
     }
 }
 
+/// The device uses the page by its TLB, which it fills from its driver's table. Says whether it could.
+fn translates(translations: &mut Translations, memory: &Memory) -> bool {
+    translations.tlb = translations.tlb.or(translations.spte);
+    let Some(frame) = translations.tlb else { return false };
+    if !memory.used[frame].load(Acquire) {
+        eprintln!("the device uses frame {frame}, which is free");
+        std::process::exit(1);
+    }
+    true
+}
+
 /// The device wants to use the page: the driver maps it, if it is not mapped. Says how often it had to begin anew.
 fn uses(subscription: &IntervalSubscription<Kernel, Driver>, memory: &Memory) -> usize {
     let mut retries = 0;
-    loop {
+    while !translates(&mut subscription.translations.lock().unwrap(), memory) {
         let ticket = subscription.read_begin();
         let frame = memory.pte.load(Acquire);
         let mut translations = subscription.translations.lock().unwrap();
-        let installed = ticket.install(&mut *translations, |translations| {
-            translations.spte = Some(frame);
-            translations.tlb = Some(frame);
-        });
-        match installed {
-            Ok(()) => {
-                let frame = translations.tlb.expect("just installed");
-                if !memory.used[frame].load(Acquire) {
-                    eprintln!("the device uses frame {frame}, which is free");
-                    std::process::exit(1);
-                }
-                return retries;
-            }
-            Err(_) => retries += 1,
+        if ticket.install(&mut *translations, |translations| translations.spte = Some(frame)).is_err() {
+            retries += 1;
         }
     }
+    retries
 }
 
 fn main() {

@@ -9,7 +9,7 @@ use core::ptr::null_mut;
 use lazytlb_core::memory::{AtomicWord, Ordering::*};
 
 use crate::interval::Intervals;
-use crate::kernel::{NotifierKernel, Warning, locked};
+use crate::kernel::{NotifierKernel, NotifierMm, Warning, locked};
 use crate::list::{LIST, List, is_in_callback};
 use crate::subscriber::Node;
 
@@ -50,7 +50,8 @@ pub unsafe trait MmapWrite<K: NotifierKernel> {
     /// The address space.
     fn mm(&self) -> &K::Mm;
 
-    /// How many users it has (`mm_users`).
+    /// How many users it has (`mm_users`). If it has any, it has one as long as this is there: whoever takes the lock to subscribe holds a user
+    /// (`MmWithUser`), or has got one by `mmget_not_zero`.
     fn mm_users(&self) -> usize;
 
     /// Takes the other locks. Context: may sleep.
@@ -172,7 +173,8 @@ impl<K: NotifierKernel> Chain<K> {
     ///
     /// # Safety
     /// The node stays where it is until [`unregister`](Self::unregister) has returned, or the kernel is told to free it
-    /// ([`put`](Self::put)). Until then the caller owns a reference to the mm's struct.
+    /// ([`put`](Self::put)), behind which it is not registered again. Until then the caller owns a reference to the mm's struct. Nobody else registers it at
+    /// the same time, in another chain say.
     pub unsafe fn register(
         &self,
         kernel: K,
@@ -222,7 +224,7 @@ impl<K: NotifierKernel> Chain<K> {
 
     /// Waits until no callback runs that ran when this was called (Linux `mmu_notifier_synchronize`, which waits for all address spaces').
     ///
-    /// Context: may sleep, not in a callback.
+    /// Context: may sleep, not in a callback: that would wait for itself, is warned of, and never ends, since what the caller frees then is still in use.
     pub fn synchronize(&self, kernel: K) {
         self.list.synchronize(kernel);
     }
@@ -232,7 +234,14 @@ impl<K: NotifierKernel> Chain<K> {
     ///
     /// # Errors
     /// If it has too many.
-    pub fn get(&self, kernel: K, mut is_it: impl FnMut(&Node<K>) -> bool) -> Result<Option<&Node<K>>, RegisterError> {
+    ///
+    /// # Safety
+    /// `is_it` says yes to no node that goes before all its users were [put](Self::put): to none that somebody [unregisters](Self::unregister) all the same.
+    pub unsafe fn get(
+        &self,
+        kernel: K,
+        mut is_it: impl FnMut(&Node<K>) -> bool,
+    ) -> Result<Option<&Node<K>>, RegisterError> {
         locked(kernel, &self.list.lock, || {
             // Who has no users is about to unsubscribe.
             let find = |node| is_it(node).then(|| (node, node.users.load(Relaxed))).filter(|(_, users)| *users > 0);
@@ -284,6 +293,7 @@ impl<K: NotifierKernel> Chain<K> {
         if self.is_unused() {
             return;
         }
+        debug_assert!(core::ptr::eq(self, mm.notifiers()), "it is the mm's chain");
         self.release_intervals(kernel);
         if self.list.is_empty() {
             return;

@@ -128,6 +128,9 @@ unsafe impl<K: NotifierKernel> Send for Subscriber<K> {}
 // SAFETY: as above.
 unsafe impl<K: NotifierKernel> Sync for Subscriber<K> {}
 
+/// No subscriber's sequence: those are odd.
+const NEVER_CURRENT: usize = 0;
+
 /// In no tree.
 const OUT: usize = 0;
 /// In the tree.
@@ -237,6 +240,9 @@ pub struct IntervalState {
     pub deferred: usize,
 }
 
+/// The most subscribers that [`Chain::interval_state`] counts.
+pub const MOST_COUNTED: usize = 4096;
+
 /// Where a chain's sequence begins: shortly before the end of the numbers, as Linux's jiffies do, so that every test sees it wrap.
 const FIRST_SEQ: usize = usize::MAX - 3;
 
@@ -299,8 +305,8 @@ impl<K: NotifierKernel> Intervals<K> {
         IntervalState {
             active: self.active.load(Relaxed),
             seq: self.seq(),
-            inserted: all.count(),
-            deferred: waiting.count(),
+            inserted: all.take(MOST_COUNTED).count(),
+            deferred: waiting.take(MOST_COUNTED).count(),
         }
     }
 
@@ -403,7 +409,7 @@ impl<K: NotifierKernel> Chain<K> {
 
     /// Unsubscribes, and waits until no callback runs (Linux `mmu_interval_notifier_remove`).
     ///
-    /// Context: may sleep; no lock held that the callback takes; not in a callback.
+    /// Context: may sleep; no lock held that the callback takes; not in a callback, nor between the start and the end of an invalidation of the caller's own.
     ///
     /// # Errors
     /// If it is not subscribed here, or this is a callback.
@@ -450,9 +456,14 @@ impl<K: NotifierKernel> Chain<K> {
     ///
     /// Returns what [`read_retry`](IntervalNode::read_retry) wants; it may be out of date already, and the caller decides how often to begin anew.
     ///
-    /// Context: may sleep; no lock held that the callback takes.
+    /// Context: may sleep; no lock held that the callback takes; not between the start and the end of an invalidation of the caller's own, which it would wait for.
+    /// In a callback it would wait for itself: it is warned of, and what it gives is never current.
     pub fn read_begin(&self, kernel: K, node: &IntervalNode<K>) -> usize {
         kernel.might_sleep();
+        if is_in_callback(kernel) {
+            kernel.warn(Warning::WaitsForItself);
+            return NEVER_CURRENT;
+        }
         let intervals = &self.intervals;
         let (seq, goes_on) = locked(kernel, &self.list.lock, || {
             let seq = node.seq.load(Relaxed);
@@ -465,10 +476,11 @@ impl<K: NotifierKernel> Chain<K> {
         seq
     }
 
-    /// How interval subscribers stand.
+    /// How interval subscribers stand. No more than [`MOST_COUNTED`] are counted, so that it ends whatever has become of them.
     ///
-    /// Context: nobody comes, goes, or invalidates meanwhile: all others have stopped, or wait for the lock that the caller holds.
-    pub fn interval_state(&self) -> IntervalState {
+    /// # Safety
+    /// Nobody comes, goes, or invalidates meanwhile: all others have stopped, or wait for the lock that the caller holds.
+    pub unsafe fn interval_state(&self) -> IntervalState {
         self.intervals.state()
     }
 

@@ -39,8 +39,11 @@ impl<K: NotifierKernel> Chain<K> {
     /// Page tables have changed, and pages may be freed (Linux `mmu_notifier_invalidate_range_end`).
     ///
     /// Context: as the start; `blockable` says which of the two it was.
+    ///
+    /// # Safety
+    /// It ends one that was begun, and has not been ended: another's end would let go of subscribers who are being called.
     #[inline]
-    pub fn invalidate_range_end(&self, kernel: K, mm: &K::Mm, range: &Range, blockable: bool) {
+    pub unsafe fn invalidate_range_end(&self, kernel: K, mm: &K::Mm, range: &Range, blockable: bool) {
         if !self.is_unused() {
             self.end(kernel, mm, Invalidation::new(range, blockable));
         }
@@ -49,6 +52,7 @@ impl<K: NotifierKernel> Chain<K> {
     // Not inlined, so that callers have a load and a branch where nobody is subscribed, and little around them.
     #[inline(never)]
     fn start(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) -> Result<(), WouldBlock> {
+        debug_assert!(core::ptr::eq(self, mm.notifiers()), "it is the mm's chain");
         if self.has_intervals() {
             self.start_intervals(kernel, invalidation)?;
         }

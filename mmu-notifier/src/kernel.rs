@@ -74,7 +74,7 @@ pub unsafe trait NotifierKernel: Memory + 'static {
     fn non_block_end(self) {}
 
     /// Leaves something to a worker, which runs it in process context, soon (Linux `queue_work`): subscriptions (feature `alloc`) that end where nobody can
-    /// wait, in a callback. Called in any context.
+    /// wait, in a callback. Called in any context. A module waits for it (Linux `flush_workqueue`) before its code goes.
     ///
     /// # Errors
     /// If there are no workers, as by default: it is given back.

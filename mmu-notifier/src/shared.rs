@@ -81,7 +81,8 @@ where
     /// One more user of what is subscribed, if there is one.
     fn find(kernel: K, mmap: &impl MmapWrite<K>, is_it: fn(&Node<K>) -> bool) -> Result<Option<Self>, RegisterError> {
         let is_mine = |node: &Node<K>| is_it(node) && node.whole.is_some_and(|whole| (whole.kind)() == Self::kind());
-        let found = mmap.mm().notifiers().get(kernel, is_mine)?;
+        // SAFETY: what is of this kind goes with its last user.
+        let found = unsafe { mmap.mm().notifiers().get(kernel, is_mine)? };
         // What is of this kind stands in such a place.
         Ok(found.and_then(|node| node.whole).map(|whole| SharedSubscription(whole.place.cast())))
     }

@@ -20,6 +20,8 @@ pub trait MmuNotifier<K: NotifierKernel> {
     /// The address space goes, or the subscription does: no translation of the mm may be in use when this returns, and none may be made
     /// after it. Runs once at least, before any page is freed; it may run twice, and at the same time.
     ///
+    /// No end comes behind it of what has started before: whoever waits for one, a fault handler say, must not wait any more.
+    ///
     /// Context: may sleep. In a walk: it must not unsubscribe anybody by [`unregister`](crate::Chain::unregister).
     fn release(&self, mm: &K::Mm);
 

@@ -99,7 +99,8 @@ impl<M: Memory, const N: usize> Slots<M, N> {
         }
     }
 
-    /// Waits until no word holds what it holds now, of those that are to be waited for; and for all walks that have no word.
+    /// Waits until no word holds what it holds now, of those that are to be waited for; and until no walk is without a word, those included that begin
+    /// meanwhile: where there are always more walks than words, it waits for ever. As many words as CPUs are enough but for walks that sleep.
     pub(crate) fn wait<K: NotifierKernel>(&self, kernel: K, is_to_wait: impl Fn(usize) -> bool) {
         for Line(word) in &self.slots {
             let seen = word.load(Acquire);

@@ -90,6 +90,11 @@ fn mm() -> &'static Mm {
     Box::leak(Box::new(Mm::new()))
 }
 
+fn state_of(mm: &Mm) -> IntervalState {
+    // SAFETY: one thread at a time, where this is asked.
+    unsafe { mm.chain.interval_state() }
+}
+
 fn named(name: &'static str, log: &'static Log) -> Interval {
     Interval { name, log, refuses: false, finish: None }
 }
@@ -139,27 +144,51 @@ fn c13_a_reader_begins_anew_if_it_was_met_and_only_then() {
 #[test]
 fn c32_the_sequence_wraps() {
     let (mm, log) = (mm(), <&Log>::default());
-    let first_seq = mm.chain.interval_state().seq;
+    let first_seq = state_of(mm).seq;
     let one = Subscribed::new(mm, named("a", log), 10..20);
     for wraps in [false, true, true, true] {
         let seq = one.read_begin();
         assert!(!one.node.read_retry(seq));
         drop(start(mm, &range(15..16)));
         assert!(one.node.read_retry(seq), "it is told of each");
-        let state = mm.chain.interval_state();
+        let state = state_of(mm);
         assert_eq!(state.seq & 1, 0);
         assert_eq!(one.node.seq() & 1, 1);
         assert_eq!(state.seq < first_seq, wraps, "the end of the numbers is near enough for tests");
     }
     one.remove().unwrap();
-    assert_eq!(mm.chain.interval_state().inserted, 0);
+    assert_eq!(state_of(mm).inserted, 0);
+}
+
+/// A driver that looks something up in its callback.
+#[test]
+fn who_reads_in_a_callback_is_warned_of_and_never_current() {
+    struct Reads(std::sync::OnceLock<(&'static Mm, &'static IntervalNode<K>)>);
+    impl MmuIntervalNotifier<K> for Reads {
+        fn invalidate<'a>(&self, invalidating: Invalidating<'a, K>) -> Result<Invalidated<'a, K>, WouldBlock> {
+            let invalidated = invalidating.set_seq();
+            let (mm, node) = self.0.get().unwrap();
+            assert!(node.read_retry(mm.chain.read_begin(kernel(), node)));
+            Ok(invalidated)
+        }
+    }
+    let mm = mm();
+    let reads: &'static Reads = Box::leak(Box::new(Reads(std::sync::OnceLock::new())));
+    // SAFETY: it stays.
+    let node: &'static _ = Box::leak(Box::new(unsafe { IntervalNode::new(NonNull::from(reads)) }));
+    assert!(reads.0.set((mm, node)).is_ok());
+    let one = Subscribed { mm, node };
+    one.insert(10, 10).unwrap();
+    drop(start(mm, &range(10..11)));
+    assert_eq!(warnings(), [Warning::WaitsForItself]);
+    one.remove().unwrap();
 }
 
 #[test]
 fn how_intervals_stand() {
     let (mm, log) = (mm(), <&Log>::default());
     let state = || {
-        let IntervalState { active, seq, inserted, deferred } = mm.chain.interval_state();
+        let IntervalState { active, seq, inserted, deferred } = state_of(mm);
         (active, seq & 1, inserted, deferred)
     };
     let one = Subscribed::new(mm, named("a", log), 10..20);
@@ -210,7 +239,7 @@ fn c24_what_the_list_refuses_leaves_no_interval_begun() {
     let range = range(10..11);
     assert!(RangeGuard::try_start(kernel(), mm, &range).is_err());
     assert_eq!(log.take(), "a:Clear l:refuses");
-    // It would wait for ever, if anything were still going on.
+    assert_eq!(state_of(mm).active, 0);
     let seq = one.read_begin();
     assert!(!one.node.read_retry(seq));
     // SAFETY: nobody else does.

@@ -352,6 +352,15 @@ impl Device {
     /// What must be so when all scripts are over.
     pub(crate) fn check_end(&self, machine: &Machine) {
         // Who was released has nothing more to hold off, and is told of no end.
+        let pages = &world().pages;
+        for (cached, current) in self.tlb.iter().zip(pages.entries).map(|(cached, entry)| (cached.peek(), entry.peek()))
+        {
+            // The entry may be written, so there is nothing for a handler to mend, and the device faults again.
+            let is_upgraded = frame(cached) == frame(current) && current & WRITABLE > cached & WRITABLE;
+            if self.client == Client::Sva && cached != 0 && is_upgraded {
+                Invariant::I16.fails(machine);
+            }
+        }
         if self.started.peek() != 0 && self.subscribed.peek() != 0 && self.released.peek() == 0 {
             Invariant::I4.fails(machine);
         }

@@ -14,8 +14,8 @@ use crate::names::{Mutant, Scheme};
 use crate::rules::Invariant;
 use crate::world::World;
 
-/// How many walks have a word of their own: fewer than there can be.
-const WALKS: usize = 2;
+/// How many walks have a word of their own: fewer than there are, so that the others' count is needed.
+const WALKS: usize = 1;
 
 /// Forgets for how long structures are placed.
 pub(crate) fn placed<T: ?Sized>(placed: &mut T) -> &'static T {
@@ -152,10 +152,10 @@ pub(crate) struct LabLock {
 impl LabLock {
     /// Who holds it is about to release it: the chain is as it is to be found.
     fn is_left(&self) {
-        let look = |machine: &Machine| {
-            machine
-                .inspect(|| (world().mm().chain.interval_state(), self.left.each_ref().map(|word| word.load(Relaxed))))
-        };
+        // SAFETY: the lock is held, or a mutant's.
+        let state = || unsafe { world().mm().chain.interval_state() };
+        let look =
+            |machine: &Machine| machine.inspect(|| (state(), self.left.each_ref().map(|word| word.load(Relaxed))));
         let Some((state, [seq, inserted])) = Machine::try_with(look) else { return };
         let is_odd = state.seq & 1 != 0;
         if is_odd && state.seq == seq && state.inserted != inserted {

@@ -49,7 +49,7 @@
 //! | `store PTE`, `load PTE` | a CPU writes, or reads |
 //! | `fault DEVICE PTE` | the driver maps an entry, as its fault handler does: until it has, or nothing is there. `at-most N`: with no more than so many tries |
 //! | `write DEVICE PTE`, `read DEVICE PTE` | the device uses its translation, if it has one |
-//! | `register DEVICE`, `unregister DEVICE`, `free-device DEVICE` | the driver subscribes, unsubscribes, and its memory is freed |
+//! | `register DEVICE`, `unregister DEVICE`, `free-device DEVICE` | the driver gets a user of the address space for a while, if it has any, and subscribes; it unsubscribes; its memory is freed |
 //! | `get DEVICE`, `put DEVICE` | the driver is found by its mm, and has one more user; one is given back: the last one unsubscribes, and waits for nobody |
 //! | `move DEVICE FIRST LAST` | the driver of an `odp` device moves its region to these entries, and maps no others |
 //! | `synchronize` | waits for all callbacks that run |

@@ -269,6 +269,9 @@ impl Pages {
         let Some(from) = self.hand[this_task()].peek().checked_sub(1) else { return };
         let written = self.page(from).load(Relaxed);
         self.page(to).store(written, Relaxed);
+        if self.dirty[from].load(Relaxed) != 0 {
+            self.dirty[to].store(1, Relaxed);
+        }
     }
 
     /// The page that this leads to was written by somebody, who says so (Linux `set_page_dirty`). Part of a step.

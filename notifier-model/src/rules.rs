@@ -20,6 +20,6 @@ rules! {
         I13 "retry-unlocked" "what was looked up is used without the lock under which it was told to be current"
         I14 "not-notified" "an entry changes that somebody may mirror, and nobody was told"
         I15 "table-freed-under-walker" "a page table is freed that a device still walks"
-        I16 "starved" "a driver looks up again and again what nobody has changed"
+        I16 "starved" "a driver looks up again and again what nobody has changed, or a device faults where nothing is to be mended"
     }
 }

@@ -10,7 +10,7 @@ use lazytlb_machine::report::Section;
 use lazytlb_machine::{Kind, Machine, ObjectKind, SimLocal, SimWord};
 use lazytlb_mmu_notifier::former::{Form, FormerChain};
 use lazytlb_mmu_notifier::rmap::RmapChain;
-use lazytlb_mmu_notifier::{Event, NotifierKernel, Range};
+use lazytlb_mmu_notifier::{Event, NotifierKernel, Range, RegisterError};
 
 use crate::device::{Device, Fault, Subscription};
 use crate::kernel::{AnyWalks, LabMm, LabNotifier, Lock, TaskWords, in_world, locals, placed, shared, this_task};
@@ -150,14 +150,22 @@ impl World {
 
     /// Planted: a callback takes a reference to the address space's users, if it can, and gives it back.
     pub(crate) fn puts_mm(&self) {
+        if self.mmget_not_zero() {
+            self.mmput();
+        }
+    }
+
+    /// One more user of the address space, if it has any.
+    fn mmget_not_zero(&self) -> bool {
         let users = &self.mm().users;
         let mut seen = users.load(Relaxed);
         while seen != 0 {
             match users.compare_exchange(seen, seen + 1, AcqRel, Relaxed) {
-                Ok(_) => return self.mmput(),
+                Ok(_) => return true,
                 Err(now) => seen = now,
             }
         }
+        false
     }
 
     /// Planted: a driver takes a page's lock, and releases it.
@@ -219,7 +227,7 @@ impl World {
             Statement::Fault(device, entry, most) => self.fault(&self.devices[device], entry, most),
             Statement::Write(device, entry) => self.devices[device].access(entry, true),
             Statement::Read(device, entry) => self.devices[device].access(entry, false),
-            Statement::Register(device) => self.register(&self.devices[device]),
+            Statement::Register(device) => self.subscribes(&self.devices[device]),
             Statement::Unregister(device) => self.unregister(&self.devices[device]),
             Statement::Get(device) => self.get(&self.devices[device]),
             Statement::Put(device) => self.put(&self.devices[device]),
@@ -282,7 +290,8 @@ impl World {
         let range = range(first, last, event);
         match self.former() {
             Some(former) => former.invalidate_range_end(LabNotifier, mm, &range, blockable),
-            None => mm.chain.invalidate_range_end(LabNotifier, mm, &range, blockable),
+            // SAFETY: the program's, which is checked for what comes of it.
+            None => unsafe { mm.chain.invalidate_range_end(LabNotifier, mm, &range, blockable) },
         }
         if pair.is_some() {
             mm.has_invalidated();
@@ -306,6 +315,16 @@ impl World {
         Machine::with(Machine::preempt_disable);
         mm.chain.arch_invalidate_secondary_tlbs(LabNotifier, mm, entry, entry + 1);
         Machine::with(Machine::preempt_enable);
+    }
+
+    /// A driver gets a user of the address space, if there is one left, and subscribes.
+    fn subscribes(&self, device: &Device) {
+        if !self.mmget_not_zero() {
+            Machine::with(|machine| machine.fail(Kind::Warning, RegisterError::NoUsers.to_string()));
+            return;
+        }
+        self.register(device);
+        self.mmput();
     }
 
     fn register(&self, device: &Device) {
@@ -370,7 +389,8 @@ impl World {
         let mm = self.mm();
         let Subscription::List(node) = device.driver.subscription() else { return };
         let _mmap = mm.mmap_write_lock();
-        let got = mm.chain.get(LabNotifier, |one| core::ptr::eq(one, node));
+        // SAFETY: likewise.
+        let got = unsafe { mm.chain.get(LabNotifier, |one| core::ptr::eq(one, node)) };
         device.is_got();
         if !matches!(got, Ok(Some(_))) {
             Machine::with(|machine| machine.fail(Kind::Warning, "it is not subscribed"));

@@ -68,13 +68,15 @@ impl Driver for Gru {
     fn fault(&self, device: &Device, entry: usize) -> Fault {
         let early = world().has(Mutant::LooksUpFirst).then(|| device.look_up(entry));
         self.lock.lock();
-        if self.active.load(Relaxed) > 0 {
+        // Behind the release no end comes.
+        let is_dead = || self.dead.load(Relaxed) != 0;
+        if self.active.load(Relaxed) > 0 && !is_dead() {
             device.unlock(&self.lock);
-            Sim.spin_until(|| (self.active.load(Acquire) == 0).then_some(()));
+            Sim.spin_until(|| (self.active.load(Acquire) == 0 || is_dead()).then_some(()));
             return Fault::Again;
         }
         let value = early.unwrap_or_else(|| device.look_up(entry));
-        let fault = if value == 0 || self.dead.load(Relaxed) != 0 {
+        let fault = if value == 0 || is_dead() {
             Fault::Nothing
         } else {
             device.is_current(&self.lock);

@@ -163,7 +163,8 @@ impl Driver for Kvm {
         });
         if retry {
             device.unlock(&self.lock);
-            Sim.spin_until(|| (!self.is_held_off(entry)).then_some(()));
+            // Behind the release no end comes.
+            Sim.spin_until(|| (!self.is_held_off(entry) || self.dead.load(Relaxed) != 0).then_some(()));
             return Fault::Again;
         }
         device.install(entry, value);

@@ -62,6 +62,11 @@ impl Odp {
         self.counts.load(Acquire) == 0 || self.count.load(Relaxed) > 0
     }
 
+    /// Whether it was released: behind that no end comes.
+    fn is_dead(&self) -> bool {
+        self.dead.load(Relaxed) != 0
+    }
+
     /// The entries that the region has. With the lock held.
     fn region(&self) -> Range<usize> {
         let first = self.first.load(Relaxed);
@@ -136,9 +141,9 @@ impl Driver for Odp {
     // likewise).
     fn moves(&self, device: &Device, entries: RangeInclusive<usize>) {
         self.lock.lock();
-        while self.active.load(Relaxed) != 0 && !world().has(Mutant::MovesUnawaited) {
+        while self.active.load(Relaxed) != 0 && !self.is_dead() && !world().has(Mutant::MovesUnawaited) {
             device.unlock(&self.lock);
-            Sim.spin_until(|| (self.active.load(Acquire) == 0).then_some(()));
+            Sim.spin_until(|| (self.active.load(Acquire) == 0 || self.is_dead()).then_some(()));
             self.lock.lock();
         }
         self.first.store(*entries.start(), Relaxed);
@@ -156,7 +161,7 @@ impl Driver for Odp {
                 self.counts.store(1, Release);
             }
         }
-        let is_held_off = self.is_held_off();
+        let is_held_off = self.is_held_off() && !self.is_dead();
         let seq = self.seq.load(Relaxed);
         let is_mine = self.region().contains(&entry);
         device.unlock(&self.lock);
@@ -164,7 +169,7 @@ impl Driver for Odp {
             return Fault::Nothing;
         }
         if is_held_off {
-            Sim.spin_until(|| (!self.is_held_off()).then_some(()));
+            Sim.spin_until(|| (!self.is_held_off() || self.is_dead()).then_some(()));
             return Fault::Again;
         }
         let value = device.look_up(entry);
@@ -172,7 +177,7 @@ impl Driver for Odp {
             return Fault::Nothing;
         }
         self.lock.lock();
-        let fault = if self.dead.load(Relaxed) != 0 {
+        let fault = if self.is_dead() {
             Fault::Nothing
         } else if self.is_held_off() || (self.seq.load(Relaxed) != seq && !world().has(Mutant::CounterOnly)) {
             Fault::Again

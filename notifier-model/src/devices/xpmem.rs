@@ -90,13 +90,15 @@ impl Driver for Xpmem {
 
     fn fault(&self, device: &Device, entry: usize) -> Fault {
         self.lock.lock();
-        if self.is_held_off(entry) {
+        // Behind the release no end comes.
+        let is_dead = || self.dead.load(Relaxed) != 0;
+        if self.is_held_off(entry) && !is_dead() {
             device.unlock(&self.lock);
-            Sim.spin_until(|| (!self.is_held_off(entry)).then_some(()));
+            Sim.spin_until(|| (!self.is_held_off(entry) || is_dead()).then_some(()));
             return Fault::Again;
         }
         let value = device.look_up(entry);
-        let fault = if value == 0 || self.dead.load(Relaxed) != 0 {
+        let fault = if value == 0 || is_dead() {
             Fault::Nothing
         } else {
             device.is_current(&self.lock);
