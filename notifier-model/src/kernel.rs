@@ -81,7 +81,6 @@ impl TaskWords {
 }
 
 /// A scheme of walks, whichever it is.
-#[expect(clippy::large_enum_variant, reason = "there is one")]
 pub(crate) enum AnyWalks {
     Hazards(Hazards<LabNotifier, WALKS>),
     Epochs(Epochs<LabNotifier, WALKS>),
