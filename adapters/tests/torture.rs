@@ -13,14 +13,13 @@ use lazytlb::core::part::{Part, PartOf};
 use lazytlb::core::{Freeing, Host as SwitchPath, MmCore, MmPtr};
 use lazytlb::{LazyTlb, Switcher, Task};
 use lazytlb_adapters::{AnyLazyTlbAlloc, ArcPerCpu, CrossbeamEpoch};
-use lazytlb_host::{Host, Interrupts, Machine, Pool, User, live};
+use lazytlb_host::{Config, Host, Machine, Pool, User, live};
 
 /// CPUs that are threads.
 type Threads = Host<BroadcastFlush>;
 
 /// Steps of each CPU.
 const STEPS: usize = if cfg!(miri) { 60 } else { 4000 };
-const CPUS: usize = 4;
 
 /// Lets all CPUs live, and looks at what is left.
 fn torture<S: LazyTlb<Threads>>(strategy: S)
@@ -29,14 +28,14 @@ where
     User<Threads, S>: Send,
 {
     let name = strategy.name();
-    let machine = Machine::<Threads, S>::boot(strategy, CPUS, 4096, Interrupts::Polled);
+    let machine = Machine::<Threads, S>::boot(strategy, Config::default());
     let pool = Pool::new(machine, 3);
     machine.run(|cpu| {
         let mut left = STEPS;
         live(cpu, &pool, Rng::with_seed(cpu.index() as u64), || {
             left -= 1;
             left > 0
-        });
+        })
     });
     machine.finish(pool);
     assert_eq!(machine.found(), (Vec::new(), 0), "{name}");
@@ -150,7 +149,7 @@ where
     Switcher<Threads, S>: Sync,
     User<Threads, S>: Send,
 {
-    let machine = Machine::<Threads, S>::boot(strategy, 2, 4, Interrupts::Polled);
+    let machine = Machine::<Threads, S>::boot(strategy, Config { cpus: 2, mms: 4, ..Config::default() });
     let (first, second) = (machine.mm().unwrap(), machine.mm().unwrap());
     let of_second = second.core().root().0;
     let ((stops, stopped), (goes_on, may_go_on)) = (mpsc::channel(), mpsc::channel());

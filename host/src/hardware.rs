@@ -120,6 +120,25 @@ impl CpuWords {
     }
 }
 
+/// What a machine has.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How many CPUs; no more than 128.
+    pub cpus: usize,
+    /// Memory for so many mms at a time.
+    pub mms: usize,
+    /// How CPUs are interrupted.
+    pub interrupts: Interrupts,
+    /// Planted: no flush reaches a walk cache.
+    pub never_flushed: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { cpus: 4, mms: 4096, interrupts: Interrupts::Polled, never_flushed: false }
+    }
+}
+
 /// A switch path without its type, and what to call with it.
 pub(crate) type Handler = (usize, fn(usize));
 
@@ -137,6 +156,7 @@ struct RootSlot {
 /// The machine below the kernel.
 pub struct Hardware {
     pub(crate) interrupts: Interrupts,
+    never_flushed: bool,
     pub(crate) cpus: Box<[CpuWords]>,
     roots: Box<[RootSlot]>,
     /// The slots of roots that are free; the last one freed is used first.
@@ -166,10 +186,10 @@ impl fmt::Debug for Hardware {
 }
 
 impl Hardware {
-    /// So many CPUs, and memory for so many mms at a time.
-    pub(crate) fn new(cpus: usize, mms: usize, interrupts: Interrupts) -> Hardware {
+    pub(crate) fn new(Config { cpus, mms, interrupts, never_flushed }: Config) -> Hardware {
         Hardware {
             interrupts,
+            never_flushed,
             cpus: (0..cpus).map(|_| CpuWords::default()).collect(),
             roots: (0..mms).map(|_| RootSlot::default()).collect(),
             free: Mutex::new((0..mms).rev().collect()),
@@ -282,6 +302,9 @@ impl Hardware {
 
     /// A CPU's walk cache is flushed. Context: on that CPU with interrupts off, or from another one.
     pub(crate) fn flush(&self, cpu: usize) {
+        if self.never_flushed {
+            return;
+        }
         let words = &self.cpus[cpu];
         words.with_walks(|| words.walk_cache.store(INIT_ROOT, SeqCst));
     }
@@ -307,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_root_is_used_again_under_another_number() {
-        let hardware = Hardware::new(1, 2, Interrupts::Polled);
+        let hardware = Hardware::new(Config { cpus: 1, mms: 2, ..Config::default() });
         let (slot, first) = hardware.new_root().unwrap();
         assert!(hardware.is_alive(first));
         hardware.free_root(first);
@@ -319,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_root_that_is_freed_twice_is_found() {
-        let hardware = Hardware::new(1, 2, Interrupts::Polled);
+        let hardware = Hardware::new(Config { cpus: 1, mms: 2, ..Config::default() });
         let (_, root) = hardware.new_root().unwrap();
         hardware.free_root(root);
         hardware.free_root(root);
@@ -328,7 +351,7 @@ mod tests {
 
     #[test]
     fn tables_that_a_walk_cache_has_are_found() {
-        let hardware = Hardware::new(2, 2, Interrupts::Polled);
+        let hardware = Hardware::new(Config { cpus: 2, mms: 2, ..Config::default() });
         let (_, root) = hardware.new_root().unwrap();
         hardware.cpus[1].root.store(root, SeqCst);
         hardware.walk(1);
@@ -344,7 +367,7 @@ mod tests {
 
     #[test]
     fn the_first_findings_are_kept_and_all_are_counted() {
-        let hardware = Hardware::new(1, 1, Interrupts::Polled);
+        let hardware = Hardware::new(Config { cpus: 1, mms: 1, ..Config::default() });
         (0..100).for_each(|root| hardware.finds(Finding::FreedTwice { root }));
         let (kept, found) = hardware.found();
         assert_eq!((kept.len(), found), (FINDINGS, 100));

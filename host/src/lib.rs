@@ -18,7 +18,7 @@ mod machine;
 mod platform;
 mod signals;
 
-pub use hardware::{Finding, Hardware, Interrupts};
+pub use hardware::{Config, Finding, Hardware, Interrupts};
 pub use life::{Pool, live};
 pub use machine::{Cpu, Machine, User};
 pub use platform::{CpuVec, Host, HostPlatform};

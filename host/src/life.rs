@@ -67,7 +67,7 @@ pub fn live<P: HostPlatform, S: LazyTlb<P>>(
     pool: &Pool<P, S>,
     numbers: Rng,
     mut goes_on: impl FnMut() -> bool,
-) -> usize
+) -> u64
 where
     Switcher<P, S>: Sync,
 {

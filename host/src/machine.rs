@@ -10,7 +10,7 @@ use lazytlb::core::memory::Label;
 use lazytlb::core::platform::{IrqGuard, PreemptGuard, Root};
 use lazytlb::{ARef, IrqsOff, LazyTlb, Mm, MmWithUser, Switcher, Task};
 
-use crate::hardware::{BeforeLoad, Finding, Hardware, INIT_ROOT, Interrupts};
+use crate::hardware::{BeforeLoad, Config, Finding, Hardware, INIT_ROOT, Interrupts};
 use crate::platform::{HostPlatform, MOST_CPUS, become_cpu};
 use crate::signals;
 
@@ -40,16 +40,17 @@ impl<P: HostPlatform, S: LazyTlb<P>> Machine<P, S>
 where
     Switcher<P, S>: Sync,
 {
-    /// Boots a machine of so many CPUs, with memory for so many mms at a time. It is leaked, as a kernel's own statics would stay.
+    /// Boots a machine. It is leaked, as a kernel's own statics would stay.
     ///
     /// # Panics
     /// If there are more than 128 CPUs.
-    pub fn boot(strategy: S, cpus: usize, mms: usize, interrupts: Interrupts) -> &'static Self {
+    pub fn boot(strategy: S, config: Config) -> &'static Self {
+        let Config { cpus, mms, interrupts, .. } = config;
         assert!(cpus <= MOST_CPUS, "no more than {MOST_CPUS} CPUs");
         if interrupts == Interrupts::Signals {
             signals::install();
         }
-        let platform = P::of(Box::leak(Box::new(Hardware::new(cpus, mms, interrupts))));
+        let platform = P::of(Box::leak(Box::new(Hardware::new(config))));
         let init_mm: NonNull<Mm<P, S>> = NonNull::from(Box::leak(Box::<Mm<P, S>>::new_uninit())).cast();
         // SAFETY: init_mm is leaked, and written right below.
         let switcher: &'static _ = Box::leak(Box::new(unsafe { Switcher::new(platform, strategy, init_mm) }));
@@ -126,8 +127,12 @@ where
         self.platform.hardware().skip(milliseconds);
     }
 
-    /// Runs `life` on each CPU, a thread each, and waits for all. When it returns, the CPU must be on its idle task, and borrow nothing.
-    pub fn run(&'static self, life: impl Fn(&Cpu<P, S>) + Sync) {
+    /// Runs `life` on each CPU, a thread each, and waits for all; gives what each has returned. When it returns, the CPU must be on its idle task, and
+    /// borrow nothing.
+    ///
+    /// # Panics
+    /// If `life` panics.
+    pub fn run<R: Send>(&'static self, life: impl Fn(&Cpu<P, S>) -> R + Sync) -> Vec<R> {
         let cpus = self.idle.len();
         let (booted, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         // Nobody sends an interrupt to a CPU that is not there yet, nor to one that is gone.
@@ -139,18 +144,21 @@ where
                 thread::yield_now();
             }
         };
-        thread::scope(|scope| {
-            for index in 0..cpus {
-                let (life, wait_for_all, booted, done) = (&life, &wait_for_all, &booted, &done);
-                scope.spawn(move || {
-                    let cpu = self.bring_up(index);
-                    wait_for_all(booted);
-                    life(&cpu);
-                    wait_for_all(done);
-                    cpu.offline();
-                });
+        let (life, wait_for_all, booted, done) = (&life, &wait_for_all, &booted, &done);
+        let of_cpu = |index| {
+            move || {
+                let cpu = self.bring_up(index);
+                wait_for_all(booted);
+                let result = life(&cpu);
+                wait_for_all(done);
+                cpu.offline();
+                result
             }
-        });
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..cpus).map(|index| scope.spawn(of_cpu(index))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a CPU's life")).collect()
+        })
     }
 
     /// When all CPUs are gone: drops what is left, and lets the worker come for the last time. Nobody borrows anything any more.

@@ -10,7 +10,9 @@ use lazytlb::core::memory::Label;
 use lazytlb::core::mm_switch::{BroadcastFlush, IpiUnlazy};
 use lazytlb::core::platform::IrqGuard;
 use lazytlb::{LazyTlb, Platform, Refcount, Shootdown, Switcher, Task};
-use lazytlb_host::{Cpu, Finding, Host, HostPlatform, Interrupts, Machine, User};
+use lazytlb_host::{Config, Cpu, Finding, Host, HostPlatform, Interrupts, Machine, User};
+
+const SMALL: Config = Config { cpus: 2, mms: 4, interrupts: Interrupts::Polled, never_flushed: false };
 
 /// Nothing at all: the borrow is not counted, and nobody looks for borrowers.
 struct Unprotected;
@@ -70,7 +72,7 @@ where
     Switcher<P, S>: Sync,
     User<P, S>: Send,
 {
-    let machine = Machine::<P, S>::boot(strategy, 2, 4, Interrupts::Polled);
+    let machine = Machine::<P, S>::boot(strategy, SMALL);
     let mm = machine.mm().unwrap();
     let (borrowed, may_drop) = mpsc::channel();
     let dropped = AtomicBool::new(false);
@@ -134,7 +136,7 @@ fn an_mm_that_is_never_freed_is_counted() {
 
 #[test]
 fn an_mm_that_is_freed_with_interrupts_off_is_found() {
-    let machine = Machine::<Host<BroadcastFlush>, _>::boot(Refcount, 1, 1, Interrupts::Polled);
+    let machine = Machine::<Host<BroadcastFlush>, _>::boot(Refcount, Config { cpus: 1, ..SMALL });
     let cpu = machine.cpu(0);
     let mm = machine.mm().unwrap();
     let section = IrqGuard::new(machine.platform(), Label::NONE);
@@ -147,8 +149,8 @@ fn an_mm_that_is_freed_with_interrupts_off_is_found() {
 /// A CPU that neither polls nor waits is interrupted all the same.
 #[test]
 fn a_signal_comes_between_any_two_instructions() {
-    let machine =
-        Machine::<Host<IpiUnlazy>, _>::boot(Shootdown { debug_shoot_lazies: true }, 2, 4, Interrupts::Signals);
+    let strategy = Shootdown { debug_shoot_lazies: true };
+    let machine = Machine::<Host<IpiUnlazy>, _>::boot(strategy, Config { interrupts: Interrupts::Signals, ..SMALL });
     let (mm, last) = (machine.mm().unwrap(), machine.mm().unwrap());
     let (mm, last) = (std::sync::Mutex::new(Some(mm)), std::sync::Mutex::new(Some(last)));
     let (borrowed, dropped) = (AtomicBool::new(false), AtomicBool::new(false));

@@ -3,11 +3,10 @@
 use fastrand::Rng;
 use lazytlb::core::mm_switch::{BroadcastFlush, IpiUnlazy};
 use lazytlb::{AnyLazyTlb, LazyTlb, Switcher};
-use lazytlb_host::{Host, HostPlatform, Interrupts, Machine, Pool, User, live};
+use lazytlb_host::{Config, Host, HostPlatform, Interrupts, Machine, Pool, User, live};
 
 /// Steps of each CPU.
 const STEPS: usize = if cfg!(miri) { 60 } else { 4000 };
-const CPUS: usize = 4;
 
 fn torture<P: HostPlatform, S: LazyTlb<P>>(strategy: S, interrupts: Interrupts)
 where
@@ -15,14 +14,14 @@ where
     User<P, S>: Send,
 {
     let name = strategy.name();
-    let machine = Machine::<P, S>::boot(strategy, CPUS, 4096, interrupts);
+    let machine = Machine::<P, S>::boot(strategy, Config { interrupts, ..Config::default() });
     let pool = Pool::new(machine, 3);
     machine.run(|cpu| {
         let mut left = STEPS;
         live(cpu, &pool, Rng::with_seed(0x9e37_79b9 + cpu.index() as u64), || {
             left -= 1;
             left > 0
-        });
+        })
     });
     machine.finish(pool);
     assert_eq!(machine.found(), (Vec::new(), 0), "{name}");

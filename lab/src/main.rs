@@ -12,6 +12,7 @@ mod progress;
 mod replay;
 mod soak;
 mod suite;
+mod torture;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -56,6 +57,8 @@ enum Command {
     LazyMmu(lazy_mmu::Arguments),
     /// Runs random programs under every strategy that claims to stand them.
     Soak(soak::Arguments),
+    /// Runs the strategies on real threads, which are interrupted by signals.
+    Torture(torture::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::LazyMmu(arguments) => lazy_mmu::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Torture(arguments) => torture::run(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
