@@ -35,7 +35,7 @@ pub(crate) struct Effort {
     #[arg(long, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     executions: u64,
     /// Gives a test up after so many seconds.
-    #[arg(long, default_value_t = 120, value_name = "S")]
+    #[arg(long, default_value_t = 120, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
 }
 
