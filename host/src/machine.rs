@@ -1,7 +1,9 @@
 //! [`Machine`]: a booted one, and its [`Cpu`]s.
 
 use core::fmt;
+use core::panic::AssertUnwindSafe;
 use core::ptr::NonNull;
+use std::panic::{catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::thread;
@@ -149,15 +151,16 @@ where
             move || {
                 let cpu = self.bring_up(index);
                 wait_for_all(booted);
-                let result = life(&cpu);
+                // Others may wait for its answers, whatever became of it.
+                let result = catch_unwind(AssertUnwindSafe(|| life(&cpu)));
                 wait_for_all(done);
                 cpu.offline();
-                result
+                result.unwrap_or_else(|panic| resume_unwind(panic))
             }
         };
         thread::scope(|scope| {
             let threads: Vec<_> = (0..cpus).map(|index| scope.spawn(of_cpu(index))).collect();
-            threads.into_iter().map(|thread| thread.join().expect("a CPU's life")).collect()
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
         })
     }
 
@@ -183,15 +186,15 @@ where
     /// Waits while another CPU goes offline. Context: nothing is disabled, no lock is held.
     fn stops_for_others(&self) {
         let hardware = self.platform.hardware();
-        if hardware.stopping.load(SeqCst) == 0 {
-            return;
-        }
-        hardware.stopped.fetch_add(1, SeqCst);
+        // Once more when it is over: the next one may have taken this CPU for one that has stopped.
         while hardware.stopping.load(SeqCst) != 0 {
-            self.platform.poll();
-            thread::yield_now();
+            hardware.stopped.fetch_add(1, SeqCst);
+            while hardware.stopping.load(SeqCst) != 0 {
+                self.platform.poll();
+                thread::yield_now();
+            }
+            hardware.stopped.fetch_sub(1, SeqCst);
         }
-        hardware.stopped.fetch_sub(1, SeqCst);
     }
 
     fn bring_up(&'static self, cpu: usize) -> Cpu<P, S> {
@@ -244,12 +247,12 @@ where
         left.mmdrop_lazy_tlb_sched();
     }
 
-    /// The hardware walks the tables that are loaded, and a kernel thread looks into `active_mm`, which a strategy must keep alive for that.
+    /// The hardware walks the tables that are loaded, as it does for a program or by speculation.
     pub fn walks(&self) {
         self.irqs_off(|irqs_off| self.machine.platform.hardware().walk(irqs_off.cpu().get()));
     }
 
-    /// Looks into `active_mm`, for strategies that keep it alive.
+    /// A kernel thread looks into `active_mm`: what a strategy lets it borrow must be there.
     pub fn looks(&self) {
         self.irqs_off(|irqs_off| {
             let cpu = irqs_off.cpu();

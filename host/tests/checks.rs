@@ -176,3 +176,11 @@ fn a_signal_comes_between_any_two_instructions() {
     assert_eq!(machine.found(), (Vec::<Finding>::new(), 0));
     assert_eq!(machine.made_and_left().1, 0);
 }
+
+/// The other CPUs come to rest all the same.
+#[test]
+#[should_panic(expected = "its own mistake")]
+fn a_life_that_panics_is_told() {
+    let machine = Machine::<Host<BroadcastFlush>, _>::boot(Refcount, SMALL);
+    machine.run(|cpu| assert_eq!(cpu.index(), 0, "its own mistake"));
+}
