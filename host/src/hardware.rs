@@ -300,7 +300,7 @@ impl Hardware {
         });
     }
 
-    /// A CPU's walk cache is flushed. Context: on that CPU with interrupts off, or from another one.
+    /// A CPU's walk cache is flushed. Context: interrupts off.
     pub(crate) fn flush(&self, cpu: usize) {
         if self.never_flushed {
             return;

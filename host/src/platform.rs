@@ -11,7 +11,7 @@ use lazytlb::core::MmCore;
 use lazytlb::core::memory::{At, Label, Memory};
 use lazytlb::core::mm_switch::{BroadcastFlush, BroadcastTlb, FlushRange, IpiUnlazy};
 use lazytlb::core::native::Native;
-use lazytlb::core::platform::{Clock, Context, IpisInterrupt, MaskCoversLazy, PerCpu, Root, Worker};
+use lazytlb::core::platform::{Clock, Context, IpisInterrupt, IrqGuard, MaskCoversLazy, PerCpu, Root, Worker};
 use lazytlb::{CpuId, CpuMask, Platform, Warning};
 
 use crate::hardware::{CpuWords, Finding, Hardware, Interrupts};
@@ -81,6 +81,12 @@ impl<Arch> Host<Arch> {
 
     fn words(self) -> &'static CpuWords {
         &self.hardware.cpus[self.cpu()]
+    }
+
+    /// Flushes a CPU's walk cache. Context: interrupts off, or one that flushes might come while its lock is held.
+    fn flushes(self, cpu: usize) {
+        debug_assert!(self.words().irqs_off.load(Relaxed), "an interrupt might wait for what it has interrupted");
+        self.hardware.flush(cpu);
     }
 }
 
@@ -202,7 +208,7 @@ macro_rules! platform {
                 if !self.hardware.is_alive(root) {
                     self.hardware.finds(Finding::LoadsFreed { cpu, root });
                 }
-                self.hardware.flush(cpu);
+                self.flushes(cpu);
             }
 
             fn read_root(self) -> Root {
@@ -211,7 +217,7 @@ macro_rules! platform {
 
             fn flush_tlb_local(self) {
                 let flags = self.local_irq_save(Label::NONE);
-                self.hardware.flush(self.cpu());
+                self.flushes(self.cpu());
                 // SAFETY: saved above.
                 unsafe { self.local_irq_restore(flags) };
             }
@@ -296,7 +302,8 @@ platform!(IpiUnlazy);
 impl BroadcastTlb for Host<BroadcastFlush> {
     /// All CPUs', whatever they have.
     fn invalidate_broadcast(self, _: &MmCore<Self>, _: &FlushRange) {
-        (0..self.hardware.cpus.len()).for_each(|cpu| self.hardware.flush(cpu));
+        let _section = IrqGuard::new(self, Label::NONE);
+        (0..self.hardware.cpus.len()).for_each(|cpu| self.flushes(cpu));
     }
 }
 
