@@ -17,6 +17,7 @@ mod life;
 mod machine;
 mod platform;
 mod signals;
+pub mod wrong;
 
 pub use hardware::{Config, Finding, Hardware, Interrupts};
 pub use life::{Pool, live};

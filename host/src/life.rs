@@ -100,7 +100,7 @@ where
         cpu.idles();
         match self.numbers.u8(..65) {
             // It goes offline for a while.
-            64 if !runs_user => drop(cpu.goes_and_comes_back()),
+            64 if !runs_user => cpu.goes_and_comes_back(),
             step => self.task_step(step % 8, runs_user),
         }
         cpu.walks();

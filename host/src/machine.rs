@@ -94,15 +94,17 @@ where
     /// A new mm with one user; `None` if there are as many as there is memory for.
     pub fn mm(&self) -> Option<User<P, S>> {
         let (slot, root) = self.platform.hardware().new_root()?;
-        let is_new = self.mms[slot].get().is_none();
-        let mm = self.mms[slot].get_or_init(|| {
-            // SAFETY: the switcher is leaked; roots are objects of the hardware's.
-            Box::leak(Box::new(unsafe { Mm::new(NonNull::from(self.switcher), self.platform, Root(root), ()) }))
-        });
-        if !is_new {
-            // SAFETY: the former one was freed, or its slot would not be given.
-            unsafe { mm.reinit(Root(root)) };
-        }
+        let mm = match self.mms[slot].get() {
+            Some(mm) => {
+                // SAFETY: the former one was freed, or its slot would not be given.
+                unsafe { mm.reinit(Root(root)) };
+                mm
+            }
+            None => self.mms[slot].get_or_init(|| {
+                // SAFETY: the switcher is leaked; roots are objects of the hardware's.
+                Box::leak(Box::new(unsafe { Mm::new(NonNull::from(self.switcher), self.platform, Root(root), ()) }))
+            }),
+        };
         // SAFETY: asked once; it stays where it is.
         Some(unsafe { mm.into_user() })
     }
@@ -277,15 +279,16 @@ where
         }
     }
 
-    /// The CPU goes offline, and comes back: Linux's hotplug thread, `stop_machine` and `sched_init`. Says whether it did: one goes at a time.
+    /// The CPU goes offline, and comes back: Linux's hotplug thread, `stop_machine` and `sched_init`. It stays if another one
+    /// goes: one at a time.
     ///
     /// Context: the idle task; nothing is disabled, no lock is held; in [`Machine::run`].
-    pub fn goes_and_comes_back(&self) -> bool {
+    pub fn goes_and_comes_back(&self) {
         let (machine, hardware) = (self.machine, self.machine.platform.hardware());
         machine.switcher.sched_cpu_wait_empty();
         let cpu = self.index();
         if hardware.stopping.compare_exchange(0, cpu + 1, SeqCst, SeqCst).is_err() {
-            return false;
+            return;
         }
         // Whoever has preemption off may count on this CPU to answer.
         let online = || hardware.cpus.iter().filter(|words| words.online.load(SeqCst)).count();
@@ -302,7 +305,6 @@ where
         }
         machine.bring_up(cpu);
         hardware.stopping.store(0, SeqCst);
-        true
     }
 
     /// The CPU is gone. It borrows nothing, and nobody waits for it.

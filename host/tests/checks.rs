@@ -5,46 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::mpsc;
 use std::thread;
 
-use lazytlb::core::MmCore;
 use lazytlb::core::memory::Label;
 use lazytlb::core::mm_switch::{BroadcastFlush, IpiUnlazy};
 use lazytlb::core::platform::IrqGuard;
-use lazytlb::{LazyTlb, Platform, Refcount, Shootdown, Switcher, Task};
+use lazytlb::{LazyTlb, Refcount, Shootdown, Switcher, Task};
+use lazytlb_host::wrong::{Leaks, Unprotected};
 use lazytlb_host::{Config, Cpu, Finding, Host, HostPlatform, Interrupts, Machine, User};
 
 const SMALL: Config = Config { cpus: 2, mms: 4, interrupts: Interrupts::Polled, never_flushed: false };
-
-/// Nothing at all: the borrow is not counted, and nobody looks for borrowers.
-struct Unprotected;
-
-impl<P: Platform> LazyTlb<P> for Unprotected {
-    type CpuState = ();
-    type MmState = ();
-    type Shared = ();
-
-    fn name(&self) -> &'static str {
-        "unprotected"
-    }
-
-    fn mmgrab_lazy_tlb(&self, _: P, (): &(), (): &(), _: &MmCore<P>) {}
-}
-
-/// Counts, and never gives back.
-struct Leaks;
-
-impl<P: Platform> LazyTlb<P> for Leaks {
-    type CpuState = ();
-    type MmState = ();
-    type Shared = ();
-
-    fn name(&self) -> &'static str {
-        "leaks"
-    }
-
-    fn mmgrab_lazy_tlb(&self, platform: P, (): &(), shared: &(), mm: &MmCore<P>) {
-        Refcount.mmgrab_lazy_tlb(platform, &(), shared, mm);
-    }
-}
 
 /// A task of this mm ran on the CPU and has exited: the CPU borrows it.
 fn borrows<P: HostPlatform, S: LazyTlb<P>>(cpu: &Cpu<P, S>, mm: User<P, S>)

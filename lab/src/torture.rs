@@ -1,8 +1,5 @@
 //! `lazytlb torture`: the strategies on real threads.
 
-mod wrong;
-
-use core::fmt;
 use core::time::Duration;
 use std::thread;
 use std::time::Instant;
@@ -15,7 +12,7 @@ use lazytlb::core::mm_switch::{BroadcastFlush, IpiUnlazy};
 use lazytlb::{LazyTlb, Refcount, Switcher};
 use lazytlb_adapters::AnyLazyTlbAlloc;
 use lazytlb_adapters::boot::UnknownStrategy;
-use lazytlb_host::{Config, Host, HostPlatform, Interrupts, Machine, Pool, User, live};
+use lazytlb_host::{Config, Host, HostPlatform, Interrupts, Machine, Pool, User, live, wrong};
 use serde::Serialize;
 
 use crate::progress;
@@ -100,22 +97,9 @@ enum Mutation {
     NeverFlushed,
 }
 
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            By::Signals => "signals",
-            By::Polled => "polled",
-        })
-    }
-}
-
-impl fmt::Display for Flush {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Flush::Broadcast => "broadcast",
-            Flush::Unlazy => "unlazy",
-        })
-    }
+/// What it is called on the command line.
+fn name_of(value: impl ValueEnum) -> String {
+    value.to_possible_value().expect("no value is left out").get_name().to_owned()
 }
 
 /// What came of a strategy.
@@ -208,8 +192,8 @@ impl Torture<'_> {
         let (mms, left) = machine.made_and_left();
         Row {
             strategy: name,
-            flush: self.flush.to_string(),
-            interrupts: self.by.to_string(),
+            flush: name_of(self.flush),
+            interrupts: name_of(self.by),
             cpus: self.cpus,
             seconds: begun.elapsed().as_secs_f64(),
             steps: steps.into_iter().sum(),

@@ -7,7 +7,8 @@ use lazytlb::{LazyTlb, Platform, Refcount};
 macro_rules! wrong {
     ($(#[$doc:meta])* $name:ident, $text:literal, { $($step:item)* }) => {
         $(#[$doc])*
-        pub(super) struct $name;
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
 
         impl<P: Platform> LazyTlb<P> for $name {
             type CpuState = ();
