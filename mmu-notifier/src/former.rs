@@ -21,7 +21,7 @@ use lazytlb_core::memory::{AtomicWord, Ordering::*};
 
 use crate::chain::{MmapWrite, RegisterError, UnregisterError};
 use crate::kernel::{NotifierKernel, Warning, locked};
-use crate::list::{LIST, List, is_in_callback};
+use crate::list::{LIST, List, is_in_callback, without_blocking};
 use crate::range::{Invalidation, Range, WouldBlock};
 use crate::subscriber::Node;
 
@@ -92,19 +92,6 @@ impl Form {
         ("v3.10", Form::V3_10),
         ("v4.19", Form::V4_19),
     ];
-}
-
-impl Form {
-    /// Runs callbacks, which may sleep or not.
-    pub(crate) fn asleep_or_not<K: NotifierKernel, R>(&self, kernel: K, f: impl FnOnce() -> R) -> R {
-        if self.walks_sleep {
-            return f();
-        }
-        kernel.non_block_start();
-        let result = f();
-        kernel.non_block_end();
-        result
-    }
 }
 
 /// The list of an address space, in a former form.
@@ -218,7 +205,7 @@ impl<K: NotifierKernel> FormerChain<K> {
 
     /// Runs callbacks in a walk.
     fn in_walk<R>(&self, kernel: K, f: impl FnOnce() -> R) -> R {
-        self.list.in_walk(kernel, || self.form.asleep_or_not(kernel, f))
+        self.list.in_walk(kernel, || without_blocking(kernel, self.form.walks_sleep, f))
     }
 
     /// Page tables are about to change.

@@ -517,7 +517,7 @@ impl<K: NotifierKernel> Chain<K> {
         let mut next = first;
         while let Some(node) = next {
             let tell = || node.subscriber().invalidate(Invalidating { invalidation, node, seq });
-            match in_callback(kernel, || without_blocking(kernel, invalidation, tell)) {
+            match in_callback(kernel, || without_blocking(kernel, invalidation.is_blockable(), tell)) {
                 Ok(Invalidated { finish, .. }) => finishes.push(finish, node),
                 Err(WouldBlock) if invalidation.is_blockable() => kernel.warn(Warning::RefusedBlockable),
                 Err(WouldBlock) => {
@@ -529,7 +529,7 @@ impl<K: NotifierKernel> Chain<K> {
         }
         finishes.each(|node, finish| {
             let finish = || node.subscriber().finish(invalidation, finish);
-            in_callback(kernel, || without_blocking(kernel, invalidation, finish));
+            in_callback(kernel, || without_blocking(kernel, invalidation.is_blockable(), finish));
         });
         told
     }

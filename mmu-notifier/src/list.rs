@@ -180,7 +180,7 @@ impl<K: NotifierKernel> List<K> {
         };
         let mut started = Ok(());
         self.each(|node| {
-            let result = without_blocking(kernel, invalidation, || start(node));
+            let result = without_blocking(kernel, invalidation.is_blockable(), || start(node));
             if result.is_err() && invalidation.is_blockable() {
                 kernel.warn(Warning::RefusedBlockable);
             } else {
@@ -194,7 +194,7 @@ impl<K: NotifierKernel> List<K> {
     pub(crate) fn end_each(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) {
         self.each(|node| {
             if let Some(one) = node.mirror() {
-                without_blocking(kernel, invalidation, || one.invalidate_range_end(mm, invalidation));
+                without_blocking(kernel, invalidation.is_blockable(), || one.invalidate_range_end(mm, invalidation));
             }
         });
     }
@@ -214,13 +214,9 @@ pub(crate) fn in_callback<K: NotifierKernel, R>(kernel: K, f: impl FnOnce() -> R
     result
 }
 
-/// Runs a callback, which must not sleep if the invalidation may not block.
-pub(crate) fn without_blocking<K: NotifierKernel, R>(
-    kernel: K,
-    invalidation: Invalidation<'_>,
-    f: impl FnOnce() -> R,
-) -> R {
-    if invalidation.is_blockable() {
+/// Runs callbacks, which must not sleep if they may not block.
+pub(crate) fn without_blocking<K: NotifierKernel, R>(kernel: K, may_block: bool, f: impl FnOnce() -> R) -> R {
+    if may_block {
         return f();
     }
     kernel.non_block_start();

@@ -16,7 +16,7 @@ use core::ptr::NonNull;
 use crate::chain::UnregisterError;
 use crate::former::Form;
 use crate::kernel::{NotifierKernel, locked};
-use crate::list::{List, ListLink, Listed, is_in_callback};
+use crate::list::{List, ListLink, Listed, is_in_callback, without_blocking};
 
 /// A page of the kernel's, with a flag.
 pub trait RmapPage {
@@ -175,6 +175,6 @@ impl<K: NotifierKernel, P: RmapPage> RmapChain<K, P> {
     }
 
     fn in_walk<R>(&self, kernel: K, f: impl FnOnce() -> R) -> R {
-        self.list.in_walk(kernel, || self.form.asleep_or_not(kernel, f))
+        self.list.in_walk(kernel, || without_blocking(kernel, self.form.walks_sleep, f))
     }
 }
