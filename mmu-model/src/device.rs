@@ -4,7 +4,7 @@
 use core::panic::Location;
 use core::ptr::NonNull;
 
-use lazytlb_core::memory::{At, AtomicWord, Memory, Ordering::*};
+use lazytlb_core::memory::{AtomicWord, Memory, Ordering::*};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 use lazytlb_mmu_notifier::{
     Chain, Contract, Event, Hazards, Interrupted, Invalidation, Mirror, MmapWrite, MmuNotifier, Node, NotifierKernel,
@@ -15,30 +15,12 @@ use crate::hardware::stored;
 use crate::kernel::{LabMmu, TABLE, locals, placed, shared, this_task};
 use crate::program::Program;
 
-/// The kernel that runs on this thread, as the chain sees it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LabChain;
-
-impl Memory for LabChain {
-    type AtomicUsize = SimWord<usize>;
-    type AtomicPtr<T> = SimWord<*mut T>;
-    type LocalUsize = SimLocal<usize>;
-    type LocalPtr<T> = SimLocal<*mut T>;
-
-    fn fence(self, at: impl Into<At>) {
-        Sim.fence(at);
-    }
-    fn spin_hint(self) {
-        Sim.spin_hint();
-    }
-}
-
 // SAFETY: one of the kernel's; a word for each task; a word that is exchanged, with preemption off.
-unsafe impl NotifierKernel for LabChain {
+unsafe impl NotifierKernel for LabMmu {
     type Mm = LabMm;
     type Lock = Lock;
     type WaitQueue = ();
-    type Walks = Hazards<LabChain, 2>;
+    type Walks = Hazards<LabMmu, 2>;
 
     fn new_wait_queue() {}
     fn walks(&self) -> &Self::Walks {
@@ -72,27 +54,27 @@ impl Lock {
     }
 }
 
-impl SpinLock<LabChain> for Lock {
+impl SpinLock<LabMmu> for Lock {
     fn new() -> Self {
         Lock(AtomicWord::new(0))
     }
-    fn lock(&self, _: LabChain) {
+    fn lock(&self, _: LabMmu) {
         self.take();
     }
-    unsafe fn unlock(&self, _: LabChain) {
+    unsafe fn unlock(&self, _: LabMmu) {
         self.release();
     }
 }
 
 /// The address space.
 pub(crate) struct LabMm {
-    chain: Chain<LabChain>,
-    walks: Hazards<LabChain, 2>,
+    chain: Chain<LabMmu>,
+    walks: Hazards<LabMmu, 2>,
 }
 
 // SAFETY: a field.
-unsafe impl NotifierMm<LabChain> for LabMm {
-    fn notifiers(&self) -> &Chain<LabChain> {
+unsafe impl NotifierMm<LabMmu> for LabMm {
+    fn notifiers(&self) -> &Chain<LabMmu> {
         &self.chain
     }
 }
@@ -101,7 +83,7 @@ unsafe impl NotifierMm<LabChain> for LabMm {
 struct Mmap(&'static LabMm);
 
 // SAFETY: nobody else runs.
-unsafe impl MmapWrite<LabChain> for Mmap {
+unsafe impl MmapWrite<LabMmu> for Mmap {
     fn mm(&self) -> &LabMm {
         self.0
     }
@@ -141,11 +123,11 @@ impl Device {
     }
 }
 
-impl MmuNotifier<LabChain> for Device {
+impl MmuNotifier<LabMmu> for Device {
     fn release(&self, _: &LabMm) {}
 }
 
-impl Mirror<LabChain> for Device {
+impl Mirror<LabMmu> for Device {
     fn invalidate_range_start(&self, _: &LabMm, invalidation: Invalidation<'_>) {
         let range = invalidation.range();
         self.changes_active(|active| active + 1, || self.drops(range.start(), range.last()));
@@ -155,7 +137,7 @@ impl Mirror<LabChain> for Device {
     }
 }
 
-impl SharedTables<LabChain> for Device {
+impl SharedTables<LabMmu> for Device {
     fn arch_invalidate_secondary_tlbs(&self, _: &LabMm, start: usize, end: usize) {
         self.drops(start, end - 1);
     }
@@ -166,7 +148,7 @@ pub(crate) struct Devices {
     mm: &'static LabMm,
     walk_depth: &'static [SimLocal<usize>],
     devices: &'static [Device],
-    nodes: &'static [Node<LabChain>],
+    nodes: &'static [Node<LabMmu>],
     /// The range that each task invalidates: one more than the first entry, and the last; 0 for none.
     ranges: &'static [SimLocal<usize>],
 }
@@ -202,7 +184,7 @@ impl Devices {
     pub(crate) fn subscribe(&self) {
         for node in self.nodes {
             // SAFETY: node and mm stay in the arena.
-            let registered = unsafe { self.mm.chain.register(LabChain, &mut Mmap(self.mm), node) };
+            let registered = unsafe { self.mm.chain.register(LabMmu, &mut Mmap(self.mm), node) };
             registered.expect("it has users, and there are no signals");
         }
     }
@@ -210,7 +192,7 @@ impl Devices {
     /// A task begins to invalidate entries.
     pub(crate) fn start(&self, task: usize, first: usize, last: usize) {
         self.ranges[task].poke(1 + first * TABLE + last);
-        self.mm.chain.invalidate_range_start(LabChain, self.mm, &range(first, last));
+        self.mm.chain.invalidate_range_start(LabMmu, self.mm, &range(first, last));
     }
 
     /// What a task invalidates, if it does.
@@ -223,14 +205,14 @@ impl Devices {
     pub(crate) fn end(&self, task: usize) {
         if let Some((first, last)) = self.invalidates(task) {
             // SAFETY: `ranges` has it from its start on.
-            unsafe { self.mm.chain.invalidate_range_end(LabChain, self.mm, &range(first, last), true) };
+            unsafe { self.mm.chain.invalidate_range_end(LabMmu, self.mm, &range(first, last), true) };
         }
         self.ranges[task].poke(0);
     }
 
     /// The TLBs are flushed of an entry that walk the same tables.
     pub(crate) fn flush_secondary(&self, entry: usize) {
-        self.mm.chain.arch_invalidate_secondary_tlbs(LabChain, self.mm, entry, entry + 1);
+        self.mm.chain.arch_invalidate_secondary_tlbs(LabMmu, self.mm, entry, entry + 1);
     }
 
     /// Whether a translation of theirs leads to a page; a look, and no step.
