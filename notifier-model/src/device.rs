@@ -68,7 +68,6 @@ pub(crate) struct Device {
     tlb: &'static [SimWord<usize>],
     /// Where it has a cache: the page that it has written through each entry, and what it wrote is not in.
     cache: &'static [SimWord<usize>],
-    cached: bool,
     /// Where it walks the CPUs' tables: 1 while it knows where the lowest one is.
     table: &'static SimWord<usize>,
     /// How many users it has, from before it is subscribed until it no longer is.
@@ -95,7 +94,6 @@ impl Device {
             sptes: shared(machine, "spte", program.ptes.len()),
             tlb: shared(machine, "device_tlb", program.ptes.len()),
             cache: shared(machine, "cache", if cached { program.ptes.len() } else { 0 }),
-            cached,
             table: one("walk_cache"),
             subscribed: one("subscribed"),
             gone: one("gone"),
@@ -224,6 +222,21 @@ impl Device {
         });
     }
 
+    /// It writes the page that it translates an entry to: into its cache, if it has one. Part of a step.
+    fn stores(&self, machine: &Machine, entry: usize, value: usize) {
+        let (pages, user) = (&world().pages, User::Device(self.index));
+        match self.cache.get(entry) {
+            Some(line) => {
+                if machine.look(line) != frame(value) {
+                    self.writes_back(machine, entry);
+                }
+                machine.put(line, frame(value));
+            }
+            None => pages.is_written(machine, value, user),
+        }
+        pages.is_to_be_found(machine, entry, user);
+    }
+
     /// What it has written through an entry is in the page now. Part of a step.
     fn writes_back(&self, machine: &Machine, entry: usize) {
         let Some(line) = self.cache.get(entry) else { return };
@@ -269,18 +282,9 @@ impl Device {
                 if writes {
                     machine.put(&self.tlb[entry], value | DIRTY);
                 }
-                let user = User::Device(self.index);
                 pages.use_page(machine, value, at);
-                if writes && self.cached {
-                    if machine.look(&self.cache[entry]) != frame(value) {
-                        self.writes_back(machine, entry);
-                    }
-                    machine.put(&self.cache[entry], frame(value));
-                } else if writes {
-                    pages.is_written(machine, value, user);
-                }
                 if writes {
-                    pages.is_to_be_found(machine, entry, user);
+                    self.stores(machine, entry, value);
                 }
                 current != 0 && frame(current) != frame(value)
             })
