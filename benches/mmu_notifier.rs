@@ -56,13 +56,16 @@ fn peers<P: Peer + 'static>(count: usize, new: fn() -> P) -> Peers {
     (0..count).map(|_| Arc::new(new()) as Arc<dyn Peer>).collect()
 }
 
-/// So many pairs, by what goes through the subscribers.
-fn pairs(rounds: u64, mut each: impl FnMut(fn(&dyn Peer))) -> Duration {
+/// A pair, by what goes through the subscribers.
+fn pair(each: impl Fn(fn(&dyn Peer))) {
+    each(|peer| peer.start());
+    each(|peer| peer.end());
+}
+
+/// So many times, `f`.
+fn timed(rounds: u64, mut f: impl FnMut()) -> Duration {
     let begun = Instant::now();
-    for _ in 0..rounds {
-        each(|peer| peer.start());
-        each(|peer| peer.end());
-    }
+    (0..rounds).for_each(|_| f());
     begun.elapsed()
 }
 
@@ -71,28 +74,23 @@ fn peer_pairs(group: &mut BenchmarkGroup<'_, WallTime>, count: usize) {
         (Mutex::new(counters(count)), RwLock::new(counters(count)), ArcSwap::from_pointee(counters(count)));
     group.bench_function(BenchmarkId::new("Mutex<Vec>", count), |bencher| {
         bencher.iter_custom(|rounds| {
-            pairs(rounds, |f| black_box(&mutex).lock().unwrap().iter().for_each(|peer| f(&**peer)))
+            timed(rounds, || pair(|f| black_box(&mutex).lock().unwrap().iter().for_each(|peer| f(&**peer))))
         });
     });
     group.bench_function(BenchmarkId::new("RwLock<Vec>", count), |bencher| {
         bencher.iter_custom(|rounds| {
-            pairs(rounds, |f| black_box(&lock).read().unwrap().iter().for_each(|peer| f(&**peer)))
+            timed(rounds, || pair(|f| black_box(&lock).read().unwrap().iter().for_each(|peer| f(&**peer))))
         });
     });
     group.bench_function(BenchmarkId::new("ArcSwap<Vec>", count), |bencher| {
-        bencher.iter_custom(|rounds| pairs(rounds, |f| black_box(&swap).load().iter().for_each(|peer| f(&**peer))));
+        bencher.iter_custom(|rounds| {
+            timed(rounds, || pair(|f| black_box(&swap).load().iter().for_each(|peer| f(&**peer))))
+        });
     });
 }
 
 fn counters(count: usize) -> Peers {
     peers(count, Counter::default)
-}
-
-/// So many times, `f`.
-fn timed(rounds: u64, mut f: impl FnMut()) -> Duration {
-    let begun = Instant::now();
-    (0..rounds).for_each(|_| f());
-    begun.elapsed()
 }
 
 fn peer_subscriptions(group: &mut BenchmarkGroup<'_, WallTime>, count: usize) {
@@ -162,11 +160,7 @@ fn peers_beside_a_pair(group: &mut BenchmarkGroup<'_, WallTime>) {
     ];
     for (name, each) in ways {
         group.bench_function(name, |bencher| {
-            let other = || {
-                each(|peer| peer.start());
-                each(|peer| peer.end());
-            };
-            bencher.iter_custom(|rounds| beside(other, || pairs(rounds, each)));
+            bencher.iter_custom(|rounds| beside(|| pair(each), || timed(rounds, || pair(each))));
         });
     }
 }
