@@ -1,19 +1,13 @@
 //! The litmus language of MMU notifiers: errors with their place, and no panic on any text.
 
-use std::fs;
-use std::path::Path;
 use std::sync::LazyLock;
 
 use lazytlb_machine::{Limits, Search};
 use lazytlb_notifier_model::{Litmus, Model};
-use lazytlb_programs::damage;
-use proptest::prelude::*;
+use lazytlb_programs::{litmus_texts, no_text_panics};
 
 /// The text of all bundled tests.
-static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let folder = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../litmus/mmu-notifier")).unwrap();
-    folder.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
-});
+static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| litmus_texts("mmu-notifier"));
 
 /// Words that mean something somewhere.
 const WORDS: [&str; 63] = [
@@ -93,22 +87,7 @@ fn feed(text: &str) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn damaged_tests_never_panic(
-        file: prop::sample::Index, at: prop::sample::Index, word: prop::sample::Index, kind in 0..4u8, character: char
-    ) {
-        feed(&damage(&TEXTS[file.index(TEXTS.len())], |count| at.index(count), kind, character, WORDS[word.index(WORDS.len())]));
-    }
-
-    #[test]
-    fn any_text_is_refused_or_read(text: String) {
-        let _ = Litmus::parse(&text);
-        let _ = Litmus::parse(&format!("lazytlb-litmus 1\n{text}"));
-    }
-}
+no_text_panics!(Litmus, TEXTS, WORDS, feed);
 
 /// What is wrong has its place.
 #[test]

@@ -3,16 +3,11 @@
 use std::sync::LazyLock;
 
 use lazytlb_machine::{Kind, Limits, MemoryModel, Reduction, Search};
-use lazytlb_programs::damage;
+use lazytlb_programs::{litmus_texts, no_text_panics};
 use lazytlb_sched_model::{Litmus, Model, Rules, Setting, Strategy};
-use proptest::prelude::*;
 
 /// The text of all bundled tests.
-static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../litmus")).unwrap();
-    let files = folder.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
-    files.map(|file| std::fs::read_to_string(file).unwrap()).collect()
-});
+static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| litmus_texts(""));
 
 /// Words that mean something somewhere.
 const WORDS: [&str; 42] = [
@@ -70,22 +65,7 @@ fn feed(text: &str) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn damaged_tests_never_panic(
-        file: prop::sample::Index, at: prop::sample::Index, word: prop::sample::Index, kind in 0..4u8, character: char
-    ) {
-        feed(&damage(&TEXTS[file.index(TEXTS.len())], |count| at.index(count), kind, character, WORDS[word.index(WORDS.len())]));
-    }
-
-    #[test]
-    fn any_text_is_refused_or_read(text: String) {
-        let _ = Litmus::parse(&text);
-        let _ = Litmus::parse(&format!("lazytlb-litmus 1\n{text}"));
-    }
-}
+no_text_panics!(Litmus, TEXTS, WORDS, feed);
 
 /// A script that asks for what cannot be is told so, also where a test is for a caller's mistake and may.
 #[test]

@@ -2,6 +2,8 @@
 //! something wrong.
 
 use core::panic::Location;
+use std::fs;
+use std::path::Path;
 
 use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, LocalWord, Memory, Ordering::*};
 use lazytlb_machine::{Config, Kind, Machine, MemoryModel, ObjectKind, Sim};
@@ -188,4 +190,44 @@ pub fn damage(text: &str, at: impl Fn(usize) -> usize, kind: u8, character: char
         }
     }
     text
+}
+
+/// The text of all bundled litmus tests in a folder of `litmus/`, itself if it is empty.
+pub fn litmus_texts(folder: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../litmus").join(folder);
+    let files = fs::read_dir(folder).expect("the folder is there").map(|file| file.expect("it can be read").path());
+    files.filter(|path| path.is_file()).map(|path| fs::read_to_string(path).expect("it is a text")).collect()
+}
+
+/// The tests by which a litmus language bears any text: its type, the text of its bundled tests, words that mean something in it, and what to do with a
+/// text. The crate has `proptest`.
+#[macro_export]
+macro_rules! no_text_panics {
+    ($litmus:ty, $texts:expr, $words:expr, $feed:path) => {
+        proptest::proptest! {
+            #![proptest_config(proptest::prelude::ProptestConfig {
+                cases: 1500,
+                failure_persistence: None,
+                ..proptest::prelude::ProptestConfig::default()
+            })]
+
+            #[test]
+            fn damaged_tests_never_panic(
+                file: proptest::sample::Index,
+                at: proptest::sample::Index,
+                word: proptest::sample::Index,
+                kind in 0..4u8,
+                character: char
+            ) {
+                let (text, word) = (&$texts[file.index($texts.len())], $words[word.index($words.len())]);
+                $feed(&$crate::damage(text, |count| at.index(count), kind, character, word));
+            }
+
+            #[test]
+            fn any_text_is_refused_or_read(text: String) {
+                let _ = <$litmus>::parse(&text);
+                let _ = <$litmus>::parse(&format!("lazytlb-litmus 1\n{text}"));
+            }
+        }
+    };
 }
