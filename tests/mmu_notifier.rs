@@ -10,7 +10,7 @@ use lazytlb::core::memory::At;
 use lazytlb::core::mm_switch::BroadcastFlush;
 use lazytlb::mmu_notifier::{
     Chain, Event, Hazards, Interrupted, Invalidation, Mirror, MmapWrite, MmuNotifier, NotifierKernel, NotifierMm,
-    PollingLock, Range, RangeGuard, RegisterError, Subscription,
+    NotifierTask, PollingLock, Range, RangeGuard, RegisterError, Subscription,
 };
 use lazytlb::{ARef, HazardConvert, HazardIpi, LazyTlb, Memory, Mm, MmWithUser, NoLazy, Refcount, Shootdown};
 use lazytlb_toy::{INIT_ROOT, Machine, Toy, on_cpu};
@@ -72,7 +72,7 @@ unsafe impl<S: LazyTlb<P> + 'static> NotifierKernel for Kernel<S> {
     fn walks(&self) -> &Self::Walks {
         leaked(0)
     }
-    fn walk_depth(&self) -> &Self::LocalUsize {
+    fn task(&self) -> &NotifierTask<Self::LocalUsize> {
         leaked(0)
     }
     fn wait_event<R>(self, (): &(), ready: impl FnMut() -> Option<R>) -> R {

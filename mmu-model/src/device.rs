@@ -8,7 +8,7 @@ use lazytlb_core::memory::{AtomicWord, Memory, Ordering::*};
 use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 use lazytlb_mmu_notifier::{
     Chain, Contract, Event, Hazards, Interrupted, Invalidation, Mirror, MmapWrite, MmuNotifier, Node, NotifierKernel,
-    NotifierMm, Range, SharedTables, SpinLock,
+    NotifierMm, NotifierTask, Range, SharedTables, SpinLock,
 };
 
 use crate::hardware::stored;
@@ -26,8 +26,8 @@ unsafe impl NotifierKernel for LabMmu {
     fn walks(&self) -> &Self::Walks {
         &devices().mm.walks
     }
-    fn walk_depth(&self) -> &SimLocal<usize> {
-        &devices().walk_depth[Machine::try_with(|_| this_task()).unwrap_or(0)]
+    fn task(&self) -> &NotifierTask<SimLocal<usize>> {
+        &devices().tasks[Machine::try_with(|_| this_task()).unwrap_or(0)]
     }
     fn wait_event<R>(self, (): &(), ready: impl FnMut() -> Option<R>) -> R {
         Sim.spin_until(ready)
@@ -146,7 +146,7 @@ impl SharedTables<LabMmu> for Device {
 /// All devices, and what they are subscribed to.
 pub(crate) struct Devices {
     mm: &'static LabMm,
-    walk_depth: &'static [SimLocal<usize>],
+    tasks: &'static [NotifierTask<SimLocal<usize>>],
     devices: &'static [Device],
     nodes: &'static [Node<LabMmu>],
     /// The range that each task invalidates: one more than the first entry, and the last; 0 for none.
@@ -173,7 +173,7 @@ impl Devices {
         let mm = |_| LabMm { chain: Chain::default(), walks: Hazards::default() };
         Devices {
             mm: &placed(machine.place_slice("mm_struct", ObjectKind::Mm, 1, mm))[0],
-            walk_depth: locals(machine, "walk_depth", tasks),
+            tasks: placed(machine.place_slice("task_struct", ObjectKind::Task, tasks, |_| NotifierTask::default())),
             devices,
             nodes: placed(machine.place_slice("mmu_notifier", ObjectKind::Subscriber, count, node)),
             ranges: locals(machine, "invalidates", tasks),

@@ -10,7 +10,7 @@ use lazytlb_core::memory::{AtomicWord, Ordering::*};
 
 use crate::interval::Intervals;
 use crate::kernel::{NotifierKernel, NotifierMm, Warning, locked};
-use crate::list::{LIST, List, is_in_callback};
+use crate::list::{LIST, List};
 use crate::subscriber::Node;
 
 pub use crate::list::SUBSCRIBED;
@@ -116,6 +116,8 @@ impl core::error::Error for RegisterError {}
 pub enum UnregisterError {
     /// It was asked for in a callback: it would wait for its own caller.
     InCallback,
+    /// It was asked for between the start and the end of an invalidation of the caller's, and would wait for invalidations to end.
+    InPair,
     /// The subscriber is not subscribed here.
     NotRegistered,
 }
@@ -124,6 +126,7 @@ impl fmt::Display for UnregisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             UnregisterError::InCallback => "unsubscribing in a callback waits for itself",
+            UnregisterError::InPair => "unsubscribing while one invalidates waits for itself",
             UnregisterError::NotRegistered => "it is not subscribed here",
         })
     }
@@ -205,10 +208,10 @@ impl<K: NotifierKernel> Chain<K> {
     /// # Safety
     /// Nobody else unsubscribes this node at the same time, and `mm` is the chain's.
     pub unsafe fn unregister(&self, kernel: K, mm: &K::Mm, node: &Node<K>) -> Result<(), UnregisterError> {
-        kernel.might_sleep();
-        if is_in_callback(kernel) {
+        if kernel.task().is_in_callback() {
             return Err(UnregisterError::InCallback);
         }
+        kernel.might_sleep();
         if !core::ptr::eq(node.mm.load(Relaxed), mm) {
             return Err(UnregisterError::NotRegistered);
         }

@@ -21,7 +21,7 @@ use lazytlb_core::memory::{AtomicWord, Ordering::*};
 
 use crate::chain::{MmapWrite, RegisterError, UnregisterError};
 use crate::kernel::{NotifierKernel, Warning, locked};
-use crate::list::{LIST, List, is_in_callback, without_blocking};
+use crate::list::{LIST, List, without_blocking};
 use crate::range::{Invalidation, Range, WouldBlock};
 use crate::subscriber::Node;
 
@@ -150,7 +150,7 @@ impl<K: NotifierKernel> FormerChain<K> {
     /// ([`synchronize`](Self::synchronize)) before it frees anything.
     pub unsafe fn unregister(&self, kernel: K, mm: &K::Mm, node: &Node<K>) -> Result<(), UnregisterError> {
         let Form { releases_first, unlinks_once, releases, waits, .. } = self.form;
-        if waits && is_in_callback(kernel) {
+        if waits && kernel.task().is_in_callback() {
             return Err(UnregisterError::InCallback);
         }
         if !releases {

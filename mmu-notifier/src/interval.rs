@@ -20,14 +20,15 @@ use lazytlb_core::memory::{AtomicWord, Label, Labelled, Ordering::*};
 
 use crate::chain::{Chain, INTERVALS, MmapWrite, RegisterError, UnregisterError};
 use crate::kernel::{NotifierKernel, Warning, locked};
-use crate::list::{in_callback, is_in_callback, without_blocking};
+use crate::list::without_blocking;
 use crate::range::{Event, Invalidation, Range, WouldBlock};
+use crate::task::in_callback;
 use crate::tree::{Link, Linked, Tree};
 
 /// The last invalidation has ended, or the next one has begun behind it: who has waited for that sees what was changed.
 pub const SETTLED: Label = Label::new("notifier.settled");
 
-/// What an interval subscriber does (Linux `struct mmu_interval_notifier_ops`).
+/// What an interval subscriber does (Linux `struct mmu_interval_notifier_ops`). It does not unwind: the invalidation would never end.
 pub trait MmuIntervalNotifier<K: NotifierKernel> {
     /// Addresses of the interval are about to change. With its own lock held, the one under which it asks
     /// [`read_retry`](IntervalNode::read_retry), it calls [`Invalidating::set_seq`] and drops its translations of them. What
@@ -409,18 +410,22 @@ impl<K: NotifierKernel> Chain<K> {
 
     /// Unsubscribes, and waits until no callback runs (Linux `mmu_interval_notifier_remove`).
     ///
-    /// Context: may sleep; no lock held that the callback takes; not in a callback, nor between the start and the end of an invalidation of the caller's own.
+    /// Context: may sleep; no lock held that the callback takes; not in a callback, nor between the start and the end of an invalidation of the caller's, of
+    /// whatever address space: two who did so could wait for each other.
     ///
     /// # Errors
-    /// If it is not subscribed here, or this is a callback.
+    /// See [`UnregisterError`].
     ///
     /// # Safety
     /// Nobody else unsubscribes this node at the same time, and `mm` is the chain's.
     pub unsafe fn remove_interval(&self, kernel: K, mm: &K::Mm, node: &IntervalNode<K>) -> Result<(), UnregisterError> {
-        kernel.might_sleep();
-        if is_in_callback(kernel) {
+        if kernel.task().is_in_callback() {
             return Err(UnregisterError::InCallback);
         }
+        if kernel.task().is_in_pair() {
+            return Err(UnregisterError::InPair);
+        }
+        kernel.might_sleep();
         if !core::ptr::eq(node.mm.load(Relaxed), mm) {
             return Err(UnregisterError::NotRegistered);
         }
@@ -456,11 +461,11 @@ impl<K: NotifierKernel> Chain<K> {
     ///
     /// Returns what [`read_retry`](IntervalNode::read_retry) wants; it may be out of date already, and the caller decides how often to begin anew.
     ///
-    /// Context: may sleep; no lock held that the callback takes; not between the start and the end of an invalidation of the caller's own, which it would wait for.
-    /// In a callback it would wait for itself: it is warned of, and what it gives is never current.
+    /// Context: may sleep; no lock held that the callback takes; not in a callback, nor between the start and the end of an invalidation of the caller's: there it
+    /// could wait for itself, is warned of, does not wait, and what it gives is never current.
     pub fn read_begin(&self, kernel: K, node: &IntervalNode<K>) -> usize {
         kernel.might_sleep();
-        if is_in_callback(kernel) {
+        if kernel.task().is_in_callback() || kernel.task().is_in_pair() {
             kernel.warn(Warning::WaitsForItself);
             return NEVER_CURRENT;
         }

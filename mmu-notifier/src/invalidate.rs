@@ -1,9 +1,10 @@
 //! Pairs: a change of page tables has a start and an end.
 
 use core::fmt;
+use core::marker::PhantomData;
 
 use crate::chain::Chain;
-use crate::kernel::{NotifierKernel, NotifierMm};
+use crate::kernel::{NotifierKernel, NotifierMm, Warning};
 use crate::range::{Invalidation, Range, WouldBlock};
 
 impl<K: NotifierKernel> Chain<K> {
@@ -38,7 +39,7 @@ impl<K: NotifierKernel> Chain<K> {
 
     /// Page tables have changed, and pages may be freed (Linux `mmu_notifier_invalidate_range_end`).
     ///
-    /// Context: as the start; `blockable` says which of the two it was.
+    /// Context: as the start, in the same task; `blockable` says which of the two it was. If the task has begun none it is warned of, and nothing else.
     ///
     /// # Safety
     /// It ends one that was begun, and has not been ended: another's end would let go of subscribers who are being called.
@@ -57,9 +58,11 @@ impl<K: NotifierKernel> Chain<K> {
             self.start_intervals(kernel, invalidation)?;
         }
         let started = self.start_list(kernel, mm, invalidation);
-        // The intervals have started, and nobody ends them if the caller is refused. (Linux leaves them so, as of 2026: whoever unsubscribes then
-        // waits for ever.)
-        if started.is_err() && self.has_intervals() {
+        if started.is_ok() {
+            kernel.task().begins_pair();
+        } else if self.has_intervals() {
+            // The intervals have started, and nobody ends them if the caller is refused. (Linux leaves them so, as of 2026: whoever unsubscribes then
+            // waits for ever.)
             self.end_intervals(kernel);
         }
         started
@@ -80,6 +83,10 @@ impl<K: NotifierKernel> Chain<K> {
 
     #[inline(never)]
     fn end(&self, kernel: K, mm: &K::Mm, invalidation: Invalidation<'_>) {
+        if !kernel.task().ends_pair() {
+            kernel.warn(Warning::EndWithoutStart);
+            return;
+        }
         if self.has_intervals() {
             self.end_intervals(kernel);
         }
@@ -87,7 +94,7 @@ impl<K: NotifierKernel> Chain<K> {
     }
 }
 
-/// An invalidation from its start, until dropped: pairs cannot be forgotten on an error's way out.
+/// An invalidation from its start, until dropped: pairs cannot be forgotten on an error's way out. It is dropped by the task that has begun it.
 #[must_use = "the invalidation ends where this is dropped"]
 pub struct RangeGuard<'a, K: NotifierKernel> {
     kernel: K,
@@ -96,6 +103,7 @@ pub struct RangeGuard<'a, K: NotifierKernel> {
     blockable: bool,
     /// Whether nobody was subscribed when it began: then nobody is told of its end, who has not been told of its start.
     unused: bool,
+    _of_task: PhantomData<*const ()>,
 }
 
 impl<K: NotifierKernel> fmt::Debug for RangeGuard<'_, K> {
@@ -114,7 +122,7 @@ impl<'a, K: NotifierKernel> RangeGuard<'a, K> {
         if !unused {
             chain.start_blockable(kernel, mm, range);
         }
-        RangeGuard { kernel, mm, range, blockable: true, unused }
+        RangeGuard { kernel, mm, range, blockable: true, unused, _of_task: PhantomData }
     }
 
     /// Begins, if nobody would have to sleep ([`Chain::invalidate_range_start_nonblock`]).
@@ -128,7 +136,7 @@ impl<'a, K: NotifierKernel> RangeGuard<'a, K> {
         if !unused {
             chain.start(kernel, mm, Invalidation::new(range, false))?;
         }
-        Ok(RangeGuard { kernel, mm, range, blockable: false, unused })
+        Ok(RangeGuard { kernel, mm, range, blockable: false, unused, _of_task: PhantomData })
     }
 }
 

@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 use lazytlb_core::memory::{AtomicWord, Memory, Ordering::*};
 
 use crate::chain::Chain;
+use crate::task::NotifierTask;
 use crate::walks::Walks;
 
 /// A kernel, as the chain sees it: a small copyable handle.
@@ -13,8 +14,7 @@ use crate::walks::Walks;
 /// Context of all calls: any, if they do not say otherwise.
 ///
 /// # Safety
-/// All handles have the same [`walks`](Self::walks), and [`walk_depth`](Self::walk_depth) is the current task's. A
-/// [`Lock`](Self::Lock) is held by one at a time.
+/// All handles have the same [`walks`](Self::walks), and [`task`](Self::task) is the current task's. A [`Lock`](Self::Lock) is held by one at a time.
 pub unsafe trait NotifierKernel: Memory + 'static {
     /// Whether there are MMU notifiers at all. Where there are not, nobody can subscribe, and all calls are empty, and checked all the same
     /// (Linux has empty functions in their place).
@@ -43,9 +43,8 @@ pub unsafe trait NotifierKernel: Memory + 'static {
         0
     }
 
-    /// How many walks the current task is in: a word of its own, zero at the start. By it a call that would wait for its own caller is
-    /// refused.
-    fn walk_depth(&self) -> &Self::LocalUsize;
+    /// What the chain keeps of the current task: a field of it.
+    fn task(&self) -> &NotifierTask<Self::LocalUsize>;
 
     /// Waits, in process context, until `ready` returns something; `ready` only reads, as for [`Memory::spin_until`]. Whatever makes it
     /// ready is followed by [`wake_up_all`](Self::wake_up_all) (Linux `wait_event`).
@@ -74,7 +73,7 @@ pub unsafe trait NotifierKernel: Memory + 'static {
     fn non_block_end(self) {}
 
     /// Leaves something to a worker, which runs it in process context, soon (Linux `queue_work`): subscriptions (feature `alloc`) that end where nobody can
-    /// wait, in a callback. Called in any context. A module waits for it (Linux `flush_workqueue`) before its code goes.
+    /// wait, in a callback say. Called in any context. A module waits for it (Linux `flush_workqueue`) before its code goes.
     ///
     /// # Errors
     /// If there are no workers, as by default: it is given back.
@@ -137,7 +136,8 @@ pub enum Warning {
     RefusedBlockable,
     /// An end came without a start.
     EndWithoutStart,
-    /// Somebody waits in a callback for callbacks to end: for its own. It never ends.
+    /// Somebody waits in a callback for callbacks to end, or between the start and the end of an invalidation of its own for invalidations to end: for its own,
+    /// which never comes.
     WaitsForItself,
     /// A subscriber is taken out of a list that it is not in ([former forms](crate::former) only): Linux's wrote through a null pointer.
     UnlinkedTwice,
@@ -145,9 +145,9 @@ pub enum Warning {
     NotEmpty,
     /// A user was given back that nobody has ([`Chain::put`]).
     PutTooOften,
-    /// A subscription (feature `alloc`) was dropped in a callback, where nobody can wait, and there is no worker to do so: it stays subscribed, and is
-    /// never freed.
-    DroppedInCallback,
+    /// A subscription (feature `alloc`) was dropped where nobody can wait, in a callback say, and there is no worker to do so: it stays subscribed, and is never
+    /// freed.
+    NotUnsubscribed,
 }
 
 impl fmt::Display for Warning {
@@ -155,11 +155,11 @@ impl fmt::Display for Warning {
         f.write_str(match self {
             Warning::RefusedBlockable => "a subscriber refused an invalidation that may block",
             Warning::EndWithoutStart => "an invalidation ends that has not begun",
-            Warning::WaitsForItself => "a callback waits for itself",
+            Warning::WaitsForItself => "who runs a callback, or invalidates, waits for itself",
             Warning::UnlinkedTwice => "a subscriber is taken out of a list that it is not in",
             Warning::NotEmpty => "a chain goes while somebody is subscribed",
             Warning::PutTooOften => "a user is given back that nobody has",
-            Warning::DroppedInCallback => "a subscription is dropped in a callback, and stays",
+            Warning::NotUnsubscribed => "a subscription is dropped where nobody can wait, and stays",
         })
     }
 }

@@ -35,6 +35,7 @@ pub mod shared;
 pub mod subscriber;
 #[cfg(feature = "alloc")]
 pub mod subscription;
+pub mod task;
 mod tree;
 pub mod walks;
 
@@ -48,4 +49,5 @@ pub use shared::SharedSubscription;
 pub use subscriber::{Contract, Mirror, MmuNotifier, Node, Refusing, SharedTables};
 #[cfg(feature = "alloc")]
 pub use subscription::{IntervalSubscription, ReadTicket, Retry, Subscription};
+pub use task::NotifierTask;
 pub use walks::{Epochs, Hazards, Srcu, Walks};

@@ -3,11 +3,12 @@
 use core::num::NonZero;
 use core::ptr::{NonNull, null_mut};
 
-use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, LocalWord, Ordering::*};
+use lazytlb_core::memory::{AtomicInt, AtomicWord, Label, Labelled, Ordering::*};
 
 use crate::kernel::{NotifierKernel, SpinLock, Warning};
 use crate::range::{Invalidation, WouldBlock};
 use crate::subscriber::Node;
+use crate::task::in_callback;
 use crate::walks::{ChainId, Walks};
 
 /// Somebody subscribes: who changes page tables without a lock that registration takes sees the list, or nothing of it.
@@ -101,7 +102,7 @@ impl<K: NotifierKernel, N: Listed<K>> List<K, N> {
     /// Waits for the walks that have begun. Context: may sleep, not in one.
     pub(crate) fn synchronize(&self, kernel: K) {
         kernel.might_sleep();
-        if is_in_callback(kernel) {
+        if kernel.task().is_in_callback() {
             kernel.warn(Warning::WaitsForItself);
         }
         kernel.walks().synchronize(kernel, self.id());
@@ -198,20 +199,6 @@ impl<K: NotifierKernel> List<K> {
             }
         });
     }
-}
-
-/// Whether the current task runs a callback.
-pub(crate) fn is_in_callback<K: NotifierKernel>(kernel: K) -> bool {
-    kernel.walk_depth().get() != 0
-}
-
-/// Runs callbacks: whatever would wait for them is refused meanwhile.
-pub(crate) fn in_callback<K: NotifierKernel, R>(kernel: K, f: impl FnOnce() -> R) -> R {
-    let depth = kernel.walk_depth();
-    depth.set(depth.get() + 1);
-    let result = f();
-    depth.set(depth.get() - 1);
-    result
 }
 
 /// Runs callbacks, which must not sleep if they may not block.

@@ -10,7 +10,6 @@ use lazytlb_core::mm::{ARef, AlwaysRefCounted};
 use crate::chain::{RegisterError, UnregisterError};
 use crate::interval::IntervalNode;
 use crate::kernel::{NotifierKernel, NotifierMm, Warning, Work};
-use crate::list::is_in_callback;
 use crate::subscriber::Node;
 
 /// A place in a chain: [`Node`], in the list, or [`IntervalNode`], in the tree.
@@ -105,7 +104,7 @@ where
     /// Unsubscribes, waits for callbacks, and frees. Context: may sleep, with no lock held that a callback takes.
     ///
     /// # Errors
-    /// In a callback. It stays then.
+    /// Where it would wait for its caller. It stays then.
     ///
     /// # Safety
     /// From [`new`](Self::new); nobody else uses or ends it, and nobody does behind this call if it succeeds.
@@ -118,19 +117,15 @@ where
         Ok(unsafe { Self::take(place) })
     }
 
-    /// The same, from anywhere: in a callback a worker does it.
+    /// The same, from anywhere: where it would wait for its caller a worker does it.
     ///
     /// # Safety
     /// As [`end`](Self::end), and nobody uses it behind this call.
     pub(crate) unsafe fn end_somehow(place: NonNull<Self>) {
         // SAFETY: the caller's promise.
-        let kernel = unsafe { place.as_ref() }.kernel;
-        if is_in_callback(kernel) {
-            // SAFETY: the caller's promise.
+        if unsafe { Self::end(place) }.is_err() {
+            // SAFETY: the caller's promise; it has stayed.
             unsafe { Self::leave_to_worker(place) };
-        } else {
-            // SAFETY: the caller's promise.
-            drop(unsafe { Self::end(place) });
         }
     }
 
@@ -144,7 +139,7 @@ where
         // SAFETY: the caller's promise.
         let work = unsafe { Work::new(place.cast(), Self::end_in_worker) };
         if kernel.queue_work(work).is_err() {
-            kernel.warn(Warning::DroppedInCallback);
+            kernel.warn(Warning::NotUnsubscribed);
         }
     }
 
@@ -156,7 +151,7 @@ where
         let kernel = unsafe { place.as_ref() }.kernel;
         // SAFETY: the caller's promise.
         if unsafe { Self::end(place) }.is_err() {
-            kernel.warn(Warning::DroppedInCallback);
+            kernel.warn(Warning::NotUnsubscribed);
         }
     }
 }

@@ -16,7 +16,7 @@ use core::ptr::NonNull;
 use crate::chain::UnregisterError;
 use crate::former::Form;
 use crate::kernel::{NotifierKernel, locked};
-use crate::list::{List, ListLink, Listed, is_in_callback, without_blocking};
+use crate::list::{List, ListLink, Listed, without_blocking};
 
 /// A page of the kernel's, with a flag.
 pub trait RmapPage {
@@ -131,7 +131,7 @@ impl<K: NotifierKernel, P: RmapPage> RmapChain<K, P> {
     /// # Safety
     /// If it is in a list it is in this one.
     pub unsafe fn unregister(&self, kernel: K, node: &RmapNode<K, P>) -> Result<(), UnregisterError> {
-        if is_in_callback(kernel) {
+        if kernel.task().is_in_callback() {
             return Err(UnregisterError::InCallback);
         }
         if !locked(kernel, &self.list.lock, || List::unlink(node)) {

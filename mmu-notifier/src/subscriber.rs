@@ -15,7 +15,8 @@ use crate::range::{Invalidation, WouldBlock};
 
 /// What everybody has who is subscribed to an address space (Linux `struct mmu_notifier_ops`).
 ///
-/// All of it may run at the same time on several CPUs, and at the same time as [`release`](Self::release) or behind it.
+/// All of it may run at the same time on several CPUs, and at the same time as [`release`](Self::release) or behind it. None of it unwinds: the
+/// walk that it was called in would never end, and who unsubscribes would wait for ever.
 pub trait MmuNotifier<K: NotifierKernel> {
     /// The address space goes, or the subscription does: no translation of the mm may be in use when this returns, and none may be made
     /// after it. Runs once at least, before any page is freed; it may run twice, and at the same time.

@@ -4,9 +4,9 @@
 //! its users may go). Dropped, it unsubscribes first, then gives the memory back, then the reference: no order is left to get wrong. An
 //! [`IntervalSubscription`] likewise, and what is looked up for it is used by way of a [`ReadTicket`] or not at all.
 //!
-//! Callbacks are given neither. One that gets at its own all the same, by way of a static, and drops it would wait for itself: a worker of the kernel's
-//! does it ([`NotifierKernel::queue_work`]). Where there is none it stays subscribed, and is warned of
-//! ([`Warning::DroppedInCallback`](crate::Warning::DroppedInCallback)).
+//! Callbacks are given neither. One that gets at its own all the same, by way of a static, and drops it would wait for itself, as would who drops an interval's
+//! between the start and the end of an invalidation: a worker of the kernel's does it ([`NotifierKernel::queue_work`]). Where there is none it stays subscribed, and is warned of
+//! ([`Warning::NotUnsubscribed`](crate::Warning::NotUnsubscribed)).
 
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -75,7 +75,7 @@ where
     /// Unsubscribes, and gives the subscriber back. Context: as for dropping, and not in a callback.
     ///
     /// # Errors
-    /// In a callback ([`UnregisterError::InCallback`]): it stays subscribed.
+    /// Where it would wait for its caller (see [`UnregisterError`]): it stays subscribed.
     pub fn unsubscribe(self) -> Result<T, (UnregisterError, Self)> {
         let this = ManuallyDrop::new(self);
         // SAFETY: who owns the subscription is the only one who can, and does not drop it.

@@ -164,6 +164,20 @@ fn c12_pairs_nest_and_everybody_hears_both_ends() {
 }
 
 #[test]
+fn an_end_without_a_start_is_warned_of_and_nobody_hears_it() {
+    let (mm, log) = (Mm::new(), <&Log>::default());
+    let one = Recorder::new("a", log);
+    let node = mirror(&one);
+    register(&mm, &node).unwrap();
+    // SAFETY: it ends nothing, which is found.
+    unsafe { mm.chain.invalidate_range_end(kernel(), &mm, &range(), true) };
+    assert_eq!((log.take().as_str(), warnings()), ("", vec![Warning::EndWithoutStart]));
+    pair(&mm);
+    assert_eq!(log.take(), "a:start a:end");
+    unregister(&mm, &node).unwrap();
+}
+
+#[test]
 fn c22_who_is_refused_ends_what_it_has_begun() {
     let (mm, log) = (Mm::new(), <&Log>::default());
     let (one, two) = (Recorder::new("a", log), Recorder::new("c", log));

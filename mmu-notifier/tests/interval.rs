@@ -81,6 +81,11 @@ impl Subscribed {
         unsafe { self.mm.chain.remove_interval(kernel(), self.mm, self.node) }
     }
 
+    /// A task does that which invalidates nothing.
+    fn remove_elsewhere(&self) -> Result<(), UnregisterError> {
+        thread::scope(|scope| scope.spawn(|| self.remove()).join().unwrap())
+    }
+
     fn read_begin(&self) -> usize {
         self.mm.chain.read_begin(kernel(), self.node)
     }
@@ -185,6 +190,25 @@ fn who_reads_in_a_callback_is_warned_of_and_never_current() {
 }
 
 #[test]
+fn nobody_waits_for_an_invalidation_of_its_own() {
+    let (mm, log) = (mm(), <&Log>::default());
+    let one = Subscribed::new(mm, named("a", log), 10..20);
+    // Another address space's is as bad: who invalidates this one may wait for that.
+    let (other, range) = (self::mm(), range(10..11));
+    let elsewhere = Subscribed::new(other, named("b", log), 10..20);
+    for mm in [mm, other] {
+        let guard = start(mm, &range);
+        assert!(one.node.read_retry(one.read_begin()));
+        assert_eq!(warnings(), [Warning::WaitsForItself]);
+        assert_eq!(one.remove(), Err(UnregisterError::InPair));
+        drop(guard);
+        assert!(!one.node.read_retry(one.read_begin()), "it is subscribed still");
+    }
+    [one, elsewhere].iter().for_each(|one| one.remove().unwrap());
+    assert_eq!(warnings(), []);
+}
+
+#[test]
 fn how_intervals_stand() {
     let (mm, log) = (mm(), <&Log>::default());
     let state = || {
@@ -266,6 +290,56 @@ fn c25_who_has_begun_finishes_though_another_refuses() {
     assert_eq!(warnings(), []);
 }
 
+/// A subscriber with one place for a second pass, and another invalidation that begins between its passes.
+#[test]
+fn c33_who_has_no_place_for_a_second_pass_does_all_in_the_first() {
+    struct One {
+        log: &'static Log,
+        finish: Finish<K>,
+        is_free: AtomicBool,
+    }
+    impl MmuIntervalNotifier<K> for One {
+        fn invalidate<'a>(&self, invalidating: Invalidating<'a, K>) -> Result<Invalidated<'a, K>, WouldBlock> {
+            let invalidated = invalidating.set_seq();
+            if self.is_free.swap(false, SeqCst) {
+                self.log.push("one:first".into());
+                // SAFETY: it is there, and given back in the second pass.
+                return Ok(unsafe { invalidated.and_finish(NonNull::from(&self.finish)) });
+            }
+            self.log.push("one:all".into());
+            Ok(invalidated)
+        }
+        fn finish(&self, _: Invalidation<'_>, _: NonNull<Finish<K>>) {
+            self.log.push("one:second".into());
+            assert!(!self.is_free.swap(true, SeqCst), "it was taken");
+        }
+    }
+
+    /// Told behind it, once, it waits for another task that invalidates the same.
+    struct Between(&'static Mm, AtomicBool);
+    impl MmuIntervalNotifier<K> for Between {
+        fn invalidate<'a>(&self, invalidating: Invalidating<'a, K>) -> Result<Invalidated<'a, K>, WouldBlock> {
+            if !self.1.swap(true, SeqCst) {
+                thread::scope(|scope| scope.spawn(|| drop(start(self.0, &range(15..16)))).join().unwrap());
+            }
+            Ok(invalidating.set_seq())
+        }
+    }
+
+    let (mm, log) = (mm(), <&Log>::default());
+    let one: &'static One = Box::leak(Box::new(One { log, finish: Finish::default(), is_free: AtomicBool::new(true) }));
+    let between: &'static Between = Box::leak(Box::new(Between(mm, AtomicBool::new(false))));
+    let all: [NonNull<dyn MmuIntervalNotifier<K>>; 2] = [NonNull::from(one), NonNull::from(between)];
+    // SAFETY: they stay, and are made of what threads can share.
+    let all = all.map(|one| Subscribed { mm, node: Box::leak(Box::new(unsafe { IntervalNode::new(one) })) });
+    all.iter().zip([10, 11]).for_each(|(one, first)| one.insert(first, 10).unwrap());
+    drop(start(mm, &range(15..16)));
+    assert_eq!(log.take(), "one:first one:all one:second");
+    drop(start(mm, &range(15..16)));
+    assert_eq!(log.take(), "one:first one:second");
+    all.iter().for_each(|one| one.remove().unwrap());
+}
+
 #[test]
 fn c26_who_refuses_what_may_block_is_warned_of() {
     struct Never;
@@ -320,7 +394,7 @@ fn c28_who_goes_waits_only_if_it_may_be_called() {
     let (inside, here) = (Subscribed::new(mm, named("a", log), 10..20), range(10..11));
     let guard = start(mm, &here);
     let waiting = Subscribed::new(mm, named("b", log), 10..20);
-    waiting.remove().unwrap();
+    waiting.remove_elsewhere().unwrap();
     thread::scope(|scope| {
         let removes = scope.spawn(|| inside.remove());
         thread::yield_now();
@@ -344,7 +418,7 @@ fn c29_several_come_and_go_in_any_order() {
     let guard = start(mm, &here);
     let comes: Vec<Subscribed> = ["a", "b", "c", "d"].map(|name| Subscribed::new(mm, named(name, log), 10..20)).into();
     // From the middle, the head and the end of those who wait.
-    [1, 3, 0].iter().for_each(|&index| comes[index].remove().unwrap());
+    [1, 3, 0].iter().for_each(|&index| comes[index].remove_elsewhere().unwrap());
     thread::scope(|scope| {
         let removes = scope.spawn(|| goes.remove());
         thread::yield_now();

@@ -180,6 +180,6 @@ fn without_a_worker_it_stays_and_is_warned_of() {
     without_worker();
     pair(&mm);
     pair(&mm);
-    assert_eq!(warnings(), [Warning::DroppedInCallback]);
+    assert_eq!(warnings(), [Warning::NotUnsubscribed]);
     assert_eq!((one.told.load(Relaxed), mm.count()), (2, 2));
 }

@@ -153,7 +153,7 @@ fn c5_who_is_dropped_in_its_callback_without_a_worker_is_warned_of_and_never_fre
     let one = lets_go(&mm, true);
     without_worker();
     pair(&mm);
-    assert_eq!(warnings(), [Warning::DroppedInCallback]);
+    assert_eq!(warnings(), [Warning::NotUnsubscribed]);
     pair(&mm);
     assert_eq!(one.called.load(Relaxed), 2, "it stays subscribed");
     assert_eq!((mm.count(), Arc::strong_count(&one)), (2, 2), "and keeps what it needs");
@@ -192,6 +192,20 @@ fn c14_what_was_invalidated_meanwhile_is_not_installed() {
     pair(&mm);
     assert_eq!(ticket.install(&mut *one.translation.lock().unwrap(), install), Err(Retry));
     assert_eq!(*one.translation.lock().unwrap(), None);
+}
+
+#[test]
+fn an_interval_that_is_dropped_while_its_owner_invalidates_is_left_to_a_worker() {
+    let mm = Mm::boxed();
+    let one = interval(&mm);
+    let range = Range::new(0x1000..0x2000, Event::Clear).unwrap();
+    let guard = RangeGuard::start(kernel(), &mm, &range);
+    let (error, one) = one.unsubscribe().unwrap_err();
+    assert_eq!(error, UnregisterError::InPair);
+    drop(one);
+    drop(guard);
+    assert_eq!((mm.count(), run_work(), mm.count()), (2, 1, 1));
+    assert_eq!(warnings(), []);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use lazytlb_machine::{Kind, Machine, ObjectKind, Sim, SimLocal, SimWord};
 use lazytlb_mmu_notifier::former::{Form, FormerChain};
 use lazytlb_mmu_notifier::walks::ChainId;
 use lazytlb_mmu_notifier::{
-    Chain, Epochs, Hazards, Interrupted, MmapWrite, NotifierKernel, NotifierMm, SpinLock, Srcu, Walks, Warning,
+    Chain, Epochs, Hazards, Interrupted, MmapWrite, NotifierKernel, NotifierMm, NotifierTask, SpinLock, Srcu, Walks,
+    Warning,
 };
 
 use crate::names::{Mutant, Scheme};
@@ -68,15 +69,15 @@ fn preempt_enable() {
 
 /// What the kernel keeps for each task.
 pub(crate) struct TaskWords {
-    /// How many walks it is in.
-    walk_depth: SimLocal<usize>,
+    /// What the chain keeps of it.
+    notifiers: NotifierTask<SimLocal<usize>>,
     /// How often it was told not to block.
     non_block: SimLocal<usize>,
 }
 
 impl TaskWords {
     pub(crate) fn new() -> TaskWords {
-        TaskWords { walk_depth: LocalWord::new(0), non_block: LocalWord::new(0) }
+        TaskWords { notifiers: NotifierTask::default(), non_block: LocalWord::new(0) }
     }
 }
 
@@ -230,8 +231,8 @@ unsafe impl NotifierKernel for LabNotifier {
     fn walk_hint(self) -> usize {
         Machine::try_with(Machine::this_cpu).unwrap_or(0)
     }
-    fn walk_depth(&self) -> &SimLocal<usize> {
-        &world().words[this_task()].walk_depth
+    fn task(&self) -> &NotifierTask<SimLocal<usize>> {
+        &world().words[this_task()].notifiers
     }
     fn wait_event<R>(self, queue: &LabQueue, mut ready: impl FnMut() -> Option<R>) -> R {
         self.might_sleep();

@@ -37,8 +37,6 @@ pub struct World {
     locks: &'static [Lock],
     /// 1 while the task that runs looks at what it waits for.
     looks: &'static [SimLocal<usize>],
-    /// How many references to the mm there ought to be.
-    references: &'static SimWord<usize>,
     /// The tasks whose scripts are over, a bit each.
     over: &'static SimWord<usize>,
 }
@@ -83,7 +81,6 @@ impl World {
             mm: machine.alloc_at_setup(mm),
             locks: placed(machine.place_slice("lock", ObjectKind::Other, program.locks.len(), lock)),
             looks: locals(machine, "looks", program.tasks.len()),
-            references: &shared(machine, "references", 1)[0],
             over: &shared(machine, "over", 1)[0],
         });
         world.boot(machine);
@@ -91,7 +88,6 @@ impl World {
     }
 
     fn boot(self: &Rc<Self>, machine: &Machine) {
-        self.references.poke(1);
         for (task, name) in self.program.tasks.iter().enumerate() {
             let world = Rc::clone(self);
             machine.boot(machine.add_task(name, move || world.run(task)), true);
@@ -455,12 +451,10 @@ impl World {
     }
 
     fn mmgrab(&self) {
-        self.references.fetch_add(1, Relaxed);
         self.mm().count.fetch_add(1, Relaxed);
     }
 
     fn mmdrop(&self) {
-        self.references.fetch_sub(1, Relaxed);
         let mm = self.mm();
         if mm.count.fetch_sub(1, AcqRel) != 1 {
             return;

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use lazytlb::mmu_notifier::{
     Chain, Contract, Epochs, Event, Hazards, Interrupted, IntervalNode, Invalidated, Invalidating, Invalidation,
-    Mirror, MmapWrite, MmuIntervalNotifier, MmuNotifier, Node, NotifierKernel, NotifierMm, PollingLock, Range,
-    RangeGuard, SharedSubscription, Srcu, Subscription, Walks, WouldBlock,
+    Mirror, MmapWrite, MmuIntervalNotifier, MmuNotifier, Node, NotifierKernel, NotifierMm, NotifierTask, PollingLock,
+    Range, RangeGuard, SharedSubscription, Srcu, Subscription, Walks, WouldBlock,
 };
 use lazytlb_core::Memory;
 use lazytlb_core::memory::At;
@@ -101,9 +101,13 @@ impl<S: Scheme> Memory for Bare<S> {
 
 /// On a line of its own: other tasks have others.
 #[repr(align(128))]
-struct Depth(Local<AtomicUsize>);
+struct Task(NotifierTask<Local<AtomicUsize>>);
 
-static DEPTHS: [Depth; CPUS] = [const { Depth(Local::from_raw(AtomicUsize::new(0))) }; CPUS];
+const fn zero() -> Local<AtomicUsize> {
+    Local::from_raw(AtomicUsize::new(0))
+}
+
+static TASKS: [Task; CPUS] = [const { Task(NotifierTask::from_parts(zero(), zero())) }; CPUS];
 
 // SAFETY: one static for each kernel; a word for each task.
 unsafe impl<S: Scheme> NotifierKernel for Bare<S> {
@@ -123,8 +127,8 @@ unsafe impl<S: Scheme> NotifierKernel for Bare<S> {
         self.cpu
     }
     #[inline]
-    fn walk_depth(&self) -> &Local<AtomicUsize> {
-        &DEPTHS[self.cpu].0
+    fn task(&self) -> &NotifierTask<Local<AtomicUsize>> {
+        &TASKS[self.cpu].0
     }
     fn wait_event<R>(self, (): &(), ready: impl FnMut() -> Option<R>) -> R {
         self.spin_until(ready)

@@ -13,7 +13,7 @@ use lazytlb_core::native::{Local, Native};
 use lazytlb_core::{ARef, Memory};
 use lazytlb_mmu_notifier::{
     Chain, Contract, Epochs, Hazards, Interrupted, Invalidation, Mirror, MmapWrite, MmuNotifier, Node, NotifierKernel,
-    NotifierMm, PollingLock, Refusing, SharedTables, Srcu, Walks, Warning, Work, WouldBlock,
+    NotifierMm, NotifierTask, PollingLock, Refusing, SharedTables, Srcu, Walks, Warning, Work, WouldBlock,
 };
 
 /// How walks are seen.
@@ -86,7 +86,7 @@ impl<S> Clone for Toy<S> {
 impl<S> Copy for Toy<S> {}
 
 thread_local! {
-    static DEPTH: &'static Local<AtomicUsize> = Box::leak(Box::default());
+    static TASK: &'static NotifierTask<Local<AtomicUsize>> = Box::leak(Box::default());
     static HINT: usize = {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         NEXT.fetch_add(1, Relaxed)
@@ -149,8 +149,8 @@ unsafe impl<S: Scheme> NotifierKernel for Toy<S> {
     fn walk_hint(self) -> usize {
         HINT.with(|hint| *hint)
     }
-    fn walk_depth(&self) -> &Local<AtomicUsize> {
-        DEPTH.with(|depth| *depth)
+    fn task(&self) -> &NotifierTask<Local<AtomicUsize>> {
+        TASK.with(|task| *task)
     }
     fn wait_event<R>(self, (): &(), ready: impl FnMut() -> Option<R>) -> R {
         self.spin_until(ready)
