@@ -234,7 +234,7 @@ impl Device {
             }
             None => pages.is_written(machine, value, user),
         }
-        pages.is_to_be_found(machine, entry, user);
+        pages.is_to_be_found(machine, entry, value, user);
     }
 
     /// What it has written through an entry is in the page now. Part of a step.

@@ -83,6 +83,8 @@ pub(crate) struct Pages {
     invalidated: &'static [SimWord<usize>],
     /// Who has written through each entry, and is to be found in its page.
     wrote: &'static [SimWord<usize>],
+    /// Where the page is that was thrown away from each entry: nobody looks for what is written to it until the end of that invalidation.
+    thrown_away: &'static [SimWord<usize>],
     /// Which pages somebody has written, as the kernel knows it (Linux `PG_dirty`).
     dirty: &'static [SimWord<usize>],
     /// What the swap has of each entry: what was written, and [`PAGED_OUT`].
@@ -114,6 +116,7 @@ impl Pages {
             ),
             invalidated: shared(machine, "invalidated", program.ptes.len()),
             wrote: shared(machine, "wrote", program.ptes.len()),
+            thrown_away: shared(machine, "thrown_away", program.ptes.len()),
             dirty: shared(machine, "PG_dirty", program.pages.len()),
             saved: shared(machine, "swap", program.ptes.len()),
             hand: locals(machine, "hand", program.tasks.len()),
@@ -182,6 +185,7 @@ impl Pages {
         let old = self.change(entry, |_| 0);
         if goes {
             self.wrote[entry].store(0, Relaxed);
+            self.thrown_away[entry].poke(frame(old));
         }
         self.hand[this_task()].poke(self.page_of(old).map_or(0, |page| page + 1));
     }
@@ -346,7 +350,7 @@ impl Pages {
                 self.use_page(machine, value, at);
                 if writes {
                     self.is_written(machine, value, User::Task(this_task()));
-                    self.is_to_be_found(machine, entry, User::Task(this_task()));
+                    self.is_to_be_found(machine, entry, value, User::Task(this_task()));
                 }
             });
         });
@@ -400,8 +404,13 @@ impl Pages {
         }
     }
 
-    /// Somebody wrote through an entry, and will look for it there. Part of a step.
-    pub(crate) fn is_to_be_found(&self, machine: &Machine, entry: usize, user: User) {
+    /// Somebody wrote by what was an entry's value, and will look for it there. Part of a step.
+    pub(crate) fn is_to_be_found(&self, machine: &Machine, entry: usize, value: usize, user: User) {
+        let is_gone = frame(machine.look(&self.entries[entry])) != frame(value);
+        let is_thrown_away = machine.look(&self.thrown_away[entry]) == frame(value);
+        if is_gone && is_thrown_away && self.is_invalidated(machine, entry) {
+            return;
+        }
         machine.put(&self.wrote[entry], machine.look(&self.wrote[entry]) | self.bit(user));
     }
 
